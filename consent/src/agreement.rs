@@ -1,0 +1,174 @@
+//! Agreement files: what the data authority agreed with an organisation.
+//!
+//! In YAML or JSON:
+//!
+//! ```yaml
+//! id: city_bank-vat                    # may be left out: the hub names it
+//! org: city_bank
+//! dataset: vat_declaration
+//! purposes: [credit.loan_review]
+//! basis: consent                       # or: {statute: {law: "税收征收管理法 art. 6"}}
+//! valid_from: 2026-01-01               # may be left out: now. A date is its first instant in Asia/Shanghai
+//! valid_until: 2028-01-01              # required, half-open; also the expiry of a statute
+//! columns:
+//!   - {name: uscc}                     # form left out: clear; for an L3 column masked by the default of its type
+//!   - {name: sales, form: {bucketed: {width: 100000}}}
+//!   - {name: tax_due, form: clear, reason: "decides the credit line"}   # an L3 column shown clear needs a reason
+//! ```
+//!
+//! Forms: `clear`; `{masked: {keep_ends: {head: 1, tail: 1}}}`, `{masked: year}`, `{masked: zero}`, `{masked: hide}`;
+//! `{bucketed: {width: 1000}}`, `{bucketed: month}`, `{bucketed: quarter}`, `{bucketed: year}`.
+
+use std::collections::BTreeSet;
+
+use qihui_catalog::{Catalog, Contract, DatasetId, Level, OrgId, PurposeCode, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    decision::{Agreement, AgreementColumn, Basis, Form, has_reason},
+    error::{LedgerError, Result},
+    text,
+};
+
+/// The longest name of an agreement.
+const MAX_ID: usize = 64;
+/// The longest text of an agreement, in characters.
+const MAX_TEXT: usize = 2000;
+
+/// An agreement as it is written in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreementFile {
+    /// Its name; none: the hub names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The organisation.
+    pub org: OrgId,
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// The purposes.
+    pub purposes: BTreeSet<PurposeCode>,
+    /// What it rests on.
+    pub basis: Basis,
+    /// The columns and their forms.
+    pub columns: Vec<AgreementColumn>,
+    /// The first instant it holds; none: now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<Timestamp>,
+    /// The instant it no longer holds.
+    pub valid_until: Timestamp,
+}
+
+impl AgreementFile {
+    /// Reads an agreement, in YAML or JSON.
+    pub fn parse(text: &str) -> Result<Self> {
+        text::read("agreement", text)
+    }
+
+    /// The agreement, if everything about it is in order; `fresh` is the name of one that has none.
+    pub(crate) fn into_agreement(self, catalog: &Catalog, fresh: &str, now: Timestamp) -> Result<Agreement> {
+        let contract =
+            catalog.contracts.get(&self.dataset).ok_or_else(|| LedgerError::UnknownDataset(self.dataset.clone()))?;
+        if self.purposes.is_empty() {
+            return Err(malformed("`purposes` must name at least one"));
+        }
+        for code in &self.purposes {
+            let known = catalog.purposes.get(code).filter(|purpose| !purpose.heading);
+            known.ok_or_else(|| LedgerError::UnknownPurpose(code.clone()))?;
+        }
+        match &self.basis {
+            Basis::Statute { law } if law.trim().is_empty() || law.chars().count() > MAX_TEXT => {
+                return Err(malformed("`statute` must cite its `law`"));
+            }
+            _ => {}
+        }
+        let valid_from = self.valid_from.unwrap_or(now);
+        if valid_from >= self.valid_until {
+            return Err(LedgerError::InvalidValidity("`valid_until` must lie after `valid_from`"));
+        }
+        if self.valid_until <= now {
+            return Err(LedgerError::InvalidValidity("`valid_until` lies in the past"));
+        }
+        let id = self.id.as_deref().unwrap_or(fresh);
+        let id_fits = (1..=MAX_ID).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        if !id_fits {
+            return Err(malformed("`id` must be 1 to 64 of A-Z, a-z, 0-9, _, -"));
+        }
+        Ok(Agreement {
+            id: id.into(),
+            columns: checked_columns(contract, self.columns)?,
+            org: self.org,
+            dataset: self.dataset,
+            purposes: self.purposes,
+            basis: self.basis,
+            valid_from,
+            valid_until: self.valid_until,
+        })
+    }
+}
+
+fn malformed(reason: &str) -> LedgerError {
+    LedgerError::Malformed { what: "agreement", reason: reason.to_owned() }
+}
+
+/// Checks every column against the contract and writes its form out.
+fn checked_columns(contract: &Contract, columns: Vec<AgreementColumn>) -> Result<Vec<AgreementColumn>> {
+    let distinct: BTreeSet<_> = columns.iter().map(|column| column.name.clone()).collect();
+    if columns.is_empty() || distinct.len() < columns.len() {
+        return Err(malformed("`columns` must name at least one, each once"));
+    }
+    columns
+        .into_iter()
+        .map(|mut named| {
+            let (dataset, name) = (contract.id.clone(), text::shown(&named.name));
+            if named.name.contains('*') {
+                return Err(LedgerError::WildcardColumn { dataset });
+            }
+            let Some(column) = contract.column(&named.name) else {
+                return Err(LedgerError::UnknownColumn { dataset, column: name });
+            };
+            if column.level == Level::L4 {
+                return Err(LedgerError::ColumnNeverOpened { dataset, column: name });
+            }
+            let form = named.form.unwrap_or_else(|| Form::default_for(column.level, column.ty));
+            if !form.fits(column.ty) {
+                let (ty, form) = (column.ty.to_string(), form.to_string());
+                return Err(LedgerError::FormDoesNotFit { dataset, column: name, ty, form });
+            }
+            if form == Form::Clear && column.level == Level::L3 && !has_reason(&named) {
+                return Err(LedgerError::ReasonRequired { dataset, column: name });
+            }
+            if named.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_TEXT) {
+                return Err(malformed("a `reason` is too long"));
+            }
+            named.form = Some(form);
+            Ok(named)
+        })
+        .collect()
+}
+
+/// Refuses an agreement that shows a column in another form than one of `others` for the same organisation, dataset
+/// and purpose at the same time: nobody could say which holds.
+pub(crate) fn check_conflicts(agreement: &Agreement, others: &[Agreement]) -> Result<()> {
+    let overlapping = others.iter().filter(|other| {
+        other.org == agreement.org
+            && other.dataset == agreement.dataset
+            && !other.purposes.is_disjoint(&agreement.purposes)
+            && other.valid_from < agreement.valid_until
+            && agreement.valid_from < other.valid_until
+    });
+    for other in overlapping {
+        for column in &agreement.columns {
+            let differs = other.columns.iter().find(|there| there.name == column.name && there.form != column.form);
+            if let Some(there) = differs {
+                return Err(LedgerError::ConflictingForm {
+                    other: other.id.to_string(),
+                    column: column.name.clone(),
+                    form: there.form.unwrap_or_default().to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}

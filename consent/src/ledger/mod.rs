@@ -1,0 +1,176 @@
+//! The ledger: who may ask for what, who agreed and who granted, on SQLite.
+//!
+//! Promises:
+//! - What an operation returned is durable; an operation that failed changed nothing.
+//! - Everything that happens is an event; events are append-only, numbered without gaps, timed without going back and
+//!   hash-chained ([`Ledger::check`] verifies the chain and recomputes the state of every consent from it).
+//! - What takes away (pause, withdrawal, revocation, narrowing …) is in force when the operation commits; what gives
+//!   (an agreement, a consent that became active, a resumption, a purpose, a contract version) only once its event is
+//!   in the audit log ([`Drainer`]).
+//! - After something that takes away returned, no reader that holds the [release lock](Ledger::release_lock) has a
+//!   decision whose [epoch](Ledger::epoch) is still current.
+//!
+//! Limits: one process owns a ledger (its directory is locked by the hub); inside it [`Ledger`] is cheap to clone and
+//! every clone shares one writer. Writers of several handles on one file are serialised by SQLite, but epochs are of
+//! the handle.
+
+mod agreements;
+mod artefacts;
+mod change;
+mod check;
+mod consents;
+mod decide;
+mod epochs;
+mod grants;
+mod list;
+mod numbers;
+mod outbox;
+mod parties;
+mod preview;
+mod uses;
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use parking_lot::{Mutex, RwLock};
+use qihui_audit::Clock;
+use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
+use sqlx::{SqliteConnection, SqlitePool, sqlite::SqlitePoolOptions};
+
+pub use agreements::StoredAgreement;
+pub use artefacts::RecordedArtefact;
+pub use check::Checked;
+pub use consents::{Consent, ConsentOperation, Signature};
+pub use decide::{Decision, DecisionError};
+pub use epochs::Taken;
+pub use list::{ConsentFilter, Event};
+pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
+pub use parties::{Organisation, OrganisationKind, Signatory};
+pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
+pub use uses::MeteredUse;
+
+use crate::{
+    error::{LedgerError, Result},
+    store::{self, events},
+    text,
+};
+use change::Writer;
+use epochs::Epochs;
+use grants::GrantCache;
+use numbers::Numbers;
+pub(crate) use numbers::store_error as numbers_error;
+
+/// How many connections read at the same time.
+const READERS: u32 = 4;
+/// How far the clock may lag behind the last event before it counts as set back; less is evened out.
+pub const CLOCK_TOLERANCE_MS: i64 = qihui_audit::CLOCK_TOLERANCE_MS;
+
+/// The consent ledger. Clones share one store.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+/// An organisation, a purpose and a dataset: what an epoch is about.
+pub(crate) type EpochKey = (OrgId, PurposeCode, DatasetId);
+
+pub(crate) struct Inner {
+    hub: String,
+    clock: Arc<dyn Clock>,
+    writer: Arc<tokio::sync::Mutex<Writer>>,
+    readers: SqlitePool,
+    epochs: RwLock<Epochs>,
+    release: Arc<tokio::sync::RwLock<()>>,
+    grants: Mutex<HashMap<i64, GrantCache>>,
+    numbers: Numbers,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("hub", &self.inner.hub).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger in this file, creating it where there is none.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut connection = store::open(path).await?;
+        let hub = events::hub(&mut connection, &format!("hub-{}", text::random_hex::<8>()?)).await?;
+        let position = events::last(&mut connection).await?.map_or(0, |(position, _, _)| position);
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(0)
+            .connect_lazy_with(store::options(path).read_only(true));
+        let inner = Inner {
+            hub,
+            clock,
+            writer: Arc::new(tokio::sync::Mutex::new(Writer::new(connection))),
+            readers,
+            epochs: RwLock::new(Epochs::starting_at(position)),
+            release: Arc::new(tokio::sync::RwLock::new(())),
+            grants: Mutex::default(),
+            numbers: Numbers::open(path)?,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The name of the hub, which every signed text names; drawn when the ledger was created.
+    #[must_use]
+    pub fn hub(&self) -> &str {
+        &self.inner.hub
+    }
+
+    /// The position of the last event; 0 before the first.
+    pub async fn position(&self) -> Result<u64> {
+        let mut reader = self.inner.reader().await?;
+        Ok(events::last(&mut reader).await?.map_or(0, |(position, _, _)| position))
+    }
+
+    /// Counts what took something away from what an organisation sees of a dataset for a purpose. Comes from memory.
+    ///
+    /// A decision holds as long as the epochs it names are the present ones. Epochs never fall, across restarts too.
+    #[must_use]
+    pub fn epoch(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId) -> u64 {
+        self.inner.epochs.read().of(&(org.clone(), purpose.clone(), dataset.clone()))
+    }
+
+    /// Whose grants were taken away since an epoch.
+    #[must_use]
+    pub fn taken_since(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId, epoch: u64) -> Taken {
+        self.inner.epochs.read().taken_since(&(org.clone(), purpose.clone(), dataset.clone()), epoch)
+    }
+
+    /// The lock that whoever releases rows holds for reading from the last look at the epoch until the bytes are out.
+    /// An operation that takes away returns only after it has held it for writing.
+    #[must_use]
+    pub fn release_lock(&self) -> Arc<tokio::sync::RwLock<()>> {
+        Arc::clone(&self.inner.release)
+    }
+
+    /// Closes the files. Without it they are closed when the last clone is gone.
+    pub async fn close(&self) {
+        self.inner.readers.close().await;
+    }
+}
+
+impl Inner {
+    async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// The present instant, which never lies before the last event.
+    async fn now(&self, connection: &mut SqliteConnection) -> Result<Timestamp> {
+        let last = events::last(connection).await?.map(|(_, time, _)| time);
+        not_before(Timestamp(self.clock.now_ms()), last)
+    }
+}
+
+/// `now`, or the time of the last event where the clock lags behind that a little; an error where it lags more.
+fn not_before(now: Timestamp, last: Option<Timestamp>) -> Result<Timestamp> {
+    match last {
+        Some(last) if now.0.saturating_add(CLOCK_TOLERANCE_MS) < last.0 => {
+            Err(LedgerError::ClockBack { now: now.to_string(), last: last.to_string() })
+        }
+        Some(last) => Ok(now.max(last)),
+        None => Ok(now),
+    }
+}

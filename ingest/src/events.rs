@@ -1,0 +1,87 @@
+//! What operators are told: one struct per event. No event carries a value of a record.
+
+use tracing::{info, warn};
+
+use crate::report::Counts;
+
+/// A file begins.
+pub(crate) struct SourceStarted<'a> {
+    pub feed: &'a str,
+    pub source: &'a str,
+    pub bytes: u64,
+    pub resumed_after: u64,
+}
+
+impl SourceStarted<'_> {
+    pub fn emit(&self) {
+        let Self { feed, source, bytes, resumed_after } = self;
+        info!(feed, source, bytes, resumed_after, "feed source started");
+    }
+}
+
+/// A chunk is in its table.
+pub(crate) struct ChunkLanded<'a> {
+    pub feed: &'a str,
+    pub run: i64,
+    pub version: i64,
+    pub tries: u32,
+    pub counts: Counts,
+}
+
+impl ChunkLanded<'_> {
+    pub fn emit(&self) {
+        let Self { feed, run, version, tries, counts } = self;
+        let Counts { read, inserted, replaced, unchanged, superseded, retracted, quarantined } = counts;
+        info!(
+            feed, run, version, tries, read, inserted, replaced, unchanged, superseded, retracted, quarantined,
+            "feed chunk landed"
+        );
+    }
+}
+
+/// Records of a chunk went to quarantine.
+pub(crate) struct RecordsQuarantined<'a> {
+    pub feed: &'a str,
+    pub run: i64,
+    pub reason: &'a str,
+    pub records: u64,
+}
+
+impl RecordsQuarantined<'_> {
+    pub fn emit(&self) {
+        let Self { feed, run, reason, records } = self;
+        warn!(feed, run, reason, records, "feed records quarantined");
+    }
+}
+
+/// A file is done.
+pub(crate) struct SourceFinished<'a> {
+    pub feed: &'a str,
+    pub source: &'a str,
+    pub counts: Counts,
+}
+
+impl SourceFinished<'_> {
+    pub fn emit(&self) {
+        let Self { feed, source, counts } = self;
+        let Counts { read, inserted, replaced, unchanged, superseded, retracted, quarantined } = counts;
+        info!(
+            feed, source, read, inserted, replaced, unchanged, superseded, retracted, quarantined,
+            "feed source finished"
+        );
+    }
+}
+
+/// A source could not be run.
+pub(crate) struct SourceFailed<'a> {
+    pub feed: &'a str,
+    pub source: &'a str,
+    pub code: &'a str,
+}
+
+impl SourceFailed<'_> {
+    pub fn emit(&self) {
+        let Self { feed, source, code } = self;
+        warn!(feed, source, code, "feed source failed");
+    }
+}

@@ -1,0 +1,234 @@
+//! What every run read and what became of it, written down before its commit.
+//!
+//! Promises: the record of a run is durable before the table's commit that carries its number; a run counts if and
+//! only if the table says so (its number is at most the table's last one), whatever the journal holds; so a process
+//! killed anywhere leaves nothing to repair.
+//!
+//! Format: `runs/<feed>.jsonl`, append-only, one JSON object a line: `prepared` with everything about the run, then
+//! `committed` with the table version where it is known (for lineage, and to tell a reading that was reported from one
+//! whose process died right behind its last commit; the table does not depend on it). A number prepared twice
+//! means that the first try was never committed: the last one holds. A last line without line end was torn by a crash
+//! before its commit and is cut off when the journal is next written to.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use qihui_catalog::{DatasetId, FeedName};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::{Checkpoint, Delta, PassId, Position},
+    error::{IngestError, Result},
+    report::{Counts, ReasonCounts, RunFact},
+    store,
+};
+
+/// The version of the journal's format.
+const FORMAT: u8 = 1;
+
+/// A file that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceId {
+    pub path: String,
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// One run, as it was before its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunRecord {
+    pub v: u8,
+    pub run: i64,
+    pub feed: FeedName,
+    pub dataset: DatasetId,
+    pub source: SourceId,
+    /// The first run of this reading of the source.
+    pub pass: i64,
+    pub from: Position,
+    pub to: Position,
+    pub input_hash: String,
+    pub contract_sha256: String,
+    pub feed_sha256: String,
+    pub counts: Counts,
+    pub reasons: ReasonCounts,
+}
+
+impl RunRecord {
+    /// The version this program writes.
+    pub const FORMAT: u8 = FORMAT;
+
+    pub fn is_last(&self) -> bool {
+        self.to.offset >= self.source.bytes
+    }
+
+    pub fn delta(&self) -> Option<Delta> {
+        let mut source = [0; 32];
+        hex::decode_to_slice(&self.source.sha256, &mut source).ok()?;
+        Some(Delta { pass: PassId { source, first_run: self.pass }, from: self.from, to: self.to })
+    }
+
+    pub fn fact(&self, version: Option<i64>) -> RunFact {
+        RunFact {
+            run: self.run,
+            app_id: app_id(&self.feed, &self.dataset),
+            source: self.source.path.clone(),
+            source_sha256: self.source.sha256.clone(),
+            from: self.from,
+            to: self.to,
+            input_hash: self.input_hash.clone(),
+            contract_sha256: self.contract_sha256.clone(),
+            feed_sha256: self.feed_sha256.clone(),
+            version,
+            counts: self.counts,
+        }
+    }
+}
+
+/// Whose runs are numbered: the id of the table's transactions.
+pub(crate) fn app_id(feed: &FeedName, dataset: &DatasetId) -> String {
+    format!("{feed}/{dataset}")
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Prepared(Box<RunRecord>),
+    Committed { run: i64, version: Option<i64> },
+}
+
+/// The runs of one feed.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    prepared: BTreeMap<i64, RunRecord>,
+    committed: BTreeMap<i64, Option<i64>>,
+    /// The length of what is whole.
+    whole: u64,
+}
+
+impl Journal {
+    /// Reads the journal of `feed`; without one there were no runs.
+    pub fn open(state_dir: &Path, feed: &FeedName) -> Result<Self> {
+        let path = state_dir.join("runs").join(format!("{feed}.jsonl"));
+        let content = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|error| IngestError::io_at("reading", &path, error))?,
+        };
+        let whole = memchr::memrchr(b'\n', &content).map_or(0, |end| end + 1);
+        let mut journal = Self { path, prepared: BTreeMap::new(), committed: BTreeMap::new(), whole: whole as u64 };
+        for (number, line) in (1..).zip(content[..whole].split(|byte| *byte == b'\n')).filter(|(_, l)| !l.is_empty()) {
+            let fault = |fault: &str| IngestError::CorruptState {
+                path: journal.path.clone(),
+                line: number,
+                fault: fault.to_owned(),
+            };
+            match serde_json::from_slice(line).map_err(|_| fault("it is not an entry of a journal of runs"))? {
+                Line::Prepared(record) if record.v != FORMAT => {
+                    return Err(fault("it was written by another version of this program"));
+                }
+                Line::Prepared(record) => {
+                    journal.committed.remove(&record.run);
+                    journal.prepared.insert(record.run, *record);
+                }
+                Line::Committed { run, version } => {
+                    journal.committed.insert(run, version);
+                }
+            }
+        }
+        Ok(journal)
+    }
+
+    /// Writes down, durably, what `record` is about to commit.
+    pub fn prepare(&mut self, record: RunRecord) -> Result<()> {
+        let line = Line::Prepared(Box::new(record));
+        self.append(&line, true)?;
+        if let Line::Prepared(record) = line {
+            self.committed.remove(&record.run);
+            self.prepared.insert(record.run, *record);
+        }
+        Ok(())
+    }
+
+    /// Notes that `run` was committed, and the table version it made where that is known.
+    pub fn committed(&mut self, run: i64, version: Option<i64>) -> Result<()> {
+        self.append(&Line::Committed { run, version }, false)?;
+        self.committed.insert(run, version);
+        Ok(())
+    }
+
+    /// The runs that count, given the table's last one, in order.
+    pub fn effective(&self, last_run: Option<i64>) -> impl DoubleEndedIterator<Item = &RunRecord> {
+        let last = last_run.unwrap_or(0);
+        self.prepared.range(..=last).map(|(_, record)| record)
+    }
+
+    /// The table version that `run` made, where that is known.
+    pub fn version(&self, run: i64) -> Option<i64> {
+        self.committed.get(&run).copied().flatten()
+    }
+
+    /// The runs of the unfinished reading of a source, given the table's last run; none when there is nothing to
+    /// continue. A reading whose last commit was never noted, because the process died right behind it, has nothing
+    /// left to read, but is still to be reported. A reading under another contract or feed description is not continued.
+    pub fn unfinished(&self, last_run: Option<i64>, sha256: &str, rules: (&str, &str)) -> Vec<&RunRecord> {
+        let Some(last) = self.effective(last_run).rev().find(|record| record.source.sha256 == sha256) else {
+            return Vec::new();
+        };
+        let is_done = last.is_last() && self.committed.contains_key(&last.run);
+        if is_done || (last.contract_sha256.as_str(), last.feed_sha256.as_str()) != rules {
+            return Vec::new();
+        }
+        let pass = last.pass;
+        self.effective(last_run).filter(|r| r.source.sha256 == sha256 && r.pass == pass).collect()
+    }
+
+    /// Whether the commit of `run` was noted.
+    pub fn is_noted(&self, run: i64) -> bool {
+        self.committed.contains_key(&run)
+    }
+
+    /// How far each reading has come, given the table's last run.
+    pub fn checkpoint(&self, last_run: Option<i64>) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::default();
+        for record in self.effective(last_run) {
+            let fault = |fault| IngestError::Checkpoint { file: record.source.path.clone(), fault };
+            if let Some(delta) = record.delta() {
+                checkpoint.try_apply(&delta).map_err(fault)?;
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn append(&mut self, line: &Line, durably: bool) -> Result<()> {
+        let path = &self.path;
+        let failed = |error: io::Error| IngestError::io_at("writing", path, error);
+        let mut text = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        if let Some(dir) = path.parent() {
+            store::make_dir(dir)?;
+        }
+        let whole = self.whole;
+        let write = || -> io::Result<()> {
+            let is_new = !path.exists();
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+            if file.metadata()?.len() != whole {
+                file.set_len(whole)?;
+            }
+            file.write_all(&text)?;
+            if durably {
+                file.sync_all()?;
+            }
+            if is_new { store::sync_parent(path) } else { Ok(()) }
+        };
+        write().map_err(failed)?;
+        self.whole += text.len() as u64;
+        Ok(())
+    }
+}

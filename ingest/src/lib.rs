@@ -1,0 +1,54 @@
+//! Feeds into the warehouse: decoders, validation, quarantine, checkpoints.
+//!
+//! Promises:
+//! - **ING-1 nothing lost.** Each record ends as exactly one of landed (inserted or replaced), unchanged, superseded,
+//!   retracted or quarantined; the counts of every run are checked before its commit.
+//! - **ING-2 idempotent and ordered.** Repeated, or killed anywhere and resumed, a source leaves the same table; an
+//!   old file run again undoes nothing. Quarantine and journal are durable before the commit that relies on them.
+//! - **ING-3 bounded.** Records, fields, columns and chunks are capped ([`Limits`]); memory does not grow with the
+//!   source.
+//!
+//! The way of a record: `source` (finds and opens files, follows no link) → `frame` (cuts bytes into records) →
+//! `text` (decodes, never guesses a character) → `fields` (takes a record apart) → `chunk` and `value` (reads, checks
+//! and gathers values in Arrow builders) → `numbers` (enterprise numbers) → [`Landing`] (classifies and commits).
+//! The component specification is `docs/connectors.md`.
+//!
+//! No error, report, event or log line of this crate holds a value of a record; only [`Quarantine::raw`] does.
+
+mod checkpoint;
+mod chunk;
+mod error;
+mod events;
+mod fields;
+mod frame;
+mod journal;
+mod land;
+mod landing;
+mod limits;
+mod numbers;
+mod plan;
+mod preview;
+mod quarantine;
+mod reader;
+mod reason;
+mod report;
+mod run;
+mod source;
+mod store;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod text;
+mod value;
+
+pub use checkpoint::{Checkpoint, Delta, DeltaError, PassId, Position};
+pub use error::{HeaderFault, IngestError};
+pub use landing::{CommitFault, CommitInfo, Landing, LandingRows, Outcome, TableLanding};
+pub use limits::Limits;
+pub use preview::{Preview, PreviewClassified};
+pub use quarantine::{Quarantine, QuarantineEntry};
+pub use reason::{Problem, Reason};
+pub use report::{
+    CheckReport, Counts, FileReport, ProblemLine, ProblemReport, Progress, Quiet, ReasonCounts, RunFact, RunReport,
+};
+pub use run::{IngestContext, RunOptions, check_file, effective_runs, has_input, run_feed};

@@ -1,0 +1,302 @@
+//! Finds and opens the files of a feed, and nothing else.
+//!
+//! Promises: what is opened is a regular file inside the folder that was named, reached without following a symbolic
+//! link (each step is opened relative to the one before with `O_NOFOLLOW`, so nothing can be swapped in between), and
+//! it is known by the hash of its content. A wildcard in a path is refused; a feed picks files of a folder by its own
+//! pattern. A change of the file while it is read is noticed before the next commit.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use qihui_catalog::FeedSpec;
+use ring::digest::{Context, SHA256};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::{IngestError, error::Result, text::Evidence};
+
+/// How much is read at a time while hashing, in bytes.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// A file that a feed may be read from: a folder and a path inside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub root: PathBuf,
+    pub relative: PathBuf,
+}
+
+/// An opened source, identified by its content.
+#[derive(Debug)]
+pub(crate) struct Source {
+    file: File,
+    /// Its path inside its folder, for people.
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+    pub evidence: Evidence,
+    stamp: Stamp,
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+}
+
+/// The files that `input` names for `feed`: the file itself, or those of a folder that fit the feed's pattern, by name.
+///
+/// With a `root` configured, `input` has to lie inside it.
+pub(crate) fn find(feed: &FeedSpec, input: &Path, root: Option<&Path>) -> Result<Vec<Found>> {
+    if input.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'[')) {
+        return Err(IngestError::PathIsGlob { path: input.to_owned() });
+    }
+    let input = match root {
+        Some(root) => beneath(root, input)?,
+        None => whole(input)?,
+    };
+    let path = input.root.join(&input.relative);
+    let meta = fs::symlink_metadata(&path).map_err(|error| missing(&path, error))?;
+    if meta.is_symlink() {
+        return Err(IngestError::PathIsSymlink { path });
+    }
+    if !meta.is_dir() {
+        return Ok(vec![input]);
+    }
+    let names = matching(&path, feed)?;
+    if names.is_empty() {
+        return Err(IngestError::NoFileOfFeed {
+            feed: feed.name.to_string(),
+            pattern: feed.file_pattern.clone(),
+            dir: path,
+        });
+    }
+    Ok(names.into_iter().map(|name| Found { root: input.root.clone(), relative: input.relative.join(name) }).collect())
+}
+
+/// Whether the folder `input` holds a file of `feed`. A path to a file counts when its name fits.
+pub(crate) fn holds(feed: &FeedSpec, input: &Path) -> Result<bool> {
+    if input.is_dir() {
+        return Ok(!matching(input, feed)?.is_empty());
+    }
+    Ok(input.file_name().is_some_and(|name| feed.takes_file(&name.to_string_lossy())))
+}
+
+fn matching(dir: &Path, feed: &FeedSpec) -> Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            if feed.takes_file(&name.to_string_lossy()) {
+                names.push(PathBuf::from(name));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    };
+    list().map_err(|error| IngestError::io_at("listing", dir, error))
+}
+
+/// A path of a person's own: its last part is the path, all before it the folder.
+fn whole(input: &Path) -> Result<Found> {
+    let absolute = std::path::absolute(input).map_err(|error| IngestError::io_at("resolving", input, error))?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(root), Some(name)) => Ok(Found { root: root.to_owned(), relative: name.into() }),
+        // `/` and paths that end in `..` name a folder.
+        _ => Ok(Found { root: absolute, relative: PathBuf::from(".") }),
+    }
+}
+
+/// A path that has to lie inside `root`.
+fn beneath(root: &Path, input: &Path) -> Result<Found> {
+    let outside = || IngestError::PathOutsideRoot { path: input.to_owned(), root: root.to_owned() };
+    if input.components().any(|part| part == Component::ParentDir) {
+        return Err(outside());
+    }
+    let root = std::path::absolute(root).map_err(|error| IngestError::io_at("resolving", root, error))?;
+    let relative = if input.is_absolute() {
+        input.strip_prefix(&root).map_err(|_| outside())?
+    } else {
+        input
+    };
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    Ok(Found { root, relative: relative.to_owned() })
+}
+
+fn missing(path: &Path, error: io::Error) -> IngestError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => IngestError::SourceNotFound { path: path.to_owned() },
+        _ => IngestError::io_at("opening", path, error),
+    }
+}
+
+impl Source {
+    /// Opens a file and reads it once, for its hash and (if asked) for evidence of its encoding.
+    pub fn open(found: &Found, wants_evidence: bool) -> Result<Self> {
+        let path = found.root.join(&found.relative);
+        let file = open_beneath(found, &path)?;
+        let read = || -> io::Result<_> {
+            let stamp = Stamp::of(&file)?;
+            let (sha256, evidence) = scan(&file, wants_evidence)?;
+            Ok((stamp, sha256, evidence))
+        };
+        let (stamp, sha256, evidence) = read().map_err(|error| IngestError::io_at("reading", &path, error))?;
+        let name = found.relative.to_string_lossy().into_owned();
+        let source = Self { file, name, bytes: stamp.bytes, sha256, evidence, stamp };
+        source.check_unchanged()?;
+        Ok(source)
+    }
+
+    /// A reader of its own from `offset` on.
+    pub fn reader(&self, offset: u64) -> Result<impl Read + Send + use<>> {
+        let reader = || -> io::Result<FileReader> { Ok(FileReader { file: self.file.try_clone()?, offset }) };
+        reader().map_err(|error| self.failed(error))
+    }
+
+    /// The bytes of one record.
+    pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => IngestError::SourceChanged { file: self.name.clone() },
+            _ => self.failed(error),
+        })?;
+        Ok(bytes)
+    }
+
+    /// Fails if the file is no longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = Stamp::of(&self.file).map_err(|error| self.failed(error))?;
+        if now == self.stamp { Ok(()) } else { Err(IngestError::SourceChanged { file: self.name.clone() }) }
+    }
+
+    fn failed(&self, error: io::Error) -> IngestError {
+        IngestError::io_at("reading", Path::new(&self.name), error)
+    }
+}
+
+/// Reads at an offset of its own, so that readers of one file do not move each other.
+struct FileReader {
+    file: File,
+    offset: u64,
+}
+
+impl Read for FileReader {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(to, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+fn open_beneath(found: &Found, path: &Path) -> Result<File> {
+    let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |at: &OwnedFd, name: &OsStr, flags| openat(at, name, flags, Mode::empty()).map_err(io::Error::from);
+    let mut at: OwnedFd = openat(CWD, &found.root, folder, Mode::empty()).map_err(|e| missing(&found.root, e.into()))?;
+    let mut parts: Vec<&OsStr> = found
+        .relative
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let Some(last) = parts.pop() else {
+        return Err(IngestError::NotARegularFile { path: path.to_owned() });
+    };
+    for name in parts {
+        at = open(&at, name, folder | OFlags::NOFOLLOW).map_err(|error| refused(path, error))?;
+    }
+    // Without O_NONBLOCK opening a pipe would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(&at, last, flags).map_err(|error| refused(path, error))?);
+    let meta = file.metadata().map_err(|error| IngestError::io_at("opening", path, error))?;
+    if !meta.is_file() {
+        return Err(IngestError::NotARegularFile { path: path.to_owned() });
+    }
+    Ok(file)
+}
+
+fn refused(path: &Path, error: io::Error) -> IngestError {
+    const ELOOP: i32 = 40;
+    const ENOTDIR: i32 = 20;
+    const ENXIO: i32 = 6;
+    match error.raw_os_error() {
+        Some(ELOOP) => IngestError::PathIsSymlink { path: path.to_owned() },
+        Some(ENOTDIR) if path.parent().is_some_and(|parent| parent.is_symlink()) => {
+            IngestError::PathIsSymlink { path: path.to_owned() }
+        }
+        Some(ENXIO) => IngestError::NotARegularFile { path: path.to_owned() },
+        _ => missing(path, error),
+    }
+}
+
+/// One pass over the file: its hash, and what its lines say about its encoding.
+fn scan(file: &File, wants_evidence: bool) -> io::Result<([u8; 32], Evidence)> {
+    let mut file = file;
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Context::new(&SHA256);
+    let mut evidence = Evidence::default();
+    let mut block = vec![0; BLOCK_BYTES];
+    // `block[..kept]` is the start of a line whose end is not yet read.
+    let mut kept = 0;
+    let mut overlong = false;
+    loop {
+        let read = match file.read(&mut block[kept..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        hash.update(&block[kept..kept + read]);
+        let filled = kept + read;
+        if !wants_evidence {
+            if read == 0 {
+                break;
+            }
+            continue;
+        }
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', &block[..filled]) {
+            if !std::mem::take(&mut overlong) {
+                evidence.see(&block[start..end]);
+            }
+            start = end + 1;
+        }
+        if read == 0 {
+            if !overlong {
+                evidence.see(&block[start..filled]);
+            }
+            break;
+        }
+        kept = filled - start;
+        if kept == block.len() {
+            // Such a line is too long to be a record; its bytes are no evidence.
+            overlong = true;
+            kept = 0;
+        } else {
+            block.copy_within(start..filled, 0);
+        }
+    }
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(hash.finish().as_ref());
+    Ok((sha256, evidence))
+}

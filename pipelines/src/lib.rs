@@ -1,0 +1,1 @@
+//! Derived data products, topics and subscriptions

@@ -1,0 +1,234 @@
+//! The log entries of an access, as canonical JSON.
+//!
+//! `access.decided`: access_id, principal, org, purpose, action, subjects (how many were named), statement, format,
+//! at, ledger_position, strict, datasets[] {dataset, contract_version, contract_hash, table_version, columns,
+//! commitment, basis}. `access.finished`: access_id, decided (the index of that entry), outcome, rows, bytes, sha256,
+//! datasets[] {dataset, rows, enterprises, withheld}, rows_by_enterprise (while there are few). `access.denied`:
+//! access_id, principal, org, purpose, action, statement, code. The enterprises touched are the entry's subjects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
+use qihui_audit::{Entry, LogError, Subjects};
+use qihui_catalog::{Coded, DatasetId, EnterpriseNumbers};
+use ring::rand::{SecureRandom, SystemRandom};
+use roaring::RoaringBitmap;
+use serde_json::{Value, json};
+
+use super::{AccessRequest, Gate, Prepared};
+use crate::account::Account;
+use crate::error::QueryError;
+
+pub const DECIDED: &str = "access.decided";
+pub const FINISHED: &str = "access.finished";
+pub const DENIED: &str = "access.denied";
+
+/// An entry about to be recorded.
+pub struct Record {
+    pub kind: &'static str,
+    pub body: Value,
+    pub subjects: RoaringBitmap,
+}
+
+/// A name for an access that nobody can guess.
+pub fn new_access_id() -> Result<String, QueryError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| QueryError::Internal { what: "the random source" })?;
+    Ok(hex::encode(bytes))
+}
+
+/// How an access ended.
+pub struct Finish<'a> {
+    pub decided: u64,
+    pub outcome: &'a str,
+    pub rows: u64,
+    pub bytes: u64,
+    pub sha256: String,
+    pub account: &'a Account,
+}
+
+/// What both entries of an access have in common.
+pub struct Accessed {
+    access_id: String,
+    decided: Value,
+}
+
+impl Accessed {
+    pub fn new(request: &AccessRequest, access_id: &str, prepared: &Prepared) -> Self {
+        let read = columns_read(&prepared.planned.logical);
+        let datasets: Vec<Value> = prepared
+            .scopes
+            .iter()
+            .map(|(dataset, scope)| {
+                let scope = scope.scope();
+                json!({
+                    "dataset": dataset,
+                    "contract_version": scope.contract.version,
+                    "contract_hash": hex::encode(scope.contract.hash),
+                    "table_version": prepared.tables.get(dataset).map_or(-1, |table| table.version),
+                    "columns": read.get(dataset.as_str()).cloned().unwrap_or_default(),
+                    "commitment": hex::encode(scope.commitment()),
+                    "basis": scope.agreements,
+                })
+            })
+            .collect();
+        let decided = json!({
+            "access_id": access_id,
+            "principal": request.principal,
+            "org": request.org,
+            "purpose": request.purpose,
+            "action": request.action,
+            "subjects": request.subjects.len(),
+            "statement": printable(&request.sql),
+            "format": request.format.as_str(),
+            "at": prepared.at,
+            "ledger_position": prepared.decision.ledger_position,
+            "strict": prepared.planned.strict,
+            "datasets": datasets,
+        });
+        Self { access_id: access_id.to_owned(), decided }
+    }
+
+    pub fn decided(&self) -> Record {
+        Record { kind: DECIDED, body: self.decided.clone(), subjects: RoaringBitmap::new() }
+    }
+
+    pub fn finished(&self, finish: &Finish<'_>) -> Record {
+        let passed = finish.account.passed();
+        let datasets: Vec<Value> = passed
+            .iter()
+            .map(|(dataset, passed)| {
+                json!({
+                    "dataset": dataset,
+                    "rows": passed.rows,
+                    "enterprises": passed.touched.len(),
+                    "withheld": passed.withheld,
+                })
+            })
+            .collect();
+        let by_enterprise = finish.account.rows_by_enterprise().map(|rows| {
+            rows.into_iter().map(|(no, rows)| (no.to_string(), rows)).collect::<BTreeMap<_, _>>()
+        });
+        let body = json!({
+            "access_id": self.access_id,
+            "decided": finish.decided,
+            "outcome": finish.outcome,
+            "rows": finish.rows,
+            "bytes": finish.bytes,
+            "sha256": finish.sha256,
+            "datasets": datasets,
+            "rows_by_enterprise": by_enterprise,
+        });
+        Record { kind: FINISHED, body, subjects: finish.account.touched() }
+    }
+}
+
+/// A statement as the log can hold it: bodies have no NUL.
+fn printable(sql: &str) -> String {
+    sql.chars().take(super::session::MAX_SQL_BYTES).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+}
+
+/// The columns that a plan reads of each table.
+fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
+    let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // The walk only collects, so it cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let columns = read.entry(scan.table_name.table().to_owned()).or_default();
+            columns.extend(scan.projected_schema.fields().iter().map(|field| field.name().clone()));
+            for filter in &scan.filters {
+                columns.extend(filter.column_refs().iter().map(|column| column.name.clone()));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    read
+}
+
+impl Gate {
+    /// Appends an entry and waits until it is durable; gives its index.
+    pub(super) async fn record(&self, record: &Record) -> Result<u64, QueryError> {
+        let body = serde_json_canonicalizer::to_vec(&record.body)
+            .map_err(|_| QueryError::Internal { what: "the form of a log entry" })?;
+        let entry = Entry { kind: record.kind, body: &body, subjects: Subjects::from(record.subjects.clone()) };
+        let unavailable =
+            |error: LogError| QueryError::LogUnavailable { message: error.to_string(), code: error.code() };
+        let receipts = self.parts.log.submit(&[entry]).map_err(unavailable)?.await.map_err(unavailable)?;
+        receipts
+            .first()
+            .map(|receipt| receipt.index)
+            .ok_or(QueryError::Internal { what: "the receipt of a log entry" })
+    }
+
+    /// Records a refusal. If the log fails, that is the error: an unrecorded refusal is no answer either.
+    pub(super) async fn denied(&self, request: &AccessRequest, access_id: &str, error: QueryError) -> QueryError {
+        let subjects = self.parts.ledger.lookup(&request.subjects).unwrap_or_default();
+        let record = Record {
+            kind: DENIED,
+            body: json!({
+                "access_id": access_id,
+                "principal": request.principal,
+                "org": request.org,
+                "purpose": request.purpose,
+                "action": request.action,
+                "statement": printable(&request.sql),
+                "code": error.code(),
+            }),
+            subjects: subjects.into_iter().flatten().map(|no| no.0).collect(),
+        };
+        match self.record(&record).await {
+            Ok(_) => error,
+            Err(log) => log,
+        }
+    }
+
+    /// Closes the decisions in `log[from..]` that have no finish: their outcome is `interrupted`, and they touch
+    /// their whole scope, that is every enterprise with a row in the tables that they could read. Gives how many.
+    ///
+    /// # Errors
+    /// [`QueryError::LogUnavailable`] when the log cannot be read or appended to.
+    pub async fn close_interrupted(&self, from: u64) -> Result<u64, QueryError> {
+        let mut open: BTreeMap<u64, Value> = BTreeMap::new();
+        let unavailable =
+            |error: LogError| QueryError::LogUnavailable { message: error.to_string(), code: error.code() };
+        for entry in self.parts.log.scan(from..self.parts.log.size()) {
+            let entry = entry.map_err(unavailable)?;
+            match entry.leaf.kind.as_str() {
+                DECIDED => {
+                    open.insert(entry.index, serde_json::from_slice(&entry.body).unwrap_or(Value::Null));
+                }
+                FINISHED => {
+                    let body: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
+                    if let Some(decided) = body.get("decided").and_then(Value::as_u64) {
+                        open.remove(&decided);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let count = open.len() as u64;
+        for (index, decided) in open {
+            let mut touched = RoaringBitmap::new();
+            for dataset in decided.get("datasets").and_then(Value::as_array).into_iter().flatten() {
+                let id = dataset.get("dataset").and_then(Value::as_str).and_then(|id| id.parse().ok());
+                if let Some(id) = id {
+                    touched |= self.present(&id).await?;
+                }
+            }
+            let body = json!({
+                "access_id": decided.get("access_id"),
+                "decided": index,
+                "outcome": "interrupted",
+            });
+            self.record(&Record { kind: FINISHED, body, subjects: touched }).await?;
+        }
+        Ok(count)
+    }
+
+    /// Every enterprise with a row in a dataset.
+    async fn present(&self, dataset: &DatasetId) -> Result<RoaringBitmap, QueryError> {
+        let table = self.table(dataset).await?;
+        Ok(table.files.iter().fold(RoaringBitmap::new(), |all, file| all | file.present.as_ref()))
+    }
+}

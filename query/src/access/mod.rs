@@ -1,0 +1,573 @@
+//! An access: a decision, a query under it, and the two log entries without which nothing is released.
+//!
+//! GATE-3, step by step; each step waits for the one before:
+//! 1. decide, and plan the statement over what the decision opens;
+//! 2. append `access.decided` (a commitment to the scope, the ledger's position, the table versions) and wait until
+//!    it is durable;
+//! 3. count metered uses; check that nothing was taken away since the decision, else decide again;
+//! 4. release batch by batch, each under the ledger's release lock after a last look at the epochs;
+//! 5. append `access.finished` (outcome, rows, SHA-256 of the bytes, the enterprises touched) and wait; only then
+//!    does the caller hear that the answer is complete.
+//!
+//! What is refused before step 2 is an `access.denied` entry. A decision without finish (the process was killed) is
+//! closed by [`Gate::close_interrupted`] at the next start, touching its whole scope.
+
+mod entries;
+mod history;
+mod release;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use datafusion::execution::TaskContext;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::SessionConfig;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use qihui_audit::{AuditLog, Clock};
+use qihui_catalog::{Action, Catalog, Coded, Contract, DatasetId, EnterpriseNo, EnterpriseNumbers, OrgId, PurposeCode, Timestamp, Uscc};
+use qihui_consent::decision::{DatasetScope, DecisionRequest};
+use qihui_consent::{Decision, DecisionError, Ledger};
+use qihui_warehouse::Warehouse;
+use serde::Serialize;
+
+use crate::dense::DenseScope;
+use crate::error::QueryError;
+use crate::exec::Permit;
+use crate::explain::explain;
+use crate::formats::{Encoder, Format};
+use crate::provider::{MIN_INSIDE_ROWS, READER_STORE, TableFile, TableVersion};
+use crate::session::{self, ParsedQuery, Planned, SessionSetup};
+use entries::{Accessed, Finish};
+pub use history::{AccessRecord, accesses_of};
+use release::{Epochs, Release};
+
+/// What a query may use. Every limit has an error of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of a query's operators, bytes.
+    pub memory_bytes: usize,
+    /// Spill files of a query, bytes.
+    pub spill_bytes: u64,
+    /// Time from the decision to the last byte, seconds.
+    pub seconds: u64,
+    /// Rows that may pass the gate.
+    pub rows: u64,
+    /// Bytes of the answer.
+    pub bytes: u64,
+    /// Threads that a query uses.
+    pub threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 2 << 30,
+            spill_bytes: 16 << 30,
+            seconds: 600,
+            rows: 1_000_000_000,
+            bytes: 4 << 30,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// What a gate is made of.
+pub struct GateParts {
+    /// Contracts and purposes.
+    pub catalog: Arc<Catalog>,
+    /// Agreements and grants.
+    pub ledger: Ledger,
+    /// Where accesses are recorded.
+    pub log: Arc<AuditLog>,
+    /// The tables.
+    pub warehouse: Warehouse,
+    /// What a query may use.
+    pub limits: Limits,
+    /// The hub's time.
+    pub clock: Arc<dyn Clock>,
+    /// Folder for spill files.
+    pub spill_dir: PathBuf,
+}
+
+/// The way to the data: every row that leaves the hub leaves through it.
+pub struct Gate {
+    parts: GateParts,
+    reader: Arc<TaskContext>,
+}
+
+/// Who asks what, for whom and why.
+#[derive(Debug, Clone)]
+pub struct AccessRequest {
+    /// The person or process, e.g. `local:root`.
+    pub principal: String,
+    /// The organisation it acts for.
+    pub org: OrgId,
+    /// The purpose.
+    pub purpose: PurposeCode,
+    /// What is done with the rows.
+    pub action: Action,
+    /// The enterprises asked about; none named: all that the scope covers.
+    pub subjects: Vec<Uscc>,
+    /// One SELECT statement.
+    pub sql: String,
+    /// How the answer is written.
+    pub format: Format,
+    /// Use strict mode whatever the query.
+    pub strict: bool,
+}
+
+/// What an answer came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The access, as in the log.
+    pub access_id: String,
+    /// Index of the `access.decided` entry.
+    pub decided: u64,
+    /// Index of the `access.finished` entry.
+    pub finished: u64,
+    /// Rows of the answer.
+    pub rows: u64,
+    /// Bytes of the answer.
+    pub bytes: u64,
+    /// SHA-256 of the bytes, hexadecimal.
+    pub sha256: String,
+    /// Whether the query ran in strict mode.
+    pub strict: bool,
+    /// Columns of the answer.
+    pub columns: Vec<String>,
+    /// What was read of each dataset.
+    pub datasets: BTreeMap<DatasetId, DatasetSummary>,
+}
+
+/// What a query read of one dataset.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatasetSummary {
+    /// Version of the table.
+    pub table_version: i64,
+    /// How many enterprises the scope covers; none: every one.
+    pub enterprises: Option<u64>,
+    /// Rows that passed the gate.
+    pub rows: u64,
+    /// Cells withheld in those rows, per column that the query read.
+    pub withheld: BTreeMap<String, u64>,
+}
+
+/// Stores of the query's own session: none, so that no statement can reach a file or a network.
+#[derive(Debug)]
+struct NoStores;
+
+impl ObjectStoreRegistry for NoStores {
+    fn register_store(&self, _: &url::Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _: &url::Url) -> datafusion::common::Result<Arc<dyn ObjectStore>> {
+        datafusion::common::exec_err!("a query reaches no store")
+    }
+}
+
+fn engine(error: &datafusion::error::DataFusionError) -> QueryError {
+    QueryError::from_planning(error)
+}
+
+/// The context of the readers below the gate, with their cache of file metadata.
+///
+/// # Errors
+/// When the engine cannot be set up.
+pub fn reader_context() -> Result<Arc<TaskContext>, QueryError> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_object_store_registry(Arc::new(NoStores))
+        .build_arc()
+        .map_err(|error| engine(&error))?;
+    reader_over(runtime)
+}
+
+fn reader_over(runtime: Arc<RuntimeEnv>) -> Result<Arc<TaskContext>, QueryError> {
+    // The readers are handed their store; the engine only insists on finding one under the scan's URL.
+    let registry = datafusion::execution::object_store::DefaultObjectStoreRegistry::new();
+    let url = ObjectStoreUrl::parse(READER_STORE).map_err(|error| engine(&error))?;
+    registry.register_store(url.as_ref(), Arc::new(InMemory::new()));
+    let runtime = RuntimeEnvBuilder::from_runtime_env(&runtime)
+        .with_object_store_registry(Arc::new(registry))
+        .build_arc()
+        .map_err(|error| engine(&error))?;
+    Ok(Arc::new(TaskContext::default().with_session_config(SessionConfig::new()).with_runtime(runtime)))
+}
+
+impl Gate {
+    /// A gate over a hub's parts.
+    ///
+    /// # Errors
+    /// When the engine cannot be set up.
+    pub fn new(parts: GateParts) -> Result<Self, QueryError> {
+        Ok(Self { reader: reader_context()?, parts })
+    }
+
+    /// Answers a request into `out`. Bytes reach it only once the decision is durable; this returns only once the
+    /// finish is, so what was written is complete exactly when it returns `Ok`.
+    ///
+    /// # Errors
+    /// [`QueryError`]; the refusal or failure is in the log, unless the log itself fails, and then nothing leaves.
+    pub async fn query(&self, request: &AccessRequest, out: &mut (dyn Write + Send)) -> Result<Summary, QueryError> {
+        let access_id = entries::new_access_id()?;
+        // A change before the first byte is answered by deciding again, once.
+        for last in [false, true] {
+            let prepared = match self.prepare(request, &access_id).await {
+                Ok(prepared) => prepared,
+                Err(error) => return Err(self.denied(request, &access_id, error).await),
+            };
+            match self.run(request, &access_id, prepared, out).await {
+                Err((QueryError::ConsentChanged, false)) if !last => {}
+                Err((error, _)) => return Err(error),
+                Ok(summary) => return Ok(summary),
+            }
+        }
+        Err(QueryError::ConsentChanged)
+    }
+
+    /// The rows that a hypothetical scope shows: what an enterprise looks at before it grants. Recorded like any
+    /// access, as one by `principal` about `consent`.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn preview(
+        &self,
+        request: &AccessRequest,
+        scopes: BTreeMap<DatasetId, DatasetScope>,
+    ) -> Result<Vec<(DatasetId, RecordBatch)>, QueryError> {
+        let mut shown = Vec::new();
+        for (dataset, scope) in scopes {
+            if scope.columns.is_empty() {
+                continue;
+            }
+            let access_id = entries::new_access_id()?;
+            let request = AccessRequest { sql: format!("SELECT * FROM {dataset}"), ..request.clone() };
+            let query = session::parse(&request.sql)?;
+            let decision = Decision {
+                ledger_position: self.ledger(self.parts.ledger.position().await)?,
+                logged_position: 0,
+                epochs: BTreeMap::new(),
+                scopes: BTreeMap::from([(dataset.clone(), scope)]),
+                uses: Vec::new(),
+            };
+            let prepared = self.plan(&request, query, decision, self.now()).await?;
+            let mut batches = Vec::new();
+            let schema = prepared.planned.physical.schema();
+            self.run_with(&request, &access_id, prepared, &mut std::io::sink(), &mut |batch| {
+                batches.push(batch.clone());
+            })
+            .await
+            .map_err(|(error, _)| error)?;
+            let batch = arrow::compute::concat_batches(&schema, &batches)
+                .map_err(|_| QueryError::Internal { what: "joining a preview's batches" })?;
+            shown.push((dataset, batch));
+        }
+        Ok(shown)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.parts.clock.now_ms())
+    }
+
+    fn ledger<T>(&self, result: Result<T, qihui_consent::LedgerError>) -> Result<T, QueryError> {
+        result.map_err(|error| QueryError::Refused(Box::new(error)))
+    }
+
+    /// Decides, and plans the statement over what is open.
+    async fn prepare(&self, request: &AccessRequest, access_id: &str) -> Result<Prepared, QueryError> {
+        let query = session::parse(&request.sql)?;
+        let datasets = self.datasets(&query)?;
+        let subjects = self.subjects(&request.subjects)?;
+        let at = self.now();
+        let seconds = i64::try_from(self.parts.limits.seconds).unwrap_or(i64::MAX / 1000);
+        let decision = self
+            .parts
+            .ledger
+            .decide_for(
+                &self.parts.catalog,
+                &DecisionRequest {
+                    org: request.org.clone(),
+                    purpose: request.purpose.clone(),
+                    action: request.action,
+                    at,
+                    until: Timestamp(at.0.saturating_add(seconds.saturating_mul(1000))),
+                    subjects,
+                    datasets: datasets.iter().map(|contract| contract.id.clone()).collect(),
+                },
+                Some(access_id),
+            )
+            .await
+            .map_err(|error| QueryError::Refused(Box::new(error)))?;
+        for contract in &datasets {
+            self.recorded(contract).await?;
+        }
+        for (dataset, scope) in &decision.scopes {
+            if scope.columns.is_empty() {
+                return Err(QueryError::DatasetNotInAgreement {
+                    dataset: dataset.clone(),
+                    org: request.org.clone(),
+                    purpose: request.purpose.clone(),
+                });
+            }
+        }
+        self.plan(request, query, decision, at).await
+    }
+
+    /// The contracts of the tables that a statement names.
+    fn datasets(&self, query: &ParsedQuery) -> Result<Vec<Arc<Contract>>, QueryError> {
+        let mut contracts: BTreeMap<DatasetId, Arc<Contract>> = BTreeMap::new();
+        for name in &query.tables {
+            let plain = name.strip_prefix("qihui.data.").or_else(|| name.strip_prefix("data.")).unwrap_or(name);
+            let contract = plain.parse().ok().and_then(|id: DatasetId| self.parts.catalog.contract(&id).cloned());
+            let contract = contract.ok_or_else(|| QueryError::UnknownDataset { name: name.clone() })?;
+            contracts.insert(contract.id.clone(), contract);
+        }
+        Ok(contracts.into_values().collect())
+    }
+
+    fn subjects(&self, codes: &[Uscc]) -> Result<Option<Vec<EnterpriseNo>>, QueryError> {
+        if codes.is_empty() {
+            return Ok(None);
+        }
+        let found = self.parts.ledger.lookup(codes).map_err(|error| QueryError::Refused(Box::new(error)))?;
+        let mut numbers = Vec::with_capacity(found.len());
+        for (at, no) in found.into_iter().enumerate() {
+            let unknown =
+                DecisionError::InvalidConsentUse { subject: Some(at + 1), reason: "the hub does not know it" };
+            numbers.push(no.ok_or_else(|| QueryError::Refused(Box::new(unknown)))?);
+        }
+        Ok(Some(numbers))
+    }
+
+    /// Refuses a contract or purpose tree whose version is not in the log.
+    async fn recorded(&self, contract: &Contract) -> Result<(), QueryError> {
+        let ledger = &self.parts.ledger;
+        let purposes = &self.parts.catalog.purposes;
+        let contract_known =
+            self.ledger(ledger.artefact_recorded("contract", contract.id.as_str(), &contract.hash).await)?;
+        let purposes_known = self.ledger(ledger.artefact_recorded("purposes", "purposes", &purposes.hash).await)?;
+        if contract_known && purposes_known {
+            return Ok(());
+        }
+        Err(QueryError::ContractNotRecorded { dataset: contract.id.clone(), version: contract.version.clone() })
+    }
+
+    async fn plan(
+        &self,
+        request: &AccessRequest,
+        query: ParsedQuery,
+        decision: Decision,
+        at: Timestamp,
+    ) -> Result<Prepared, QueryError> {
+        let scopes = session::dense(decision.scopes.clone());
+        let mut tables = BTreeMap::new();
+        for dataset in scopes.keys() {
+            tables.insert(dataset.clone(), Arc::new(self.table(dataset).await?));
+        }
+        let epochs = Arc::new(Epochs::new(
+            self.parts.ledger.clone(),
+            request.org.clone(),
+            request.purpose.clone(),
+            decision.epochs.clone(),
+        ));
+        let setup = SessionSetup {
+            scopes: scopes.clone(),
+            tables: tables.clone(),
+            at,
+            permit: Arc::clone(&epochs) as Arc<dyn Permit>,
+            numbers: Some(Arc::new(self.parts.ledger.clone())),
+            runtime: self.runtime()?,
+            reader: Arc::clone(&self.reader),
+            partitions: self.parts.limits.threads.max(1),
+            max_rows: self.parts.limits.rows,
+            strict: request.strict,
+            min_inside_rows: MIN_INSIDE_ROWS,
+        };
+        let planned = session::plan(&query, setup).await?;
+        Ok(Prepared { explain: query.explain, decision, at, scopes, tables, planned, epochs })
+    }
+
+    /// Memory and spill of one query.
+    fn runtime(&self) -> Result<Arc<RuntimeEnv>, QueryError> {
+        let limits = &self.parts.limits;
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![self.parts.spill_dir.clone()]))
+            .with_max_temp_directory_size(limits.spill_bytes);
+        RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
+            .with_disk_manager_builder(disk)
+            .with_object_store_registry(Arc::new(NoStores))
+            .build_arc()
+            .map_err(|error| engine(&error))
+    }
+
+    async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
+        let unreadable = |error: qihui_warehouse::WarehouseError| QueryError::Warehouse { message: error.to_string() };
+        let Some(snapshot) = self.parts.warehouse.snapshot(dataset).await.map_err(unreadable)? else {
+            return Ok(TableVersion { version: -1, files: Vec::new(), store: Arc::new(InMemory::new()) });
+        };
+        let mut files = Vec::with_capacity(snapshot.files.len());
+        for file in snapshot.files.iter() {
+            files.push(TableFile {
+                path: file.path.as_str().into(),
+                size: file.size,
+                present: self.parts.warehouse.presence(&snapshot, file).await.map_err(unreadable)?,
+            });
+        }
+        Ok(TableVersion { version: snapshot.version, files, store: snapshot.object_store() })
+    }
+
+    async fn run(
+        &self,
+        request: &AccessRequest,
+        access_id: &str,
+        prepared: Prepared,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Summary, (QueryError, bool)> {
+        self.run_with(request, access_id, prepared, out, &mut |_| {}).await
+    }
+
+    /// Records, runs, releases, records. The flag of an error says whether a byte was released.
+    async fn run_with(
+        &self,
+        request: &AccessRequest,
+        access_id: &str,
+        prepared: Prepared,
+        out: &mut (dyn Write + Send),
+        seen: &mut (dyn FnMut(&RecordBatch) + Send),
+    ) -> Result<Summary, (QueryError, bool)> {
+        let accessed = Accessed::new(request, access_id, &prepared);
+        let decided = self.record(&accessed.decided()).await.map_err(|error| (error, false))?;
+        let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.parts.limits.bytes);
+        let outcome = match self.parts.ledger.count_uses(access_id, &prepared.decision).await {
+            Ok(()) => self.stream(request, &prepared, &mut release, seen).await,
+            Err(error) => Err(QueryError::Refused(Box::new(error))),
+        };
+        let (error, rows) = match outcome {
+            Ok(rows) => (None, rows),
+            Err(error) => (Some(error), 0),
+        };
+        let released = release.finish();
+        let finish = Finish {
+            decided,
+            outcome: error.as_ref().map_or("complete", Coded::code),
+            rows,
+            bytes: released.bytes,
+            sha256: released.sha256.clone(),
+            account: &prepared.planned.account,
+        };
+        let finished = self.record(&accessed.finished(&finish)).await;
+        let begun = released.bytes > 0;
+        match (error, finished) {
+            (Some(error), _) => Err((error, begun)),
+            (None, Err(error)) => Err((error, begun)),
+            (None, Ok(finished)) => {
+                Ok(summary(access_id, &prepared, (decided, finished), rows, released.bytes, released.sha256))
+            }
+        }
+    }
+
+    /// Runs the plan and releases its batches; gives the rows of the answer.
+    async fn stream(
+        &self,
+        request: &AccessRequest,
+        prepared: &Prepared,
+        release: &mut Release<'_>,
+        seen: &mut (dyn FnMut(&RecordBatch) + Send),
+    ) -> Result<u64, QueryError> {
+        if prepared.explain {
+            let text = explain(&prepared.planned.logical, prepared.planned.strict, &prepared.scopes);
+            release.bytes(text.as_bytes()).await?;
+            return Ok(0);
+        }
+        let limit = Duration::from_secs(self.parts.limits.seconds);
+        let work = async {
+            let physical = Arc::clone(&prepared.planned.physical);
+            let mut encoder = Encoder::new(request.format, &physical.schema())?;
+            let context = Arc::clone(&prepared.planned.context);
+            let mut batches = datafusion::physical_plan::execute_stream(physical, context)
+                .map_err(|error| QueryError::from_running(&error))?;
+            let mut rows = 0;
+            while let Some(batch) = futures::StreamExt::next(&mut batches).await {
+                let batch = batch.map_err(|error| self.running(&error))?;
+                rows += batch.num_rows() as u64;
+                let bytes = encoder.batch(&batch)?;
+                release.bytes(&bytes).await?;
+                seen(&batch);
+            }
+            release.bytes(&encoder.finish()?).await?;
+            Ok(rows)
+        };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(QueryError::TimedOut { seconds: self.parts.limits.seconds }),
+        }
+    }
+
+    /// A failure while running, with the limit that it met.
+    fn running(&self, error: &datafusion::error::DataFusionError) -> QueryError {
+        match QueryError::from_running(error) {
+            QueryError::OutOfMemory { what, .. } => {
+                QueryError::OutOfMemory { what, limit: self.parts.limits.memory_bytes as u64 }
+            }
+            error => error,
+        }
+    }
+}
+
+/// A decision and the plan under it.
+struct Prepared {
+    explain: bool,
+    decision: Decision,
+    at: Timestamp,
+    scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
+    tables: BTreeMap<DatasetId, Arc<TableVersion>>,
+    planned: Planned,
+    epochs: Arc<Epochs>,
+}
+
+fn summary(
+    access_id: &str,
+    prepared: &Prepared,
+    (decided, finished): (u64, u64),
+    rows: u64,
+    bytes: u64,
+    sha256: String,
+) -> Summary {
+    let mut passed = prepared.planned.account.passed();
+    let datasets = prepared
+        .scopes
+        .iter()
+        .map(|(dataset, scope)| {
+            let passed = passed.remove(dataset).unwrap_or_default();
+            let scope = scope.scope();
+            let summary = DatasetSummary {
+                table_version: prepared.tables.get(dataset).map_or(-1, |table| table.version),
+                enterprises: (!scope.all_rows).then(|| scope.enterprises()),
+                rows: passed.rows,
+                withheld: passed.withheld,
+            };
+            (dataset.clone(), summary)
+        })
+        .collect();
+    let schema = prepared.planned.physical.schema();
+    Summary {
+        access_id: access_id.to_owned(),
+        decided,
+        finished,
+        rows,
+        bytes,
+        sha256,
+        strict: prepared.planned.strict,
+        columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
+        datasets,
+    }
+}

@@ -1,0 +1,89 @@
+//! The release point: the last look before bytes leave.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use qihui_catalog::{DatasetId, OrgId, PurposeCode};
+use qihui_consent::Ledger;
+use ring::digest::{Context, SHA256};
+
+use crate::error::QueryError;
+use crate::exec::Permit;
+
+/// The epochs that a decision rests on.
+pub struct Epochs {
+    ledger: Ledger,
+    org: OrgId,
+    purpose: PurposeCode,
+    decided: BTreeMap<DatasetId, u64>,
+}
+
+impl Epochs {
+    pub fn new(ledger: Ledger, org: OrgId, purpose: PurposeCode, decided: BTreeMap<DatasetId, u64>) -> Self {
+        Self { ledger, org, purpose, decided }
+    }
+}
+
+impl fmt::Debug for Epochs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epochs").field("decided", &self.decided).finish_non_exhaustive()
+    }
+}
+
+impl Permit for Epochs {
+    fn check(&self) -> Result<(), QueryError> {
+        let stands = self
+            .decided
+            .iter()
+            .all(|(dataset, epoch)| self.ledger.epoch(&self.org, &self.purpose, dataset) == *epoch);
+        if stands { Ok(()) } else { Err(QueryError::ConsentChanged) }
+    }
+}
+
+/// Counts and hashes what leaves, and lets nothing leave once something was taken away.
+pub struct Release<'a> {
+    epochs: Arc<Epochs>,
+    out: &'a mut (dyn Write + Send),
+    limit: u64,
+    bytes: u64,
+    hash: Context,
+}
+
+/// What left.
+pub struct Released {
+    pub bytes: u64,
+    /// Hexadecimal.
+    pub sha256: String,
+}
+
+impl<'a> Release<'a> {
+    pub fn new(epochs: Arc<Epochs>, out: &'a mut (dyn Write + Send), limit: u64) -> Self {
+        Self { epochs, out, limit, bytes: 0, hash: Context::new(&SHA256) }
+    }
+
+    /// Releases some bytes. Whoever takes something away waits for the lock held here, so that after its
+    /// acknowledgement nothing leaves that it took.
+    pub async fn bytes(&mut self, bytes: &[u8]) -> Result<(), QueryError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let total = self.bytes + bytes.len() as u64;
+        if total > self.limit {
+            return Err(QueryError::TooManyBytes { limit: self.limit });
+        }
+        let lock = self.epochs.ledger.release_lock();
+        let _reading = lock.read().await;
+        self.epochs.check()?;
+        self.bytes = total;
+        self.hash.update(bytes);
+        self.out.write_all(bytes).map_err(|error| QueryError::Output { message: error.kind().to_string() })
+    }
+
+    pub fn finish(self) -> Released {
+        // What is not flushed yet was counted as delivered: the record may say too much, never too little.
+        let _ = self.out.flush();
+        Released { bytes: self.bytes, sha256: hex::encode(self.hash.finish()) }
+    }
+}

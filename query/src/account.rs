@@ -1,0 +1,99 @@
+//! What a query's scans passed: the account that the answer and the log entry are written from.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use qihui_catalog::DatasetId;
+use roaring::RoaringBitmap;
+
+use crate::error::QueryError;
+
+/// Counts what the gate passes, for one query; shared by all of its scans.
+#[derive(Debug)]
+pub struct Account {
+    max_rows: u64,
+    rows: AtomicU64,
+    datasets: Mutex<BTreeMap<DatasetId, Passed>>,
+    by_enterprise: Mutex<Option<BTreeMap<u32, u64>>>,
+}
+
+/// Up to this many enterprises, the rows of each are counted.
+const MAX_COUNTED_ENTERPRISES: usize = 1024;
+
+/// What passed from one dataset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Rows passed upward, over all scans of the dataset.
+    pub rows: u64,
+    /// Enterprises with a row among them.
+    pub touched: RoaringBitmap,
+    /// Cells withheld, per column that the query read.
+    pub withheld: BTreeMap<String, u64>,
+}
+
+impl Account {
+    /// An empty account that lets at most `max_rows` rows pass.
+    pub fn new(max_rows: u64) -> Self {
+        Self { max_rows, rows: AtomicU64::new(0), datasets: Mutex::new(BTreeMap::new()), by_enterprise: Mutex::new(Some(BTreeMap::new())) }
+    }
+
+    /// Records rows that are about to be passed upward.
+    ///
+    /// # Errors
+    /// [`QueryError::TooManyRows`] when the query's limit is exceeded; only rows past the gate count.
+    pub fn record(
+        &self,
+        dataset: &DatasetId,
+        rows: u64,
+        touched: &RoaringBitmap,
+        withheld: impl IntoIterator<Item = (String, u64)>,
+    ) -> Result<(), QueryError> {
+        {
+            let mut datasets = self.datasets.lock();
+            let passed = datasets.entry(dataset.clone()).or_default();
+            passed.rows += rows;
+            passed.touched |= touched;
+            for (column, cells) in withheld {
+                *passed.withheld.entry(column).or_default() += cells;
+            }
+        }
+        let total = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
+        if total > self.max_rows {
+            return Err(QueryError::TooManyRows { limit: self.max_rows });
+        }
+        Ok(())
+    }
+
+    /// Counts the rows of single enterprises, given their numbers row by row; none when the rows passed uncounted.
+    pub fn count(&self, numbers: Option<&[i32]>) {
+        let mut counted = self.by_enterprise.lock();
+        let (Some(counts), Some(numbers)) = (counted.as_mut(), numbers) else {
+            *counted = None;
+            return;
+        };
+        for run in numbers.chunk_by(|a, b| a == b) {
+            if let Some(no) = run.first().and_then(|no| u32::try_from(*no).ok()) {
+                *counts.entry(no).or_default() += run.len() as u64;
+            }
+        }
+        if counts.len() > MAX_COUNTED_ENTERPRISES {
+            *counted = None;
+        }
+    }
+
+    /// How many rows of each enterprise passed, if they were few enough to count.
+    pub fn rows_by_enterprise(&self) -> Option<BTreeMap<u32, u64>> {
+        self.by_enterprise.lock().clone()
+    }
+
+    /// A copy of what passed so far, per dataset.
+    pub fn passed(&self) -> BTreeMap<DatasetId, Passed> {
+        self.datasets.lock().clone()
+    }
+
+    /// Every enterprise touched so far, over all datasets.
+    pub fn touched(&self) -> RoaringBitmap {
+        self.datasets.lock().values().fold(RoaringBitmap::new(), |all, passed| all | &passed.touched)
+    }
+}

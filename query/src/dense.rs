@@ -1,0 +1,267 @@
+//! Scopes in the form the hot path wants: one bit or one shape per enterprise number.
+//!
+//! A [`DatasetScope`] keeps its members as Roaring bitmaps, which is right at rest and wrong per row: a lookup
+//! there costs ten times a bit test. [`DenseScope`] is built once per scope; [`ScanScope`] is built per scan,
+//! because which enterprises are *fully* visible depends on the columns that the scan needs.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Date32Type;
+use qihui_consent::decision::{ColumnSet, DatasetScope, Shape};
+use roaring::RoaringBitmap;
+
+/// A set of enterprise numbers as plain bits. Numbers beyond its end are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NumberSet {
+    words: Vec<u64>,
+}
+
+impl NumberSet {
+    /// The set holding the numbers of `bitmap`.
+    pub fn from_bitmap(bitmap: &RoaringBitmap) -> Self {
+        let Some(max) = bitmap.max() else { return Self::default() };
+        let mut words = vec![0_u64; max as usize / 64 + 1];
+        for no in bitmap {
+            if let Some(word) = words.get_mut(no as usize / 64) {
+                *word |= 1 << (no % 64);
+            }
+        }
+        Self { words }
+    }
+
+    /// Whether `no` is in the set; negative numbers never are.
+    #[inline]
+    pub fn contains(&self, no: i32) -> bool {
+        let Ok(no) = usize::try_from(no) else { return false };
+        self.words.get(no / 64).is_some_and(|word| word >> (no % 64) & 1 == 1)
+    }
+}
+
+/// Columns that show in rows whose event date, in days since the epoch, lies in a half-open range.
+#[derive(Debug, Clone, Copy)]
+struct DayItem {
+    columns: ColumnSet,
+    from: i64,
+    to: i64,
+}
+
+/// A scope with, for every enterprise number, the index of its [`Shape`].
+#[derive(Debug)]
+pub struct DenseScope {
+    scope: Arc<DatasetScope>,
+    shapes: Vec<Vec<DayItem>>,
+    shape_of: Vec<u32>,
+}
+
+impl DenseScope {
+    /// Spreads the members of `scope` out; O(largest number + members).
+    pub fn new(scope: Arc<DatasetScope>) -> Self {
+        let max = scope.members.iter().filter_map(RoaringBitmap::max).max();
+        let mut shape_of = vec![0_u32; max.map_or(0, |m| m as usize + 1)];
+        for (shape, members) in (0_u32..).zip(&scope.members) {
+            for no in members {
+                if let Some(slot) = shape_of.get_mut(no as usize) {
+                    *slot = shape;
+                }
+            }
+        }
+        let shapes = scope.shapes.iter().map(by_day).collect();
+        Self { scope, shapes, shape_of }
+    }
+
+    /// The scope this was built from.
+    pub fn scope(&self) -> &Arc<DatasetScope> {
+        &self.scope
+    }
+
+    /// The columns that the grants of enterprise `no` show in a row of this event date (days since the epoch).
+    /// In a dataset that has an event date (`dated`), a row without one is covered by nothing.
+    #[inline]
+    pub fn covered(&self, no: i32, dated: bool, day: Option<i32>) -> ColumnSet {
+        let shape = usize::try_from(no).ok().and_then(|no| self.shape_of.get(no)).copied().unwrap_or(0);
+        let items = self.shapes.get(shape as usize).map_or(&[][..], Vec::as_slice);
+        let day = match (dated, day) {
+            (true, None) => return ColumnSet::EMPTY,
+            (true, Some(day)) => Some(i64::from(day)),
+            (false, _) => None,
+        };
+        items.iter().fold(ColumnSet::EMPTY, |set, item| {
+            let holds = match day {
+                Some(day) => item.from <= day && day < item.to,
+                None => item.from == i64::MIN && item.to == i64::MAX,
+            };
+            if holds { set.union(item.columns) } else { set }
+        })
+    }
+}
+
+/// The items of a shape with their ranges in days.
+fn by_day(shape: &Shape) -> Vec<DayItem> {
+    let day = |date| i64::from(Date32Type::from_naive_date(date));
+    shape
+        .items
+        .iter()
+        .map(|item| DayItem {
+            columns: item.columns,
+            from: item.from.map_or(i64::MIN, day),
+            to: item.to.map_or(i64::MAX, day),
+        })
+        .collect()
+}
+
+/// What one scan may pass, for the columns it needs.
+///
+/// INVARIANT: `full ⊆ open`; a number in neither never yields a row (unless every row is open).
+#[derive(Debug)]
+pub struct ScanScope {
+    dense: Arc<DenseScope>,
+    /// Rows of every enterprise may pass (open data, or a statute agreement), subject to `narrow`.
+    all_rows: bool,
+    /// Enterprises at least one of whose rows may pass.
+    open: RoaringBitmap,
+    /// Enterprises all of whose rows pass, with every needed column visible, whatever the event date.
+    full: RoaringBitmap,
+    /// Every row that passes shows every needed column, whoever it belongs to.
+    every_cell: bool,
+    /// The only enterprises asked for, when the request or a conjunct names them.
+    narrow: Option<RoaringBitmap>,
+    open_bits: NumberSet,
+    full_bits: NumberSet,
+}
+
+/// What a number, or a range of numbers, is worth to a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No row passes.
+    Outside,
+    /// Every row passes with every needed cell visible.
+    Inside,
+    /// Rows have to be looked at.
+    Edge,
+}
+
+impl ScanScope {
+    /// The scan's view of `dense`.
+    ///
+    /// `needed` are the columns the scan will deliver or filter on, as a set over the scope's columns; `dates`
+    /// says whether an event date can keep a row from being covered by an item without bounds (the dataset has
+    /// an event date that may be null).
+    pub fn new(
+        dense: &Arc<DenseScope>,
+        needed: ColumnSet,
+        dates: bool,
+        narrow: Option<&RoaringBitmap>,
+    ) -> Self {
+        let scope = dense.scope();
+        let consented: ColumnSet = (0..)
+            .zip(&scope.columns)
+            .filter(|(i, column)| !column.always && needed.contains(*i))
+            .map(|(i, _)| i)
+            .collect();
+        let mut open = RoaringBitmap::new();
+        let mut full = RoaringBitmap::new();
+        for (shape, members) in scope.shapes.iter().zip(&scope.members).skip(1) {
+            open |= members;
+            if shape_is_full(shape, consented, dates) {
+                full |= members;
+            }
+        }
+        let narrow = match (narrow, &scope.subjects) {
+            (Some(a), Some(b)) => Some(a & b),
+            (Some(a), None) => Some(a.clone()),
+            (None, Some(b)) => Some(b.clone()),
+            (None, None) => None,
+        };
+        if let Some(narrow) = &narrow {
+            if scope.all_rows {
+                open = narrow.clone();
+            } else {
+                open &= narrow;
+            }
+            full &= narrow;
+        }
+        let every_cell = consented.is_empty();
+        Self {
+            open_bits: NumberSet::from_bitmap(&open),
+            full_bits: NumberSet::from_bitmap(&full),
+            dense: Arc::clone(dense),
+            all_rows: scope.all_rows,
+            open,
+            full,
+            every_cell,
+            narrow,
+        }
+    }
+
+    /// The dense scope behind.
+    pub fn dense(&self) -> &Arc<DenseScope> {
+        &self.dense
+    }
+
+    /// Whether rows of every enterprise may pass.
+    pub fn all_open(&self) -> bool {
+        self.all_rows && self.narrow.is_none()
+    }
+
+    /// Whether the rows of every enterprise are open by themselves; grants then only matter for cells.
+    pub fn all_rows(&self) -> bool {
+        self.all_rows
+    }
+
+    /// Whether no needed column depends on a grant.
+    pub fn every_cell(&self) -> bool {
+        self.every_cell
+    }
+
+    /// Whether some row of `no` may pass.
+    #[inline]
+    pub fn is_open(&self, no: i32) -> bool {
+        self.open_bits.contains(no)
+    }
+
+    /// Whether all rows of `no` pass with every needed column visible.
+    #[inline]
+    pub fn is_full(&self, no: i32) -> bool {
+        self.full_bits.contains(no)
+    }
+
+    /// Whether every open enterprise is full: then one bit decides about a row and its cells.
+    pub fn is_uniform(&self) -> bool {
+        !self.all_rows && self.open == self.full
+    }
+
+    /// How many enterprises the scope covers; `None` when rows of all are open.
+    pub fn enterprises(&self) -> Option<u64> {
+        if self.all_open() { None } else { Some(self.open.len()) }
+    }
+
+    /// The enterprises among `present` whose rows may pass.
+    pub fn hits(&self, present: &RoaringBitmap) -> RoaringBitmap {
+        if self.all_open() { present.clone() } else { present & &self.open }
+    }
+
+    /// The enterprises among `present` that keep a range from being inside.
+    pub fn holes(&self, present: &RoaringBitmap) -> RoaringBitmap {
+        match (self.all_rows && self.every_cell, &self.narrow) {
+            (true, None) => RoaringBitmap::new(),
+            (true, Some(narrow)) => present - narrow,
+            (false, _) => present - &self.full,
+        }
+    }
+}
+
+/// Whether a shape shows every column of `wanted` in every row of its enterprises, and passes all its rows.
+fn shape_is_full(shape: &Shape, wanted: ColumnSet, dates: bool) -> bool {
+    if dates {
+        return false;
+    }
+    let mut shown = ColumnSet::EMPTY;
+    let mut passes = false;
+    for item in &shape.items {
+        if item.from.is_none() && item.to.is_none() {
+            shown = shown.union(item.columns);
+            passes |= !item.columns.is_empty();
+        }
+    }
+    passes && wanted.intersection(shown) == wanted
+}

@@ -1,0 +1,277 @@
+//! What can go wrong with a query, said without a value of any row.
+
+use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode};
+
+/// Why a query gave no answer, or stopped giving one.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The text is not one SELECT statement.
+    #[error("cannot read the SQL: {message}")]
+    BadSql {
+        /// The parser's or planner's words, about the statement only.
+        message: String,
+    },
+    /// The statement uses what a gated query may not use.
+    #[error("{what} is not allowed in a query; see `docs/errors/NotAllowed.md` for what is")]
+    NotAllowed {
+        /// The operator, function or statement.
+        what: String,
+    },
+    /// No contract has this name.
+    #[error("there is no dataset `{name}`; `qihui catalog list` shows what there is")]
+    UnknownDataset {
+        /// The name in the statement.
+        name: String,
+    },
+    /// The organisation has no agreement for the dataset and it is not open data.
+    #[error("dataset `{dataset}` is in no agreement of `{org}` for `{purpose}`; ask the data authority for one")]
+    DatasetNotInAgreement {
+        /// The dataset.
+        dataset: DatasetId,
+        /// The organisation.
+        org: OrgId,
+        /// The purpose.
+        purpose: PurposeCode,
+    },
+    /// The dataset has no such column.
+    #[error("no table of this query has a column `{column}`; `qihui catalog show` lists the columns of a dataset")]
+    UnknownColumn {
+        /// The name in the statement.
+        column: String,
+    },
+    /// The column exists, and no agreement opens it.
+    #[error(
+        "column `{column}` of `{dataset}` is not in your agreement; ask the data authority to add it for this purpose"
+    )]
+    ColumnNotInAgreement {
+        /// The dataset.
+        dataset: DatasetId,
+        /// The column.
+        column: String,
+    },
+    /// The contract in force was never recorded in the log.
+    #[error("the contract of `{dataset}` (version {version}) is not recorded in the log; run `qihui catalog check`")]
+    ContractNotRecorded {
+        /// The dataset.
+        dataset: DatasetId,
+        /// Version of the contract.
+        version: String,
+    },
+    /// A division by zero on a visible value.
+    #[error("division by zero; guard the divisor with nullif(…, 0)")]
+    DivisionByZero,
+    /// A cast that a visible value does not survive.
+    #[error("a value cannot be cast to the type asked for; use try_cast to get null instead")]
+    CastFailed,
+    /// Arithmetic left the range of its type.
+    #[error("arithmetic overflow; cast to a wider type first")]
+    Overflow,
+    /// A function refused a visible value.
+    #[error("a function refused one of its arguments; check the arguments' ranges and formats")]
+    EvaluationFailed,
+    /// The query's memory or spill space is used up.
+    #[error("the query needs more than its {what} of {limit} bytes; narrow it or aggregate earlier")]
+    OutOfMemory {
+        /// Memory or spill space.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// More rows passed the gate than a query may read.
+    #[error("the query reads more than {limit} rows it is allowed to see; narrow it")]
+    TooManyRows {
+        /// The limit.
+        limit: u64,
+    },
+    /// The answer is larger than a query may return.
+    #[error("the answer has more than {limit} bytes; narrow the query")]
+    TooManyBytes {
+        /// The limit.
+        limit: u64,
+    },
+    /// The deadline passed.
+    #[error("the query ran longer than {seconds} s; narrow it")]
+    TimedOut {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Something that the query relied on was taken away while it ran.
+    #[error("a consent, agreement or contract changed while the query ran; run it again")]
+    ConsentChanged,
+    /// The log could not record the access, so nothing was released.
+    #[error("the access cannot be recorded, so nothing is released: {message}")]
+    LogUnavailable {
+        /// What the log says.
+        message: String,
+        /// The log's own code.
+        code: &'static str,
+    },
+    /// The decision refused the request.
+    #[error("{0}")]
+    Refused(Box<dyn Coded + Send + Sync>),
+    /// The warehouse could not be read.
+    #[error("the warehouse cannot be read: {message}")]
+    Warehouse {
+        /// What the warehouse says; names files, never values.
+        message: String,
+    },
+    /// The answer could not be written.
+    #[error("the answer cannot be written: {message}")]
+    Output {
+        /// What the writer says.
+        message: String,
+    },
+    /// A defect of the hub.
+    #[error("the query engine failed; the operator finds the cause in the log of the hub ({what})")]
+    Internal {
+        /// A fixed word for the place.
+        what: &'static str,
+    },
+}
+
+impl Coded for QueryError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::BadSql { .. } => "BadSql",
+            Self::NotAllowed { .. } => "NotAllowed",
+            Self::UnknownDataset { .. } => "UnknownDataset",
+            Self::DatasetNotInAgreement { .. } => "DatasetNotInAgreement",
+            Self::UnknownColumn { .. } => "UnknownColumn",
+            Self::ColumnNotInAgreement { .. } => "ColumnNotInAgreement",
+            Self::ContractNotRecorded { .. } => "ContractNotRecorded",
+            Self::DivisionByZero => "DivisionByZero",
+            Self::CastFailed => "CastFailed",
+            Self::Overflow => "Overflow",
+            Self::EvaluationFailed => "EvaluationFailed",
+            Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::TooManyRows { .. } => "TooManyRows",
+            Self::TooManyBytes { .. } => "TooManyBytes",
+            Self::TimedOut { .. } => "TimedOut",
+            Self::ConsentChanged => "ConsentChanged",
+            Self::LogUnavailable { .. } => "LogUnavailable",
+            Self::Refused(error) => error.code(),
+            Self::Warehouse { .. } => "WarehouseUnreadable",
+            Self::Output { .. } => "OutputFailed",
+            Self::Internal { .. } => "InternalError",
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::LogUnavailable { .. } | Self::ContractNotRecorded { .. } => Kind::Denied,
+            Self::Refused(error) => error.kind(),
+            _ => Kind::Failed,
+        }
+    }
+}
+
+impl QueryError {
+    /// What a failure while planning means. Planning sees the statement and schemas, never rows, so the engine's
+    /// own words may be passed on.
+    pub fn from_planning(error: &DataFusionError) -> Self {
+        if let Some(own) = own_error(error) {
+            return own;
+        }
+        match error.find_root() {
+            DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+                SchemaError::FieldNotFound { field, .. } => Self::UnknownColumn { column: field.name.clone() },
+                other => Self::BadSql { message: first_line(&other.to_string()) },
+            },
+            DataFusionError::SQL(parser, _) => Self::BadSql { message: first_line(&parser.to_string()) },
+            DataFusionError::NotImplemented(what) => {
+                Self::NotAllowed { what: first_line(what) }
+            }
+            DataFusionError::Plan(what) => Self::BadSql { message: first_line(what) },
+            DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Self::from_running(error),
+            _ => Self::Internal { what: "planning" },
+        }
+    }
+
+    /// What a failure while running means. Only its kind is passed on: the engine's words may quote a value.
+    pub fn from_running(error: &DataFusionError) -> Self {
+        if let Some(own) = own_error(error) {
+            return own;
+        }
+        match error.find_root() {
+            DataFusionError::ArrowError(arrow, _) => Self::from_kernel(arrow),
+            DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory { what: "memory", limit: 0 },
+            DataFusionError::Execution(text) if mentions(text, &["zero"]) => Self::DivisionByZero,
+            DataFusionError::Execution(text) if mentions(text, &["overflow"]) => Self::Overflow,
+            DataFusionError::Execution(text) if mentions(text, &["cast", "parse"]) => Self::CastFailed,
+            DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => {
+                Self::EvaluationFailed
+            }
+            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
+                Self::Warehouse { message: "a data file cannot be read".into() }
+            }
+            _ => Self::Internal { what: "running" },
+        }
+    }
+
+    fn from_kernel(error: &ArrowError) -> Self {
+        match error {
+            ArrowError::DivideByZero => Self::DivisionByZero,
+            ArrowError::ArithmeticOverflow(_) => Self::Overflow,
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => Self::CastFailed,
+            ArrowError::InvalidArgumentError(text) | ArrowError::ComputeError(text)
+                if mentions(text, &["overflow", "too large", "precision"]) =>
+            {
+                Self::Overflow
+            }
+            ArrowError::InvalidArgumentError(_) | ArrowError::ComputeError(_) => Self::EvaluationFailed,
+            ArrowError::ParquetError(_) | ArrowError::IoError(..) => {
+                Self::Warehouse { message: "a data file cannot be read".into() }
+            }
+            ArrowError::ExternalError(inner) => match inner.downcast_ref::<DataFusionError>() {
+                Some(inner) => Self::from_running(inner),
+                None => Self::EvaluationFailed,
+            },
+            _ => Self::Internal { what: "a kernel" },
+        }
+    }
+}
+
+/// An error of the gate itself that travelled through the engine.
+fn own_error(error: &DataFusionError) -> Option<QueryError> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = source {
+        if let Some(own) = current.downcast_ref::<QueryError>() {
+            return own.repeated();
+        }
+        source = match current.downcast_ref::<DataFusionError>() {
+            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
+            Some(DataFusionError::ArrowError(inner, _)) => match inner.as_ref() {
+                ArrowError::ExternalError(inner) => Some(inner.as_ref()),
+                _ => None,
+            },
+            _ => current.source(),
+        };
+    }
+    None
+}
+
+impl QueryError {
+    /// A copy of those errors that the gate raises inside a plan.
+    fn repeated(&self) -> Option<Self> {
+        match self {
+            Self::TooManyRows { limit } => Some(Self::TooManyRows { limit: *limit }),
+            Self::ConsentChanged => Some(Self::ConsentChanged),
+            Self::Warehouse { message } => Some(Self::Warehouse { message: message.clone() }),
+            Self::Internal { what } => Some(Self::Internal { what }),
+            _ => None,
+        }
+    }
+}
+
+fn mentions(text: &str, words: &[&str]) -> bool {
+    let text = text.to_ascii_lowercase();
+    words.iter().any(|word| text.contains(word))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(400).collect()
+}

@@ -1,0 +1,274 @@
+//! [`GateExec`]: the opaque operator at the bottom of every gated plan.
+//!
+//! It is a leaf: what reads the files stands inside it, out of reach of every optimizer rule, and below it
+//! there is nothing to show in EXPLAIN, to push into, or to take statistics from.
+//!
+//! Architecture Invariant: no value of a hidden row or cell exists above this operator, in any buffer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow::compute::BatchCoalescer;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::{Stream, StreamExt};
+use qihui_catalog::DatasetId;
+use roaring::RoaringBitmap;
+
+use crate::account::Account;
+use crate::error::QueryError;
+use crate::rows::RowGate;
+
+/// Asked before every batch: may rows still pass?
+pub trait Permit: Send + Sync + fmt::Debug {
+    /// # Errors
+    /// [`QueryError::ConsentChanged`] once what the query relied on was taken away.
+    fn check(&self) -> Result<(), QueryError>;
+}
+
+/// A permit that nothing takes away.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing;
+
+impl Permit for Standing {
+    fn check(&self) -> Result<(), QueryError> {
+        Ok(())
+    }
+}
+
+/// What all partitions of one gated scan share.
+#[derive(Debug)]
+pub struct GateScan {
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// Decides about rows and cells.
+    pub rows: RowGate,
+    /// Where passed rows are counted.
+    pub account: Arc<Account>,
+    /// Asked before each batch.
+    pub permit: Arc<dyn Permit>,
+    /// Reads the inside ranges: the output columns only.
+    pub inside: Vec<InsideScan>,
+    /// Reads the edge ranges: also the number, dates and flags.
+    pub edge: Option<Arc<dyn ExecutionPlan>>,
+    /// The context that the readers run in; it alone knows the warehouse's object store.
+    pub context: Arc<TaskContext>,
+}
+
+/// A reader of inside ranges.
+#[derive(Debug)]
+pub struct InsideScan {
+    /// The reader, one partition per partition of the gate.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Whether it reads its files whole.
+    pub whole_files: bool,
+    /// The enterprises with rows in it.
+    pub enterprises: RoaringBitmap,
+}
+
+/// The gate as an operator. See the module's text.
+pub struct GateExec {
+    scan: Arc<GateScan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl GateExec {
+    /// An operator with `partitions` partitions over `scan`.
+    pub fn new(scan: Arc<GateScan>, partitions: usize) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&scan.rows.schema)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { scan, properties: Arc::new(properties) }
+    }
+}
+
+impl fmt::Debug for GateExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GateExec({})", self.scan.dataset)
+    }
+}
+
+impl DisplayAs for GateExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "GateExec: dataset={}", self.scan.dataset)
+    }
+}
+
+impl ExecutionPlan for GateExec {
+    fn name(&self) -> &'static str {
+        "GateExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if children.is_empty() {
+            Ok(self)
+        } else {
+            Err(DataFusionError::Internal("the gate takes no children".into()))
+        }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let inner = &self.scan.context;
+        let mut inputs = VecDeque::new();
+        for (index, inside) in self.scan.inside.iter().enumerate() {
+            inputs.push_back(Input {
+                stream: inside.plan.execute(partition, Arc::clone(inner))?,
+                source: Source::Inside { index, first: partition == 0 },
+            });
+        }
+        if let Some(edge) = &self.scan.edge {
+            let stream = edge.execute(partition, Arc::clone(inner))?;
+            inputs.push_back(Input { stream, source: Source::Edge });
+        }
+        let batch_rows = context.session_config().batch_size();
+        Ok(Box::pin(GateStream {
+            scan: Arc::clone(&self.scan),
+            inputs,
+            coalescer: BatchCoalescer::new(Arc::clone(&self.scan.rows.schema), batch_rows)
+                .with_biggest_coalesce_batch_size(Some(batch_rows / 2)),
+            finished: false,
+        }))
+    }
+}
+
+/// Where a batch comes from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Inside { index: usize, first: bool },
+    Edge,
+}
+
+struct Input {
+    stream: SendableRecordBatchStream,
+    source: Source,
+}
+
+/// The stream of one partition: inside ranges first, then edges.
+struct GateStream {
+    scan: Arc<GateScan>,
+    inputs: VecDeque<Input>,
+    coalescer: BatchCoalescer,
+    finished: bool,
+}
+
+impl GateStream {
+    /// Takes a batch of a reader through the gate, into the coalescer.
+    fn admit(&mut self, source: Source, batch: &RecordBatch) -> Result<()> {
+        self.scan.permit.check().map_err(external)?;
+        let scan = &self.scan;
+        let (batch, touched, withheld) = match source {
+            Source::Inside { index, first } => {
+                let inside = scan.inside.get(index);
+                let whole = inside.is_some_and(|inside| inside.whole_files);
+                let touched = match inside {
+                    Some(inside) if first => inside.enterprises.clone(),
+                    _ => RoaringBitmap::new(),
+                };
+                scan.account.count(None);
+                (scan.rows.pass(batch, whole)?, touched, Vec::new())
+            }
+            Source::Edge => {
+                let checked = scan.rows.check(batch)?;
+                scan.account.count(Some(checked.numbers.values()));
+                (checked.batch, checked.touched, checked.withheld)
+            }
+        };
+        let names = scan.rows.schema.fields().iter().map(|field| field.name().clone());
+        scan.account
+            .record(&scan.dataset, batch.num_rows() as u64, &touched, names.zip(withheld))
+            .map_err(external)?;
+        if batch.num_rows() > 0 {
+            self.coalescer.push_batch(batch)?;
+        }
+        Ok(())
+    }
+}
+
+fn external(error: QueryError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl Stream for GateStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(batch) = this.coalescer.next_completed_batch() {
+                return Poll::Ready(Some(Ok(batch)));
+            }
+            let Some(input) = this.inputs.front_mut() else {
+                if std::mem::replace(&mut this.finished, true) {
+                    return Poll::Ready(None);
+                }
+                if let Err(error) = this.coalescer.finish_buffered_batch() {
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                continue;
+            };
+            match futures::ready!(input.stream.poll_next_unpin(cx)) {
+                None => {
+                    this.inputs.pop_front();
+                }
+                Some(batch) => {
+                    let source = input.source;
+                    let admitted = batch.and_then(|batch| this.admit(source, &batch));
+                    if let Err(error) = admitted {
+                        this.inputs.clear();
+                        this.finished = true;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    if let (Source::Inside { .. }, Some(input)) = (source, this.inputs.front_mut()) {
+                        input.source = input.source.seen();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Source {
+    /// The same source once its enterprises are recorded.
+    fn seen(self) -> Self {
+        match self {
+            Self::Inside { index, .. } => Self::Inside { index, first: false },
+            Self::Edge => Self::Edge,
+        }
+    }
+}
+
+impl RecordBatchStream for GateStream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.scan.rows.schema)
+    }
+}

@@ -1,0 +1,320 @@
+//! What a plan may consist of, and how its order is completed.
+//!
+//! Three passes over a logical plan:
+//! 1. [`allow`]: the operators and expressions that a gated query may use; everything else is refused by name.
+//! 2. [`complete_order`]: where the choice of rows depends on an order (LIMIT, windows, ordered aggregates), the
+//!    order is completed by the remaining columns, so that the answer is a function of the rows alone.
+//! 3. [`needs_strict`]: whether an expression could fail, or round, differently when rows meet in other batches.
+//!    The engine evaluates the right side of AND only where the left keeps few rows *of a batch*, so an error
+//!    there would tell how many hidden rows lie between the visible ones. Such queries run in strict mode.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result};
+use datafusion::logical_expr::expr::{AggregateFunction, Sort as SortExpr, WindowFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{
+    Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, Operator, Sort, Window,
+    WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+};
+
+use crate::error::QueryError;
+use crate::functions;
+
+/// Checks that `plan` consists of what a gated query may use.
+///
+/// # Errors
+/// [`QueryError::NotAllowed`] names the first operator or expression that is not allowed.
+pub fn allow(plan: &LogicalPlan) -> Result<(), QueryError> {
+    let mut refused: Option<&'static str> = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        refused = refused_node(node);
+        if refused.is_none() {
+            node.apply_expressions(|expr| {
+                expr.apply(|expr| {
+                    refused = refused_expression(expr);
+                    Ok(stop_if(refused.is_some()))
+                })
+            })?;
+        }
+        Ok(stop_if(refused.is_some()))
+    });
+    match (walked, refused) {
+        (_, Some(what)) => Err(QueryError::NotAllowed { what: what.to_owned() }),
+        (Err(error), None) => Err(QueryError::from_planning(&error)),
+        (Ok(_), None) => Ok(()),
+    }
+}
+
+fn stop_if(stop: bool) -> TreeNodeRecursion {
+    if stop { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue }
+}
+
+fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
+    match node {
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::Window(_)
+        | LogicalPlan::Aggregate(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Join(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::TableScan(_)
+        | LogicalPlan::EmptyRelation(_)
+        | LogicalPlan::Subquery(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Values(_)
+        | LogicalPlan::Distinct(_) => None,
+        LogicalPlan::Repartition(_) => Some("DISTRIBUTE BY"),
+        LogicalPlan::Statement(_) => Some("a statement other than SELECT"),
+        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => Some("EXPLAIN inside a query"),
+        LogicalPlan::Extension(_) => Some("an extension"),
+        LogicalPlan::Dml(_) => Some("INSERT, UPDATE or DELETE"),
+        LogicalPlan::Ddl(_) => Some("CREATE or DROP"),
+        LogicalPlan::Copy(_) => Some("COPY"),
+        LogicalPlan::DescribeTable(_) => Some("DESCRIBE"),
+        LogicalPlan::Unnest(_) => Some("UNNEST"),
+        LogicalPlan::RecursiveQuery(_) => Some("a recursive query"),
+    }
+}
+
+fn refused_expression(expr: &Expr) -> Option<&'static str> {
+    match expr {
+        Expr::ScalarVariable(..) => Some("a session variable"),
+        Expr::Placeholder(_) => Some("a parameter"),
+        Expr::Unnest(_) => Some("UNNEST"),
+        Expr::HigherOrderFunction(_) | Expr::Lambda(_) | Expr::LambdaVariable(_) => Some("a lambda"),
+        _ => None,
+    }
+}
+
+/// Completes every order that decides which rows appear.
+///
+/// # Errors
+/// When the engine cannot rebuild a node, or a window's frame leaves no room for a completed order.
+pub fn complete_order(plan: LogicalPlan) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Limit(limit) => complete_limit(limit).map(Transformed::yes),
+        LogicalPlan::Window(window) => complete_window(window).map(Transformed::yes),
+        LogicalPlan::Aggregate(aggregate) => complete_aggregate(aggregate).map(Transformed::yes),
+        LogicalPlan::Distinct(Distinct::On(on)) => complete_distinct_on(on).map(Transformed::yes),
+        node => Ok(Transformed::no(node)),
+    })
+    .map(|done| done.data)
+}
+
+fn complete_limit(limit: Limit) -> Result<LogicalPlan> {
+    let input = match complete_sort_below(&limit.input)? {
+        Some(input) => input,
+        None => LogicalPlan::Sort(Sort {
+            expr: completed(Vec::new(), limit.input.schema()),
+            input: Arc::clone(&limit.input),
+            fetch: None,
+        }),
+    };
+    Ok(LogicalPlan::Limit(Limit { input: Arc::new(input), ..limit }))
+}
+
+/// Completes the sort that a LIMIT takes its rows from, looking through projections and aliases.
+fn complete_sort_below(plan: &Arc<LogicalPlan>) -> Result<Option<LogicalPlan>> {
+    match plan.as_ref() {
+        LogicalPlan::Sort(sort) => {
+            let expr = completed(sort.expr.clone(), sort.input.schema());
+            Ok(Some(LogicalPlan::Sort(Sort { expr, input: Arc::clone(&sort.input), fetch: sort.fetch })))
+        }
+        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {
+            let [input] = plan.inputs()[..] else { return Ok(None) };
+            let Some(input) = complete_sort_below(&Arc::new(input.clone()))? else { return Ok(None) };
+            plan.with_new_exprs(plan.expressions(), vec![input]).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `order` followed by the columns of `schema` that it does not name yet.
+fn completed(mut order: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
+    for column in schema.columns() {
+        let column = Expr::Column(column);
+        if !order.iter().any(|key| key.expr == column) {
+            order.push(column.sort(true, false));
+        }
+    }
+    order
+}
+
+fn complete_window(window: Window) -> Result<LogicalPlan> {
+    let schema = Arc::clone(window.input.schema());
+    let keep = NamePreserver::new_for_projection();
+    let exprs: Result<Vec<Expr>> = window
+        .window_expr
+        .into_iter()
+        .map(|expr| {
+            let name = keep.save(&expr);
+            let expr = expr.transform_down(|expr| match expr {
+                Expr::WindowFunction(function) => {
+                    complete_window_function(*function, &schema).map(|f| Transformed::yes(Expr::from(f)))
+                }
+                expr => Ok(Transformed::no(expr)),
+            })?;
+            Ok(name.restore(expr.data))
+        })
+        .collect();
+    Ok(LogicalPlan::Window(Window::try_new(exprs?, window.input)?))
+}
+
+fn complete_window_function(mut function: WindowFunction, schema: &DFSchema) -> Result<WindowFunction> {
+    let frame = &function.params.window_frame;
+    let rows = frame.units == WindowFrameUnits::Rows;
+    let whole = unbounded(&frame.start_bound) && unbounded(&frame.end_bound);
+    let sensitive = match &function.fun {
+        WindowFunctionDefinition::WindowUDF(udf) => functions::ORDERED_WINDOWS.contains(&udf.name()),
+        WindowFunctionDefinition::AggregateUDF(udf) => {
+            functions::ORDERED_AGGREGATES.contains(&udf.name()) || (rows && !whole)
+        }
+    };
+    if !sensitive {
+        return Ok(function);
+    }
+    let by_offset = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value) => !value.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    if !rows && (by_offset(&frame.start_bound) || by_offset(&frame.end_bound)) {
+        return datafusion::common::plan_err!(
+            "{} over a RANGE or GROUPS frame with an offset has no definite answer; use ROWS",
+            function.fun
+        );
+    }
+    function.params.order_by = completed(function.params.order_by, schema);
+    Ok(function)
+}
+
+fn unbounded(bound: &WindowFrameBound) -> bool {
+    match bound {
+        WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value) => value.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    }
+}
+
+fn complete_aggregate(aggregate: Aggregate) -> Result<LogicalPlan> {
+    let keep = NamePreserver::new_for_projection();
+    let exprs: Result<Vec<Expr>> = aggregate
+        .aggr_expr
+        .into_iter()
+        .map(|expr| {
+            let name = keep.save(&expr);
+            let expr = expr.transform_down(|expr| match expr {
+                Expr::AggregateFunction(function) => {
+                    Ok(Transformed::yes(Expr::AggregateFunction(complete_aggregate_function(function))))
+                }
+                expr => Ok(Transformed::no(expr)),
+            })?;
+            Ok(name.restore(expr.data))
+        })
+        .collect();
+    Ok(LogicalPlan::Aggregate(Aggregate::try_new(aggregate.input, aggregate.group_expr, exprs?)?))
+}
+
+fn complete_aggregate_function(mut function: AggregateFunction) -> AggregateFunction {
+    if functions::ORDERED_AGGREGATES.contains(&function.func.name()) {
+        let values = function.params.args.iter().filter(|arg| !matches!(arg, Expr::Literal(..)));
+        for arg in values.cloned().collect::<Vec<_>>() {
+            if !function.params.order_by.iter().any(|key| key.expr == arg) {
+                function.params.order_by.push(arg.sort(true, false));
+            }
+        }
+    }
+    function
+}
+
+fn complete_distinct_on(mut on: DistinctOn) -> Result<LogicalPlan> {
+    let order = on.sort_expr.take().unwrap_or_else(|| {
+        on.on_expr.iter().map(|expr| expr.clone().sort(true, false)).collect()
+    });
+    on.sort_expr = Some(completed(order, on.input.schema()));
+    Ok(LogicalPlan::Distinct(Distinct::On(on)))
+}
+
+/// Whether the (analysed) plan holds an expression whose outcome may depend on how rows fall into batches or
+/// partitions: one that may fail on a value, or a floating-point aggregate.
+pub fn needs_strict(plan: &LogicalPlan) -> Result<bool> {
+    let mut strict = false;
+    plan.apply_with_subqueries(|node| {
+        let mut schema = DFSchema::empty();
+        for input in node.inputs() {
+            schema.merge(input.schema());
+        }
+        if let LogicalPlan::TableScan(scan) = node {
+            schema.merge(&scan.projected_schema);
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                strict |= may_vary(expr, &schema);
+                Ok(stop_if(strict))
+            })
+        })?;
+        Ok(stop_if(strict))
+    })?;
+    Ok(strict)
+}
+
+/// Whether this node of an expression (not its children) may fail or round by order.
+fn may_vary(expr: &Expr, schema: &DFSchema) -> bool {
+    match expr {
+        Expr::Cast(cast) => match cast.expr.get_type(schema) {
+            Ok(from) => !widens(&from, cast.field.data_type()),
+            Err(_) => true,
+        },
+        Expr::BinaryExpr(binary) => match binary.op {
+            Operator::Plus | Operator::Minus | Operator::Multiply => match expr.get_type(schema) {
+                Ok(DataType::Int32 | DataType::Int64 | DataType::Float64) => false,
+                Ok(DataType::Decimal128(precision, _)) => precision >= 38,
+                _ => true,
+            },
+            Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::And
+            | Operator::Or
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+            | Operator::StringConcat => false,
+            _ => true,
+        },
+        Expr::ScalarFunction(function) => !functions::INFALLIBLE_SCALAR.contains(&function.name()),
+        Expr::AggregateFunction(function) => any_float(&function.params.args, schema),
+        Expr::WindowFunction(function) => any_float(&function.params.args, schema),
+        Expr::Negative(_) | Expr::SimilarTo(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => true,
+        _ => false,
+    }
+}
+
+fn any_float(args: &[Expr], schema: &DFSchema) -> bool {
+    args.iter().any(|arg| match arg.get_type(schema) {
+        Ok(ty) => ty.is_floating(),
+        Err(_) => true,
+    })
+}
+
+/// Whether every value of `from` has an image in `to`.
+fn widens(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Boolean, Date32, Decimal128, Float64, Int32, Int64, LargeUtf8, Null, Utf8, Utf8View};
+    match (from, to) {
+        _ if from == to => true,
+        (Null, _) => true,
+        (Utf8 | LargeUtf8 | Utf8View | Int32 | Int64 | Decimal128(..) | Date32 | Boolean, Utf8 | LargeUtf8 | Utf8View) => true,
+        (Int32, Int64 | Float64) | (Int64 | Decimal128(..), Float64) => true,
+        (Int32, Decimal128(p, s)) => i16::from(*p) - i16::from(*s) >= 10,
+        (Int64, Decimal128(p, s)) => i16::from(*p) - i16::from(*s) >= 19,
+        (Decimal128(p1, s1), Decimal128(p2, s2)) => {
+            s2 >= s1 && i16::from(*p2) - i16::from(*s2) >= i16::from(*p1) - i16::from(*s1)
+        }
+        _ => false,
+    }
+}

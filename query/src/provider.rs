@@ -1,0 +1,509 @@
+//! [`GatedTable`]: a dataset as a query sees it, only its open columns, every scan ending in a [`GateExec`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{
+    CachedParquetFileReaderFactory, ParquetAccessPlan, RowGroupAccess,
+};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::expressions::col;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
+use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers};
+use qihui_consent::decision::{ColumnScope, ColumnSet};
+use roaring::RoaringBitmap;
+
+use crate::account::Account;
+use crate::dense::{DenseScope, ScanScope};
+use crate::error::QueryError;
+use crate::exec::{GateExec, GateScan, InsideScan, Permit};
+use crate::forms::arrow_type;
+use crate::metadata;
+use crate::pushdown;
+pub use crate::ranges::MIN_INSIDE_ROWS;
+use crate::ranges::{FileRanges, split_file};
+use crate::rows::{OutputColumn, RowGate, WindowBound};
+
+/// The hidden column that holds the enterprise number.
+pub const NUMBER: &str = "_no";
+
+/// The URL under which the readers' context finds its (unused) store; readers are handed the table's own.
+pub const READER_STORE: &str = "qihui://warehouse";
+
+/// A data file of a table version.
+#[derive(Debug, Clone)]
+pub struct TableFile {
+    /// Where it lies in the table's store.
+    pub path: Path,
+    /// Bytes.
+    pub size: u64,
+    /// The enterprise numbers in it.
+    pub present: Arc<RoaringBitmap>,
+}
+
+/// One version of a table: what a scan reads.
+#[derive(Debug, Clone)]
+pub struct TableVersion {
+    /// The version of the table.
+    pub version: i64,
+    /// Its files.
+    pub files: Vec<TableFile>,
+    /// Where the files lie.
+    pub store: Arc<dyn ObjectStore>,
+}
+
+/// What the scans of one query share.
+#[derive(Clone)]
+pub struct QueryContext {
+    /// What passed.
+    pub account: Arc<Account>,
+    /// May rows still pass?
+    pub permit: Arc<dyn Permit>,
+    /// Set once the query turned out to need strict mode; read when scans are planned.
+    pub strict: Arc<AtomicBool>,
+    /// Resolves the enterprises that a filter names.
+    pub numbers: Option<Arc<dyn EnterpriseNumbers>>,
+    /// The context of the readers below the gate.
+    pub reader: Arc<TaskContext>,
+    /// Today in Asia/Shanghai.
+    pub today: Date,
+    /// Least length of a run of rows that is passed without a look at each ([`MIN_INSIDE_ROWS`]).
+    pub min_inside_rows: usize,
+}
+
+/// A dataset behind the gate.
+pub struct GatedTable {
+    dataset: DatasetId,
+    contract: Arc<Contract>,
+    scope: Arc<DenseScope>,
+    columns: Vec<(ColumnScope, ColumnType)>,
+    schema: SchemaRef,
+    /// `_no` and the landed columns: what files hold.
+    file_schema: SchemaRef,
+    table: Arc<TableVersion>,
+    query: QueryContext,
+}
+
+impl fmt::Debug for GatedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GatedTable({})", self.dataset)
+    }
+}
+
+impl GatedTable {
+    /// The dataset of `scope` at one version of its table.
+    pub fn new(scope: Arc<DenseScope>, table: Arc<TableVersion>, query: QueryContext) -> Self {
+        let contract = Arc::clone(&scope.scope().contract);
+        let columns: Vec<(ColumnScope, ColumnType)> = scope
+            .scope()
+            .columns
+            .iter()
+            .filter_map(|column| Some((column.clone(), contract.column(&column.name)?.ty)))
+            .collect();
+        let schema = columns
+            .iter()
+            .map(|(column, ty)| Field::new(&column.name, arrow_type(*ty), true))
+            .collect::<Vec<_>>();
+        let mut file_fields = vec![Field::new(NUMBER, DataType::Int32, false)];
+        file_fields
+            .extend(contract.landed().map(|column| Field::new(&column.name, arrow_type(column.ty), true)));
+        Self {
+            dataset: contract.id.clone(),
+            schema: Arc::new(Schema::new(schema)),
+            file_schema: Arc::new(Schema::new(file_fields)),
+            contract,
+            scope,
+            columns,
+            table,
+            query,
+        }
+    }
+
+    /// The rows' judge for a scan of `delivered` columns under `conjuncts`, and the columns that edges read.
+    fn judge(&self, delivered: &[usize], conjuncts: &[&Expr], narrow: Option<&RoaringBitmap>) -> Result<Judge> {
+        let mut wanted = delivered.to_vec();
+        for conjunct in conjuncts {
+            let name = pushdown::column(conjunct, &self.columns).unwrap_or_default();
+            if let Some(index) = self.columns.iter().position(|(column, _)| column.name == name)
+                && !wanted.contains(&index)
+            {
+                wanted.push(index);
+            }
+        }
+        let needed: ColumnSet = wanted.iter().copied().collect();
+        let undated = self.contract.event_date.as_deref().is_none_or(|name| {
+            self.contract.column(name).is_some_and(|column| !column.nullable)
+        });
+        let scope = Arc::new(ScanScope::new(&self.scope, needed, !undated, narrow));
+        let mut edge = Layout::new(&self.file_schema);
+        let number = edge.position(NUMBER)?;
+        let decided_by_number = scope.is_uniform() || (scope.all_rows() && scope.every_cell());
+        let event_date = match &self.contract.event_date {
+            Some(name) if !decided_by_number => Some(edge.position(name)?),
+            _ => None,
+        };
+        let window = self.window(&mut edge)?;
+        let mut columns = Vec::with_capacity(wanted.len());
+        for index in &wanted {
+            let Some((column, ty)) = self.columns.get(*index) else { continue };
+            let flag = match &column.public_when {
+                Some(flag) if !column.always => Some(edge.position(flag)?),
+                _ => None,
+            };
+            columns.push(OutputColumn {
+                scope_index: *index,
+                ty: *ty,
+                form: column.form,
+                always: column.always,
+                by_grant: column.by_grant,
+                value: edge.position(&column.name)?,
+                flag,
+            });
+        }
+        let checked_schema = Arc::new(self.schema.project(&wanted)?);
+        let df_schema = DFSchema::try_from(checked_schema.as_ref().clone())?;
+        let props = ExecutionProps::new();
+        let conjuncts: Result<Vec<Arc<dyn PhysicalExpr>>> = conjuncts
+            .iter()
+            .map(|conjunct| create_physical_expr(&unqualified(conjunct)?, &df_schema, &props, &PhysicalPlanningContext::default()))
+            .collect();
+        let may_be_inside = window.is_empty() && conjuncts.as_ref().is_ok_and(Vec::is_empty);
+        let rows = RowGate {
+            scope,
+            columns,
+            delivered: delivered.len(),
+            schema: Arc::new(self.schema.project(delivered)?),
+            checked_schema,
+            conjuncts: conjuncts?,
+            number,
+            event_date,
+            window,
+            today: Date32Type::from_naive_date(self.query.today),
+        };
+        Ok(Judge { rows, edge, may_be_inside })
+    }
+
+    fn window(&self, edge: &mut Layout) -> Result<Vec<WindowBound>> {
+        let Some(window) = &self.contract.window else { return Ok(Vec::new()) };
+        let mut bounds = Vec::new();
+        if let Some(from) = &window.from {
+            bounds.push(WindowBound::From(edge.position(from)?));
+        }
+        for until in &window.until {
+            bounds.push(WindowBound::Until(edge.position(until)?));
+        }
+        if let Some((column, years)) = &window.max_years_after {
+            let months = chrono::Months::new(years.saturating_mul(12));
+            let day = self.query.today.checked_sub_months(months).unwrap_or(Date::MIN);
+            bounds.push(WindowBound::After(edge.position(column)?, Date32Type::from_naive_date(day)));
+        }
+        Ok(bounds)
+    }
+
+    /// The enterprises that the conjuncts leave.
+    fn narrowed(&self, conjuncts: &[&Expr]) -> Result<Option<RoaringBitmap>> {
+        let Some(numbers) = &self.query.numbers else { return Ok(None) };
+        let mut narrow: Option<RoaringBitmap> = None;
+        for subjects in conjuncts.iter().filter_map(|conjunct| pushdown::subjects(conjunct)) {
+            let found = numbers.lookup(&subjects).map_err(|_| {
+                external(QueryError::Warehouse { message: "the register of enterprise numbers cannot be read".into() })
+            })?;
+            let found: RoaringBitmap = found.into_iter().flatten().map(|no| no.0).collect();
+            narrow = Some(narrow.map_or_else(|| found.clone(), |narrow| narrow & &found));
+        }
+        Ok(narrow)
+    }
+
+    async fn ranges(&self, judge: &Judge) -> Result<Vec<FileRanges>> {
+        let cache = self.query.reader.runtime_env().cache_manager.get_file_metadata_cache();
+        let mut ranges = Vec::with_capacity(self.table.files.len());
+        for file in &self.table.files {
+            if judge.rows.scope.hits(&file.present).is_empty() {
+                ranges.push(FileRanges::default());
+                continue;
+            }
+            let metadata = metadata::load(&self.table.store, &object_meta(file), &cache).await?;
+            let leaf = metadata::leaf_index(&metadata, NUMBER).ok_or_else(|| {
+                external(QueryError::Warehouse { message: "a data file lacks its enterprise numbers".into() })
+            })?;
+            ranges.push(split_file(&metadata, leaf, &file.present, &judge.rows.scope, judge.may_be_inside.then_some(self.query.min_inside_rows)));
+        }
+        Ok(ranges)
+    }
+
+    /// A reader over some row groups of some files.
+    fn reader(
+        &self,
+        parts: &[Part],
+        partitions: usize,
+        columns: &[usize],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let cache = self.query.reader.runtime_env().cache_manager.get_file_metadata_cache();
+        let factory = CachedParquetFileReaderFactory::new(Arc::clone(&self.table.store), cache);
+        let mut source = ParquetSource::new(Arc::clone(&self.file_schema))
+            .with_parquet_file_reader_factory(Arc::new(factory))
+            .with_enable_page_index(true)
+            .with_pushdown_filters(false);
+        if let Some(predicate) = predicate {
+            source = source.with_predicate(predicate);
+        }
+        let groups = spread(parts, partitions)
+            .into_iter()
+            .map(|files| {
+                FileGroup::new(
+                    files
+                        .into_iter()
+                        .filter_map(|(file, plan)| {
+                            let meta = object_meta(self.table.files.get(file)?);
+                            Some(PartitionedFile::new_from_meta(meta).with_extension(plan))
+                        })
+                        .collect(),
+                )
+            })
+            .collect();
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(READER_STORE)?, Arc::new(source))
+            .with_file_groups(groups)
+            .with_projection_indices(Some(columns.to_vec()))?
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+fn external(error: QueryError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// What decides about rows, with what it reads.
+struct Judge {
+    rows: RowGate,
+    edge: Layout,
+    may_be_inside: bool,
+}
+
+/// The columns that a reader delivers, in the order they were asked for, each once.
+struct Layout {
+    schema: SchemaRef,
+    columns: Vec<usize>,
+}
+
+impl Layout {
+    fn new(schema: &SchemaRef) -> Self {
+        Self { schema: Arc::clone(schema), columns: Vec::new() }
+    }
+
+    /// The position of a column in the batches, which is added if it is not there yet.
+    fn position(&mut self, name: &str) -> Result<usize> {
+        let index = self.schema.index_of(name)?;
+        if let Some(at) = self.columns.iter().position(|have| *have == index) {
+            return Ok(at);
+        }
+        self.columns.push(index);
+        Ok(self.columns.len() - 1)
+    }
+}
+
+/// Some rows of one row group of one file.
+struct Part {
+    file: usize,
+    group: usize,
+    groups: usize,
+    access: RowGroupAccess,
+    rows: u64,
+}
+
+/// The row groups that a plan reads, each with an even share of the file's rows.
+fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Vec<Part>) {
+    let groups = plan.len();
+    let scanned = plan.row_group_indexes();
+    let share = rows / scanned.len().max(1) as u64;
+    for group in scanned {
+        if let Some(access) = plan.inner().get(group) {
+            parts.push(Part { file, group, groups, access: access.clone(), rows: share });
+        }
+    }
+}
+
+/// Deals parts out to partitions: in order, about the same number of rows each.
+fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<(usize, ParquetAccessPlan)>> {
+    let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
+    let share = total.div_ceil(partitions.max(1) as u64).max(1);
+    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> = (0..partitions).map(|_| BTreeMap::new()).collect();
+    let mut seen = 0;
+    for part in parts {
+        let at = usize::try_from((seen + part.rows.max(1) / 2) / share).unwrap_or(0).min(partitions.saturating_sub(1));
+        seen += part.rows.max(1);
+        if let Some(partition) = dealt.get_mut(at) {
+            let plan =
+                partition.entry(part.file).or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
+            match &part.access {
+                RowGroupAccess::Skip => {}
+                RowGroupAccess::Scan => plan.scan(part.group),
+                RowGroupAccess::Selection(rows) => plan.scan_selection_or_set(part.group, rows),
+            }
+        }
+    }
+    dealt.into_iter().map(|partition| partition.into_iter().collect()).collect()
+}
+
+/// Sets a row group's selection, whatever it was.
+trait SetSelection {
+    fn scan_selection_or_set(&mut self, group: usize, rows: &parquet::arrow::arrow_reader::RowSelection);
+}
+
+impl SetSelection for ParquetAccessPlan {
+    fn scan_selection_or_set(&mut self, group: usize, rows: &parquet::arrow::arrow_reader::RowSelection) {
+        self.scan(group);
+        self.scan_selection(group, rows.clone());
+    }
+}
+
+fn object_meta(file: &TableFile) -> ObjectMeta {
+    ObjectMeta {
+        location: file.path.clone(),
+        // Data files are never rewritten under their name.
+        last_modified: chrono::DateTime::UNIX_EPOCH,
+        size: file.size,
+        e_tag: None,
+        version: None,
+    }
+}
+
+/// `expr` with its columns named without their table.
+fn unqualified(expr: &Expr) -> Result<Expr> {
+    use datafusion::common::tree_node::{Transformed, TreeNode};
+    expr.clone()
+        .transform(|expr| match expr {
+            Expr::Column(column) => {
+                Ok(Transformed::yes(Expr::Column(datafusion::common::Column::new_unqualified(column.name))))
+            }
+            expr => Ok(Transformed::no(expr)),
+        })
+        .map(|done| done.data)
+}
+
+/// One partition, rows in the order of what is visible, batches cut anew.
+fn in_order(gate: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = gate.schema();
+    let single: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(gate));
+    let order: Result<Vec<PhysicalSortExpr>> = schema
+        .fields()
+        .iter()
+        .map(|field| Ok(PhysicalSortExpr::new_default(col(field.name(), &schema)?)))
+        .collect();
+    Ok(match LexOrdering::new(order?) {
+        Some(order) => Arc::new(SortExec::new(order, single)),
+        None => single,
+    })
+}
+
+#[async_trait]
+impl TableProvider for GatedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters
+            .iter()
+            .map(|filter| match pushdown::column(filter, &self.columns) {
+                Some(_) => TableProviderFilterPushDown::Inexact,
+                None => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let everything: Vec<usize> = (0..self.columns.len()).collect();
+        let delivered = projection.unwrap_or(&everything);
+        let conjuncts: Vec<&Expr> =
+            filters.iter().filter(|filter| pushdown::column(filter, &self.columns).is_some()).collect();
+        let narrow = self.narrowed(&conjuncts)?;
+        let judge = self.judge(delivered, &conjuncts, narrow.as_ref())?;
+        let strict = self.query.strict.load(Ordering::Relaxed);
+        let partitions = if strict { 1 } else { state.config().target_partitions().max(1) };
+
+        let mut whole = (Vec::new(), RoaringBitmap::new());
+        let mut partial = (Vec::new(), RoaringBitmap::new());
+        let mut edges = Vec::new();
+        for (file, ranges) in self.ranges(&judge).await?.into_iter().enumerate() {
+            if let Some(plan) = &ranges.inside {
+                let of_whole_file = ranges.edge.is_none() && plan.inner().iter().all(|a| *a == RowGroupAccess::Scan);
+                let (parts, enterprises) = if of_whole_file { &mut whole } else { &mut partial };
+                parts_of(file, plan, ranges.inside_rows, parts);
+                *enterprises |= ranges.inside_enterprises;
+            }
+            if let Some(plan) = &ranges.edge {
+                parts_of(file, plan, ranges.edge_rows, &mut edges);
+            }
+        }
+        let output: Result<Vec<usize>, _> =
+            judge.rows.schema.fields().iter().map(|field| self.file_schema.index_of(field.name())).collect();
+        let output = output?;
+        let mut inside = Vec::new();
+        for ((parts, enterprises), whole_files) in [(whole, true), (partial, false)] {
+            if !parts.is_empty() {
+                let plan = self.reader(&parts, partitions, &output, None)?;
+                inside.push(InsideScan { plan, whole_files, enterprises });
+            }
+        }
+        let edge = if edges.is_empty() {
+            None
+        } else {
+            let predicate = self.pruning(&conjuncts)?;
+            Some(self.reader(&edges, partitions, &judge.edge.columns, predicate)?)
+        };
+        let scan = GateScan {
+            dataset: self.dataset.clone(),
+            rows: judge.rows,
+            account: Arc::clone(&self.query.account),
+            permit: Arc::clone(&self.query.permit),
+            inside,
+            edge,
+            context: Arc::clone(&self.query.reader),
+        };
+        let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::new(scan), partitions));
+        if strict { in_order(gate) } else { Ok(gate) }
+    }
+}
+
+impl GatedTable {
+    /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.
+    fn pruning(&self, conjuncts: &[&Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let exprs: Result<Vec<Expr>> = conjuncts.iter().map(|conjunct| unqualified(conjunct)).collect();
+        let Some(predicate) = conjunction(exprs?) else { return Ok(None) };
+        let schema = DFSchema::try_from(self.file_schema.as_ref().clone())?;
+        let props = ExecutionProps::new();
+        create_physical_expr(&predicate, &schema, &props, &PhysicalPlanningContext::default()).map(Some)
+    }
+}

@@ -1,0 +1,353 @@
+//! Which rows pass and which cells show: DESIGN's rule for rows and cells, applied to a batch.
+//!
+//! INVARIANT: what leaves [`RowGate::check`] holds, in every buffer, only values of cells that are shown. Hidden
+//! rows are filtered out, hidden cells are overwritten, and string views are compacted, so that neither a
+//! kernel that looks under nulls nor a writer that copies whole buffers can meet a hidden value.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, RecordBatch, RecordBatchOptions, Scalar,
+    new_null_array,
+};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::physical_expr::PhysicalExpr;
+use qihui_catalog::ColumnType;
+use qihui_consent::decision::{ColumnSet, Form};
+use roaring::RoaringBitmap;
+
+use crate::dense::ScanScope;
+use crate::forms;
+
+/// A column that a scan delivers or filters on, and where its parts stand in the batches read.
+#[derive(Debug, Clone)]
+pub struct OutputColumn {
+    /// Position among the scope's columns.
+    pub scope_index: usize,
+    /// Type by the contract.
+    pub ty: ColumnType,
+    /// How a shown value is disclosed.
+    pub form: Form,
+    /// Shown in every row that passes, without a grant.
+    pub always: bool,
+    /// Some consent agreement names it, so a grant may show it.
+    pub by_grant: bool,
+    /// Position of the value in a batch of the edge scan.
+    pub value: usize,
+    /// Position of the `public_when` flag in a batch of the edge scan.
+    pub flag: Option<usize>,
+}
+
+/// One bound of a disclosure window, with the position of its date in a batch of the edge scan.
+#[derive(Debug, Clone, Copy)]
+pub enum WindowBound {
+    /// The row shows from this date on (null: yes).
+    From(usize),
+    /// The row shows until the day before this date (null: yes).
+    Until(usize),
+    /// The row shows while the date is later than this day (null: no).
+    After(usize, i32),
+}
+
+/// Decides about the rows of one scan.
+#[derive(Debug)]
+pub struct RowGate {
+    /// The scope.
+    pub scope: Arc<ScanScope>,
+    /// The columns delivered, then those only filtered on.
+    pub columns: Vec<OutputColumn>,
+    /// How many of `columns` are delivered.
+    pub delivered: usize,
+    /// Schema of `columns`.
+    pub checked_schema: SchemaRef,
+    /// Schema of what is delivered.
+    pub schema: SchemaRef,
+    /// The user's conjuncts that the scan prunes by, over `checked_schema`.
+    pub conjuncts: Vec<Arc<dyn PhysicalExpr>>,
+    /// Position of `_no` in a batch of the edge scan.
+    pub number: usize,
+    /// Position of the event date in a batch of the edge scan, when the dataset has one and grants matter to the scan.
+    pub event_date: Option<usize>,
+    /// Bounds of the disclosure window.
+    pub window: Vec<WindowBound>,
+    /// Today in Asia/Shanghai, days since the epoch.
+    pub today: i32,
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+pub struct Checked {
+    /// The rows that passed, with the delivered columns.
+    pub batch: RecordBatch,
+    /// Their enterprises, row by row.
+    pub numbers: Int32Array,
+    /// Enterprises with a row among them.
+    pub touched: RoaringBitmap,
+    /// Cells withheld, per delivered column.
+    pub withheld: Vec<u64>,
+}
+
+/// Rows that pass, and for each passing row the columns that grants show; `None` = all / every column.
+struct Verdict {
+    pass: Option<BooleanBuffer>,
+    shown: Option<Vec<ColumnSet>>,
+}
+
+impl RowGate {
+    /// Applies the gate to a batch of the edge scan.
+    ///
+    /// # Errors
+    /// When a kernel refuses the batch, which would be a defect of the gate.
+    pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
+        let numbers = batch.column(self.number).as_primitive::<Int32Type>();
+        let verdict = self.verdict(batch, numbers);
+        let filtered = Filtered::new(batch, verdict.pass.as_ref())?;
+        let mut columns = Vec::with_capacity(self.columns.len());
+        let mut withheld = vec![None; self.columns.len()];
+        for (column, hidden) in self.columns.iter().zip(&mut withheld) {
+            let visible = visible(column, verdict.shown.as_deref(), &filtered)?;
+            let value = filtered.column(column.value)?;
+            let value = match &visible {
+                Some(visible) if visible.count_set_bits() < visible.len() => hide(&value, visible)?,
+                _ => value,
+            };
+            *hidden = visible;
+            columns.push(compact(forms::apply(column.form, column.ty, &value)?));
+        }
+        let numbers = filtered.column(self.number)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
+        let checked =
+            RecordBatch::try_new_with_options(Arc::clone(&self.checked_schema), columns, &options)?;
+        self.deliver(&checked, numbers.as_primitive::<Int32Type>(), &withheld)
+    }
+
+    /// Applies the forms to a batch of the inside scan: every row passes, every cell shows.
+    ///
+    /// `whole_file` says that the scan reads all of its file, so that its buffers hold nothing else.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn pass(&self, batch: &RecordBatch, whole_file: bool) -> Result<RecordBatch, ArrowError> {
+        let columns: Result<Vec<ArrayRef>, ArrowError> = self
+            .columns
+            .iter()
+            .zip(batch.columns())
+            .map(|(column, value)| {
+                let value = forms::apply(column.form, column.ty, value)?;
+                Ok(if whole_file { value } else { compact(value) })
+            })
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)
+    }
+
+    /// Applies the conjuncts to what passed, and counts what is delivered.
+    fn deliver(
+        &self,
+        checked: &RecordBatch,
+        numbers: &Int32Array,
+        visible: &[Option<BooleanBuffer>],
+    ) -> Result<Checked, ArrowError> {
+        let mut keep: Option<BooleanBuffer> = None;
+        for conjunct in &self.conjuncts {
+            let value = conjunct
+                .evaluate(checked)
+                .and_then(|value| value.into_array(checked.num_rows()))
+                .map_err(|e| ArrowError::ExternalError(Box::new(e)))?;
+            let value = prep_null_mask_filter(value.as_boolean()).values().clone();
+            keep = Some(match keep {
+                Some(keep) => &keep & &value,
+                None => value,
+            });
+        }
+        let withheld = visible
+            .iter()
+            .take(self.delivered)
+            .map(|visible| match (visible, &keep) {
+                (None, _) => 0,
+                (Some(visible), None) => visible.len() - visible.count_set_bits(),
+                (Some(visible), Some(keep)) => (&!visible & keep).count_set_bits(),
+            })
+            .map(|cells| cells as u64)
+            .collect();
+        let indices: Vec<usize> = (0..self.delivered).collect();
+        let delivered = checked.project(&indices)?;
+        let Some(keep) = keep else {
+            let touched = distinct(numbers.values());
+            return Ok(Checked { batch: delivered, numbers: numbers.clone(), touched, withheld });
+        };
+        let filtered = Filtered::new(&delivered, Some(&keep))?;
+        let columns: Result<Vec<ArrayRef>, ArrowError> =
+            (0..self.delivered).map(|i| filtered.column(i).map(compact)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
+        let numbers = filter(numbers, &BooleanArray::new(keep, None))?;
+        let numbers = numbers.as_primitive::<Int32Type>().clone();
+        Ok(Checked { batch, touched: distinct(numbers.values()), numbers, withheld })
+    }
+
+    fn verdict(&self, batch: &RecordBatch, numbers: &Int32Array) -> Verdict {
+        let window = self.window_mask(batch);
+        let (rows, shown) = self.by_scope(batch, numbers);
+        let pass = match (window, rows) {
+            (Some(a), Some(b)) => Some(&a & &b),
+            (a, b) => a.or(b),
+        };
+        let shown = match (&pass, shown) {
+            (Some(pass), Some(shown)) => {
+                Some(pass.set_indices().filter_map(|row| shown.get(row).copied()).collect())
+            }
+            (_, shown) => shown,
+        };
+        Verdict { pass, shown }
+    }
+
+    /// Rows inside the disclosure window; `None` when all are.
+    fn window_mask(&self, batch: &RecordBatch) -> Option<BooleanBuffer> {
+        let mut mask: Option<BooleanBuffer> = None;
+        for bound in &self.window {
+            let (WindowBound::From(at) | WindowBound::Until(at) | WindowBound::After(at, _)) = bound;
+            let dates = batch.column(*at).as_primitive::<Date32Type>();
+            let test = BooleanBuffer::collect_bool(dates.len(), |row| {
+                let date = dates.is_valid(row).then(|| dates.value(row));
+                match bound {
+                    WindowBound::From(_) => date.is_none_or(|date| date <= self.today),
+                    WindowBound::Until(_) => date.is_none_or(|date| date > self.today),
+                    WindowBound::After(_, day) => date.is_some_and(|date| date > *day),
+                }
+            });
+            mask = Some(match mask {
+                Some(mask) => &mask & &test,
+                None => test,
+            });
+        }
+        mask
+    }
+
+    /// Rows that the scope passes and the columns that grants show in each row of the batch.
+    fn by_scope(
+        &self,
+        batch: &RecordBatch,
+        numbers: &Int32Array,
+    ) -> (Option<BooleanBuffer>, Option<Vec<ColumnSet>>) {
+        let scope = &self.scope;
+        let numbers = numbers.values();
+        let len = numbers.len();
+        if scope.is_uniform() {
+            return (Some(BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row)))), None);
+        }
+        if scope.every_cell() && scope.all_rows() {
+            let open = (!scope.all_open())
+                .then(|| BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row))));
+            return (open, None);
+        }
+        let dates = self.event_date.map(|at| batch.column(at).as_primitive::<Date32Type>());
+        let everything = ColumnSet(u128::MAX);
+        let mut shown = Vec::with_capacity(len);
+        let pass = BooleanBuffer::collect_bool(len, |row| {
+            let no = value(numbers, row);
+            let (pass, columns) = if scope.is_full(no) {
+                (true, everything)
+            } else if scope.all_open() || scope.is_open(no) {
+                let columns = covered(scope, no, dates, row);
+                (scope.all_rows() || !columns.is_empty(), columns)
+            } else {
+                (false, ColumnSet::EMPTY)
+            };
+            shown.push(columns);
+            pass
+        });
+        (Some(pass), Some(shown))
+    }
+}
+
+/// The columns that the grants of `no` show in this row.
+fn covered(scope: &ScanScope, no: i32, dates: Option<&Date32Array>, row: usize) -> ColumnSet {
+    let day = dates.and_then(|dates| dates.is_valid(row).then(|| dates.value(row)));
+    scope.dense().covered(no, dates.is_some(), day)
+}
+
+/// Where a column shows among the rows that passed; `None` when everywhere.
+fn visible(
+    column: &OutputColumn,
+    shown: Option<&[ColumnSet]>,
+    filtered: &Filtered<'_>,
+) -> Result<Option<BooleanBuffer>, ArrowError> {
+    if column.always {
+        return Ok(None);
+    }
+    let by_grant = match (column.by_grant, shown) {
+        (true, None) => return Ok(None),
+        (true, Some(shown)) => BooleanBuffer::collect_bool(shown.len(), |row| {
+            shown.get(row).is_some_and(|set| set.contains(column.scope_index))
+        }),
+        (false, _) => BooleanBuffer::new_unset(filtered.rows),
+    };
+    let Some(flag) = column.flag else { return Ok(Some(by_grant)) };
+    let flag = filtered.column(flag)?;
+    let flag = prep_null_mask_filter(flag.as_boolean());
+    Ok(Some(&by_grant | flag.values()))
+}
+
+/// A batch with only its passing rows, filtered column by column as they are asked for.
+struct Filtered<'a> {
+    batch: &'a RecordBatch,
+    predicate: Option<BooleanArray>,
+    rows: usize,
+}
+
+impl<'a> Filtered<'a> {
+    fn new(batch: &'a RecordBatch, pass: Option<&BooleanBuffer>) -> Result<Self, ArrowError> {
+        let rows = pass.map_or(batch.num_rows(), BooleanBuffer::count_set_bits);
+        if pass.is_some_and(|pass| pass.len() != batch.num_rows()) {
+            return Err(ArrowError::ComputeError("a verdict must have a bit per row".into()));
+        }
+        let predicate = pass.filter(|_| rows < batch.num_rows()).map(|pass| BooleanArray::new(pass.clone(), None));
+        Ok(Self { batch, predicate, rows })
+    }
+
+    fn column(&self, at: usize) -> Result<ArrayRef, ArrowError> {
+        match &self.predicate {
+            None => Ok(Arc::clone(self.batch.column(at))),
+            Some(predicate) => filter(self.batch.column(at), predicate),
+        }
+    }
+}
+
+/// Overwrites the cells that do not show with nulls.
+fn hide(value: &ArrayRef, visible: &BooleanBuffer) -> Result<ArrayRef, ArrowError> {
+    let null = Scalar::new(new_null_array(value.data_type(), 1));
+    zip(&BooleanArray::new(visible.clone(), None), value, &null)
+}
+
+/// Drops buffers of string views that the views no longer need.
+fn compact(value: ArrayRef) -> ArrayRef {
+    match value.data_type() {
+        DataType::Utf8View => Arc::new(value.as_string_view().gc()),
+        _ => value,
+    }
+}
+
+#[inline]
+fn value(numbers: &[i32], row: usize) -> i32 {
+    numbers.get(row).copied().unwrap_or(-1)
+}
+
+/// The distinct numbers of a run-heavy slice.
+fn distinct(numbers: &[i32]) -> RoaringBitmap {
+    let mut set = RoaringBitmap::new();
+    let mut last = -1;
+    for &no in numbers {
+        if no != last {
+            if let Ok(no) = u32::try_from(no) {
+                set.insert(no);
+            }
+            last = no;
+        }
+    }
+    set
+}

@@ -1,0 +1,266 @@
+//! A session per query: its only catalogue is the gated one, its only functions are the listed ones, and it can
+//! reach no file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
+};
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults, TaskContext};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
+use qihui_consent::decision::DatasetScope;
+
+use crate::account::Account;
+use crate::dense::DenseScope;
+use crate::error::QueryError;
+use crate::exec::Permit;
+use crate::functions;
+use crate::plan;
+use crate::provider::{GatedTable, QueryContext, TableVersion};
+
+/// Longest accepted statement, in bytes.
+pub const MAX_SQL_BYTES: usize = 256 * 1024;
+/// Deepest accepted nesting of expressions and queries.
+const MAX_DEPTH: usize = 64;
+
+/// A statement that was read: a query, and whether only its plan is asked for.
+#[derive(Debug, Clone)]
+pub struct ParsedQuery {
+    statement: Statement,
+    /// Whether the statement was EXPLAIN.
+    pub explain: bool,
+    /// The tables it names, as written.
+    pub tables: Vec<String>,
+}
+
+/// Reads one SELECT statement (or EXPLAIN of one).
+///
+/// # Errors
+/// [`QueryError::BadSql`] or [`QueryError::NotAllowed`].
+pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
+    if sql.len() > MAX_SQL_BYTES {
+        return Err(QueryError::BadSql { message: format!("a statement has at most {MAX_SQL_BYTES} bytes") });
+    }
+    let dialect = PostgreSqlDialect {};
+    let mut statements = DFParserBuilder::new(sql)
+        .with_dialect(&dialect)
+        .with_recursion_limit(MAX_DEPTH)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|error| QueryError::from_planning(&error))?;
+    let (Some(statement), true) = (statements.pop_front(), statements.is_empty()) else {
+        return Err(QueryError::BadSql { message: "write exactly one statement".into() });
+    };
+    let refused = |what: &str| Err(QueryError::NotAllowed { what: what.to_owned() });
+    let (query, explain) = match statement {
+        Statement::Statement(statement) => match *statement {
+            SqlStatement::Query(query) => (query, false),
+            SqlStatement::ExplainTable { .. } => return refused("DESCRIBE"),
+            SqlStatement::Copy { .. } => return refused("COPY"),
+            SqlStatement::ShowTables { .. }
+            | SqlStatement::ShowColumns { .. }
+            | SqlStatement::ShowVariable { .. }
+            | SqlStatement::ShowVariables { .. }
+            | SqlStatement::ShowFunctions { .. } => return refused("SHOW"),
+            SqlStatement::Insert(_) | SqlStatement::Update { .. } | SqlStatement::Delete(_) => {
+                return refused("INSERT, UPDATE or DELETE");
+            }
+            _ => return refused("a statement other than SELECT"),
+        },
+        Statement::Explain(explain) if explain.options.analyze || explain.options.verbose => {
+            return refused("EXPLAIN ANALYZE or VERBOSE");
+        }
+        Statement::Explain(explain) => match *explain.statement {
+            Statement::Statement(statement) => match *statement {
+                SqlStatement::Query(query) => (query, true),
+                _ => return refused("EXPLAIN of a statement other than SELECT"),
+            },
+            _ => return refused("EXPLAIN of a statement other than SELECT"),
+        },
+        Statement::CreateExternalTable(_) => return refused("CREATE EXTERNAL TABLE"),
+        Statement::CopyTo(_) => return refused("COPY"),
+        _ => return refused("a statement other than SELECT"),
+    };
+    let statement = Statement::Statement(Box::new(SqlStatement::Query(query)));
+    let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)
+        .map_err(|error| QueryError::from_planning(&error))?;
+    let tables = references.iter().map(ToString::to_string).collect();
+    Ok(ParsedQuery { statement, explain, tables })
+}
+
+/// What a session is made of.
+pub struct SessionSetup {
+    /// The scopes of the datasets in the statement.
+    pub scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
+    /// The table version of each; a dataset that was never landed is empty.
+    pub tables: BTreeMap<DatasetId, Arc<TableVersion>>,
+    /// The instant of the decision, which is also `now()`.
+    pub at: Timestamp,
+    /// May rows still pass?
+    pub permit: Arc<dyn Permit>,
+    /// Resolves enterprises named by filters.
+    pub numbers: Option<Arc<dyn EnterpriseNumbers>>,
+    /// Memory and spill of the query; knows no object store.
+    pub runtime: Arc<RuntimeEnv>,
+    /// What the readers below the gate run in.
+    pub reader: Arc<TaskContext>,
+    /// Threads to use.
+    pub partitions: usize,
+    /// Rows that may pass the gate.
+    pub max_rows: u64,
+    /// Use strict mode whatever the query.
+    pub strict: bool,
+    /// Least length of a run of rows that is passed without a look at each.
+    pub min_inside_rows: usize,
+}
+
+/// A planned query.
+pub struct Planned {
+    /// The plan to run.
+    pub physical: Arc<dyn ExecutionPlan>,
+    /// What to run it in.
+    pub context: Arc<TaskContext>,
+    /// What passes, while it runs.
+    pub account: Arc<Account>,
+    /// The optimised logical plan, for EXPLAIN.
+    pub logical: LogicalPlan,
+    /// Whether strict mode is on.
+    pub strict: bool,
+}
+
+/// Settings of the engine that a gated query relies on.
+pub fn engine_config(partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_information_schema(false)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema("qihui", "data")
+        .with_collect_statistics(false);
+    let options = config.options_mut();
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.sql_parser.parse_float_as_decimal = true;
+    options.execution.time_zone = Some("+08:00".into());
+    config
+}
+
+/// Plans a statement over gated tables.
+///
+/// # Errors
+/// Whatever keeps the statement from being a query over open columns.
+pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, QueryError> {
+    let account = Arc::new(Account::new(setup.max_rows));
+    let strict = Arc::new(AtomicBool::new(setup.strict));
+    let context = QueryContext {
+        account: Arc::clone(&account),
+        permit: setup.permit,
+        strict: Arc::clone(&strict),
+        numbers: setup.numbers,
+        reader: setup.reader,
+        today: setup.at.shanghai_date(),
+        min_inside_rows: setup.min_inside_rows,
+    };
+    let mut gated: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
+    for (dataset, scope) in &setup.scopes {
+        if let Some(table) = setup.tables.get(dataset) {
+            let provider = GatedTable::new(Arc::clone(scope), Arc::clone(table), context.clone());
+            gated.push((dataset.to_string(), Arc::new(provider)));
+        }
+    }
+    let partitions = if setup.strict { 1 } else { setup.partitions };
+    let (physical, logical, context) =
+        plan_over(query, gated, setup.at, setup.runtime, partitions, &strict)
+            .await
+            .map_err(|error| not_open(error, &setup.scopes))?;
+    let strict = strict.load(Ordering::Relaxed);
+    Ok(Planned { physical, context, account, logical, strict })
+}
+
+/// Plans a statement over any tables, by the same rules as over gated ones. `strict` is set when the query needs
+/// strict mode, before the scans are planned.
+///
+/// # Errors
+/// As [`plan()`].
+pub async fn plan_over(
+    query: &ParsedQuery,
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+    at: Timestamp,
+    runtime: Arc<RuntimeEnv>,
+    partitions: usize,
+    strict: &AtomicBool,
+) -> Result<(Arc<dyn ExecutionPlan>, LogicalPlan, Arc<TaskContext>), QueryError> {
+    let planning = |error: DataFusionError| QueryError::from_planning(&error);
+    let schema = MemorySchemaProvider::new();
+    for (name, table) in tables {
+        schema.register_table(name, table).map_err(planning)?;
+    }
+    let mut state = session(engine_config(partitions), runtime, schema, at)?;
+    let logical = state.statement_to_plan(query.statement.clone()).await.map_err(planning)?;
+    plan::allow(&logical)?;
+    let logical = plan::complete_order(logical).map_err(planning)?;
+    let logical = state.optimize(&logical).map_err(planning)?;
+    if plan::needs_strict(&logical).map_err(planning)? {
+        strict.store(true, Ordering::Relaxed);
+        state.config_mut().options_mut().execution.target_partitions = 1;
+    }
+    let physical = state.query_planner().create_physical_plan(&logical, &state).await.map_err(planning)?;
+    Ok((physical, logical, state.task_ctx()))
+}
+
+fn session(
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+    schema: MemorySchemaProvider,
+    at: Timestamp,
+) -> Result<SessionState, QueryError> {
+    let catalog = MemoryCatalogProvider::new();
+    catalog
+        .register_schema("data", Arc::new(schema))
+        .map_err(|error| QueryError::from_planning(&error))?;
+    let now: DateTime<Utc> =
+        DateTime::from_timestamp_millis(at.0).ok_or(QueryError::Internal { what: "the time of the decision" })?;
+    let props = ExecutionProps::new().with_query_execution_start_time(now);
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_scalar_functions(functions::scalar())
+        .with_aggregate_functions(functions::aggregate())
+        .with_window_functions(functions::window())
+        .with_execution_props(props)
+        .build();
+    state.catalog_list().register_catalog("qihui".into(), Arc::new(catalog));
+    Ok(state)
+}
+
+/// Tells a column that no agreement opens from one that does not exist.
+fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) -> QueryError {
+    let QueryError::UnknownColumn { column } = &error else { return error };
+    let closed = scopes.iter().find(|(_, scope)| scope.scope().contract.column(column).is_some());
+    match closed {
+        Some((dataset, _)) => {
+            QueryError::ColumnNotInAgreement { dataset: dataset.clone(), column: column.clone() }
+        }
+        None => error,
+    }
+}
+
+/// The dense form of several scopes.
+pub fn dense(scopes: BTreeMap<DatasetId, DatasetScope>) -> BTreeMap<DatasetId, Arc<DenseScope>> {
+    scopes
+        .into_iter()
+        .map(|(dataset, scope)| (dataset, Arc::new(DenseScope::new(Arc::new(scope)))))
+        .collect()
+}

@@ -1,0 +1,63 @@
+//! GATE-1: a query over the gate answers like the same query over tables that hold only the authorised view.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::grammar::Grammar;
+use crate::reference::{View, view};
+use crate::run::{Gated, run_physical, seeds, sorted};
+use crate::world::World;
+
+const QUERIES: u64 = 8;
+
+fn grammar<'a>(views: &[(String, View)], rng: &'a mut ChaCha8Rng) -> Option<Grammar<'a>> {
+    let tables: Vec<_> = views
+        .iter()
+        .filter(|(_, view)| !view.columns.is_empty())
+        .map(|(name, view)| {
+            (name.clone(), view.columns.iter().map(|(_, name, ty)| (name.clone(), *ty)).collect())
+        })
+        .collect();
+    (!tables.is_empty()).then(|| Grammar { tables, rng, aliases: 0 })
+}
+
+async fn check(seed: u64) -> (u64, u64, u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::draw(&mut rng);
+    let gated = Gated::new(&world, &mut rng).await;
+    let views: Vec<(String, View)> =
+        world.tables.iter().map(|table| (table.contract.id.to_string(), view(&world, table))).collect();
+    let (mut run, mut failed, mut strict) = (0, 0, 0);
+    for _ in 0..QUERIES {
+        let Some(mut grammar) = grammar(&views, &mut rng) else { break };
+        let sql = grammar.statement();
+        let over_gate = gated.run(&sql, 2, false).await;
+        let over_view = run_physical(&views, &sql).await;
+        run += 1;
+        match (over_gate, over_view) {
+            (Ok(seen), Ok(rows)) => {
+                strict += u64::from(seen.strict);
+                assert_eq!(sorted(seen.rows), sorted(rows), "seed {seed}: {sql}");
+            }
+            (Err(a), Err(b)) => {
+                failed += 1;
+                assert_eq!(a, b, "seed {seed}: {sql}");
+            }
+            (a, b) => panic!("seed {seed}: {sql}\n gate: {a:?}\n view: {b:?}"),
+        }
+    }
+    (run, failed, strict)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_a_query_sees_exactly_the_authorised_view() {
+    let (mut run, mut failed, mut strict) = (0, 0, 0);
+    for seed in seeds(1200, QUERIES) {
+        let (r, f, s) = check(seed).await;
+        run += r;
+        failed += f;
+        strict += s;
+    }
+    println!("GATE-1: {run} queries agreed, {failed} of them by the same error, {strict} in strict mode");
+    assert!(run == 0 || failed * 3 < run, "too many statements fail for the test to say much");
+}

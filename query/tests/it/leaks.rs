@@ -1,0 +1,1 @@
+//! The leaks known from elsewhere, each with canaries.

@@ -1,0 +1,19 @@
+//! Integration tests of the gate.
+//!
+//! The property tests draw worlds (schemas, rows, files, agreements, grants) and queries from numbered seeds.
+//! `QIHUI_CASES` sets how many queries are drawn; a failure prints its seed and `QIHUI_SEED` runs that one alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::large_futures,
+    missing_docs
+)]
+
+mod gate_1;
+mod gate_2;
+mod grammar;
+mod leaks;
+mod reference;
+mod run;
+mod world;

@@ -1,0 +1,179 @@
+//! Running a statement over the gate, and over a table that holds only the authorised view.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::DataType;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use qihui_catalog::{Coded, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError, Uscc};
+use qihui_consent::decision;
+use qihui_query::QueryError;
+use qihui_query::account::Passed;
+use qihui_query::dense::DenseScope;
+use qihui_query::exec::Standing;
+use qihui_query::explain::explain;
+use qihui_query::provider::TableVersion;
+use qihui_query::session::{self, SessionSetup};
+
+use crate::reference::View;
+use crate::world::{World, at, number_of};
+
+/// All that a run shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub schema: String,
+    /// Rows as text, in the order delivered.
+    pub rows: Vec<Vec<String>>,
+    pub passed: BTreeMap<DatasetId, Passed>,
+    pub explain: String,
+    pub strict: bool,
+}
+
+/// A refusal or failure: its code and its whole text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failed {
+    pub code: &'static str,
+    pub text: String,
+}
+
+impl From<QueryError> for Failed {
+    fn from(error: QueryError) -> Self {
+        Self { code: error.code(), text: error.to_string() }
+    }
+}
+
+/// A context for readers; the gate gives the store to its readers itself, the registry only has to know the scheme.
+pub fn reader() -> Arc<TaskContext> {
+    qihui_query::access::reader_context().unwrap()
+}
+
+pub struct Gated {
+    pub scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
+    pub tables: BTreeMap<DatasetId, Arc<TableVersion>>,
+    pub reader: Arc<TaskContext>,
+}
+
+impl Gated {
+    pub async fn new(world: &World, rng: &mut rand_chacha::ChaCha8Rng) -> Self {
+        let mut scopes = BTreeMap::new();
+        let mut tables = BTreeMap::new();
+        for table in &world.tables {
+            let scope = decision::scope(&table.contract, &world.request, &world.agreements, &world.grants);
+            scopes.insert(table.contract.id.clone(), Arc::new(DenseScope::new(Arc::new(scope))));
+            tables.insert(table.contract.id.clone(), Arc::new(table.write(rng).await));
+        }
+        Self { scopes, tables, reader: reader() }
+    }
+
+    pub async fn run(&self, sql: &str, partitions: usize, strict: bool) -> Result<Seen, Failed> {
+        let query = session::parse(sql)?;
+        let setup = SessionSetup {
+            scopes: self.scopes.clone(),
+            tables: self.tables.clone(),
+            at: at(),
+            permit: Arc::new(Standing),
+            numbers: Some(Arc::new(Numbers)),
+            runtime: Arc::new(RuntimeEnv::default()),
+            reader: Arc::clone(&self.reader),
+            partitions,
+            max_rows: u64::MAX,
+            strict,
+            min_inside_rows: 1,
+        };
+        let planned = session::plan(&query, setup).await?;
+        let explained = explain(&planned.logical, planned.strict, &self.scopes);
+        let schema = format!("{:?}", planned.physical.schema());
+        let batches = collect(Arc::clone(&planned.physical), planned.context)
+            .await
+            .map_err(|error| QueryError::from_running(&error))?;
+        Ok(Seen {
+            schema,
+            rows: rows(&batches),
+            passed: planned.account.passed(),
+            explain: explained,
+            strict: planned.strict,
+        })
+    }
+}
+
+/// Enterprise numbers by the test's own codes.
+#[derive(Debug)]
+struct Numbers;
+
+impl EnterpriseNumbers for Numbers {
+    fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
+        Ok(wanted.iter().map(|_| EnterpriseNo(1)).collect())
+    }
+
+    fn lookup(&self, codes: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
+        Ok(codes.iter().map(number_of).collect())
+    }
+
+    fn uscc_of(&self, numbers: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
+        Ok(numbers.iter().map(|_| None).collect())
+    }
+}
+
+/// The same statement over tables that physically hold only the views.
+pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec<String>>, Failed> {
+    let query = session::parse(sql)?;
+    let tables = views
+        .iter()
+        .map(|(name, view)| {
+            let batch = view.batch();
+            let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
+            (name.clone(), Arc::new(table) as Arc<dyn TableProvider>)
+        })
+        .collect();
+    let strict = AtomicBool::new(false);
+    let runtime = Arc::new(RuntimeEnv::default());
+    let (physical, _, context): (Arc<dyn ExecutionPlan>, _, _) =
+        session::plan_over(&query, tables, at(), runtime, 1, &strict).await?;
+    let batches = collect(physical, context).await.map_err(|error| QueryError::from_running(&error))?;
+    Ok(rows(&batches))
+}
+
+/// Rows as text; floats to nine digits, since sums of them depend on their order.
+pub fn rows(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let options = FormatOptions::default().with_null("∅");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let formatters: Vec<ArrayFormatter<'_>> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        for row in 0..batch.num_rows() {
+            let cells = formatters.iter().zip(batch.columns()).map(|(formatter, column)| {
+                let text = formatter.value(row).to_string();
+                match (column.data_type(), text.parse::<f64>()) {
+                    (DataType::Float64, Ok(number)) if column.is_valid(row) => format!("{number:.8e}"),
+                    _ => text,
+                }
+            });
+            rows.push(cells.collect());
+        }
+    }
+    rows
+}
+
+pub fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.sort();
+    rows
+}
+
+/// Seeds of a property: `QIHUI_SEED` alone, or `0..QIHUI_CASES / per_seed`.
+pub fn seeds(default_cases: u64, per_seed: u64) -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("QIHUI_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let first = number("QIHUI_FIRST_SEED").unwrap_or(0);
+            (first..first + number("QIHUI_CASES").unwrap_or(default_cases).div_ceil(per_seed)).collect()
+        }
+    }
+}

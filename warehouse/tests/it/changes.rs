@@ -1,0 +1,90 @@
+//! The change feed: replayed from the first version on, it gives the table.
+
+use std::{collections::BTreeMap, path::Path};
+
+use arrow::array::AsArray as _;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::{
+    ing_2::{chunks, partition},
+    support::{Row, commit, contract, land, open, read_parquet, read_table, rows_of},
+};
+
+type Bag = BTreeMap<Row, i64>;
+
+fn put(bag: &mut Bag, row: Row, count: i64) {
+    let entry = bag.entry(row).or_default();
+    *entry += count;
+}
+
+fn rows_in(table: &Path, action: &Value) -> Vec<(Row, Option<String>)> {
+    let retracted = action["partitionValues"]["_state"] == "retracted";
+    let path = table.join(action["path"].as_str().unwrap());
+    let mut rows = Vec::new();
+    for batch in read_parquet(&path) {
+        let words = batch.column_by_name("_change_type").map(|column| column.as_string::<i32>().clone());
+        let changes = (0..batch.num_rows()).map(|i| words.as_ref().map(|words| words.value(i).to_owned()));
+        rows.extend(rows_of(&batch, retracted).into_iter().zip(changes));
+    }
+    rows
+}
+
+/// What a reader of the change feed sees of one commit: change files if there are any, else whole files.
+fn changes(table: &Path, version: i64) -> Bag {
+    let actions = commit(table, version);
+    let mut bag = Bag::new();
+    let of = |kind: &str| actions.iter().filter_map(|action| action.get(kind).cloned()).collect::<Vec<_>>();
+    let change_files = of("cdc");
+    for file in &change_files {
+        for (row, change) in rows_in(table, file) {
+            match change.as_deref() {
+                Some("insert" | "update_postimage") => put(&mut bag, row, 1),
+                Some("delete" | "update_preimage") => put(&mut bag, row, -1),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    if change_files.is_empty() {
+        for (kind, count) in [("add", 1), ("remove", -1)] {
+            for file in of(kind).iter().filter(|file| file["dataChange"] == true) {
+                rows_in(table, file).into_iter().for_each(|(row, _)| put(&mut bag, row, count));
+            }
+        }
+    }
+    bag.retain(|_, count| *count != 0);
+    bag
+}
+
+#[test]
+fn ing_2_the_change_feed_gives_the_table() {
+    let config = ProptestConfig { cases: 12, failure_persistence: None, max_shrink_iters: 100, ..Default::default() };
+    proptest::test_runner::TestRunner::new(config)
+        .run(&(chunks(80, true), partition()), |(chunks, partition)| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let contract = contract(partition);
+                let warehouse = open(folder.path());
+                let table = warehouse.table(&contract).await.unwrap();
+                for chunk in &chunks {
+                    land(&table, &contract, chunk).await;
+                }
+                let last = warehouse.snapshot(&contract.id).await.unwrap().unwrap().version;
+                let path = folder.path().join("levy");
+                let mut before = Bag::new();
+                for version in 1..=last {
+                    let mut after = Bag::new();
+                    let rows = read_table(&path, Some(version.unsigned_abs())).await;
+                    rows.into_iter().for_each(|row| put(&mut after, row, 1));
+                    let mut diff = after.clone();
+                    before.into_iter().for_each(|(row, count)| put(&mut diff, row, -count));
+                    diff.retain(|_, count| *count != 0);
+                    prop_assert_eq!(changes(&path, version), diff, "version {}", version);
+                    before = after;
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
