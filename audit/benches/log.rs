@@ -1,9 +1,9 @@
 //! Durable appends and verification, side by side with a bare loop that writes and fsyncs the same bytes.
 //!
 //! `cargo bench -p qihui-audit` prints one table. Everything runs on the file system of the system's temporary
-//! directory (`TMPDIR`). `QIHUI_BENCH_SECONDS` (default 3) is the length of each append run, `QIHUI_BENCH_ENTRIES`
-//! (default 1,000,000) the size of the log that is verified. Rates of appends depend on the disk's fsync above all: with one
-//! append outstanding per writer, no log can exceed writers / fsync time, which is printed beside it.
+//! directory (`TMPDIR`). `QIHUI_BENCH_ROUNDS` (default 9) is the number of half-second append runs, `QIHUI_BENCH_ENTRIES`
+//! (default 1,000,000) the size of the log that is verified. Appends depend on the disk's fsync above all: with one
+//! append outstanding per writer, no log can exceed writers / fsync time.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use qihui_audit::{AuditLog, Entry, LogKeys, LogOptions, Pending, Subjects, Syste
 
 const WRITERS: usize = 64;
 const BODY_BYTES: usize = 400;
-const ROUNDS: usize = 3;
+const ROUND: Duration = Duration::from_millis(500);
 
 fn main() {
     let setting = |name: &str, default: u64| {
@@ -33,10 +33,10 @@ fn main() {
     };
     // `cargo test --benches` runs this too: then briefly.
     let brief = !std::env::args().any(|argument| argument == "--bench");
-    let seconds = if brief {
-        Duration::from_millis(200)
+    let rounds = if brief {
+        1
     } else {
-        Duration::from_secs(setting("QIHUI_BENCH_SECONDS", 3))
+        setting("QIHUI_BENCH_ROUNDS", 9)
     };
     let entries = if brief {
         20_000
@@ -49,12 +49,7 @@ fn main() {
         std::thread::available_parallelism()
     );
     for outstanding in [1, 8] {
-        appends(
-            scratch.path(),
-            outstanding,
-            seconds,
-            if brief { 1 } else { ROUNDS },
-        );
+        appends(scratch.path(), outstanding, rounds);
     }
     verification(scratch.path(), entries);
 }
@@ -73,54 +68,47 @@ fn body(n: u64) -> Vec<u8> {
 /// What one run of appends did.
 struct Run {
     entries: u64,
-    groups: u64,
-    bytes: u64,
     elapsed: Duration,
+    /// The bytes of each group, as they lie in the journal.
+    groups: Vec<Vec<u8>>,
 }
 
-impl Run {
-    fn rate(&self) -> f64 {
-        self.entries as f64 / self.elapsed.as_secs_f64()
-    }
-}
-
-/// Log and bare loop take turns, so that a noisy disk disturbs both alike.
-fn appends(scratch: &Path, outstanding: usize, length: Duration, rounds: usize) {
-    let (mut log_rates, mut bare_rates) = (Vec::new(), Vec::new());
+/// Log and bare loops take turns, so that a noisy disk disturbs all alike.
+fn appends(scratch: &Path, outstanding: usize, rounds: u64) {
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..rounds {
         let dir = scratch.join(format!("appends-{outstanding}-{round}"));
-        let run = log_run(&dir, outstanding, length);
-        let (per_group, bytes) = (
-            run.entries as f64 / run.groups as f64,
-            run.bytes / run.groups,
-        );
-        let (groups, bare_elapsed) = bare_run(
-            &scratch.join("bare"),
-            usize::try_from(bytes).unwrap(),
-            length,
-        );
-        let bare_rate = groups as f64 * per_group / bare_elapsed.as_secs_f64();
-        let fsync = bare_elapsed.as_secs_f64() / groups as f64;
+        let run = log_run(&dir, outstanding, ROUND);
+        let asleep = bare_run(&scratch.join("bare"), &run.groups, false);
+        let awake = bare_run(&scratch.join("bare"), &run.groups, true);
+        let groups = run.groups.len() as f64;
+        let rate = |elapsed: Duration| run.entries as f64 / elapsed.as_secs_f64();
+        let fsync_ms = |elapsed: Duration| elapsed.as_secs_f64() * 1e3 / groups;
         println!(
-            "append {outstanding} outstanding: log {:>7.0}/s ({per_group:.1} entries, {bytes} bytes a group) | bare loop \
-             {bare_rate:>7.0}/s (fsync {:.2} ms) | ratio {:.2} | writers x outstanding / fsync {:>7.0}/s",
-            run.rate(),
-            fsync * 1e3,
-            run.rate() / bare_rate,
-            (WRITERS * outstanding) as f64 / fsync,
+            "append, {outstanding} outstanding: log {:.0}/s ({:.1} entries and {:.2} ms a group) | bare loop {:.0}/s \
+             ({:.2} ms) | bare loop beside a busy thread {:.0}/s ({:.2} ms)",
+            rate(run.elapsed),
+            run.entries as f64 / groups,
+            fsync_ms(run.elapsed),
+            rate(asleep),
+            fsync_ms(asleep),
+            rate(awake),
+            fsync_ms(awake),
         );
-        log_rates.push(run.rate());
-        bare_rates.push(bare_rate);
+        for (rates, elapsed) in rates.iter_mut().zip([run.elapsed, asleep, awake]) {
+            rates.push(rate(elapsed));
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
-    let median = |rates: &mut Vec<f64>| {
+    let [log, asleep, awake] = rates.map(|mut rates| {
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
-    };
-    let (log, bare) = (median(&mut log_rates), median(&mut bare_rates));
+    });
     println!(
-        "append {outstanding} outstanding, median: log {log:.0}/s, bare loop {bare:.0}/s, ratio {:.2}",
-        log / bare
+        "append, {outstanding} outstanding, median: log {log:.0}/s = {:.2} x the bare loop ({asleep:.0}/s), {:.2} x \
+         the one beside a busy thread ({awake:.0}/s)",
+        log / asleep,
+        log / awake
     );
 }
 
@@ -159,31 +147,60 @@ fn log_run(dir: &Path, outstanding: usize, length: Duration) -> Run {
     let elapsed = started.elapsed();
     let entries = done.load(Ordering::Relaxed);
     assert_eq!(log.size(), entries);
-    let bytes = std::fs::read_dir(dir.join("journal"))
-        .unwrap()
-        .map(|f| f.unwrap().metadata().unwrap().len())
-        .sum();
-    let groups = log.verify(None).unwrap().heads;
+    log.close().unwrap();
     Run {
         entries,
-        groups,
-        bytes,
         elapsed,
+        groups: groups(&dir.join("journal")),
     }
 }
 
-/// Writes and fdatasyncs as many bytes as the log's average group, again and again.
-fn bare_run(path: &Path, bytes: usize, length: Duration) -> (u64, Duration) {
-    let mut file = File::create(path).unwrap();
-    let buffer = vec![0x5a; bytes];
-    let started = Instant::now();
-    let mut groups = 0;
-    while started.elapsed() < length {
-        file.write_all(&buffer).unwrap();
-        file.sync_data().unwrap();
-        groups += 1;
+/// The groups of a journal: frames up to and with each head.
+fn groups(journal: &Path) -> Vec<Vec<u8>> {
+    let mut segments: Vec<_> = std::fs::read_dir(journal)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    segments.sort();
+    let mut groups = Vec::new();
+    for segment in segments {
+        let bytes = std::fs::read(segment).unwrap();
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let mut start = number(16);
+        let mut at = start;
+        while at < bytes.len() {
+            let head = bytes[at + 4] == 2;
+            at += 4 + number(at);
+            if head {
+                groups.push(bytes[start..at].to_vec());
+                start = at;
+            }
+        }
     }
-    (groups, started.elapsed())
+    groups
+}
+
+/// Writes and fdatasyncs the same bytes in the same groups, and nothing else. A loop that sleeps in fsync lets the
+/// processor go idle, which on virtual machines makes each fsync slower than it is under the log's threads: beside a
+/// busy thread it does not.
+fn bare_run(path: &Path, groups: &[Vec<u8>], busy: bool) -> Duration {
+    let stop = AtomicBool::new(!busy);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let mut file = File::create(path).unwrap();
+        let started = Instant::now();
+        for group in groups {
+            file.write_all(group).unwrap();
+            file.sync_data().unwrap();
+        }
+        let elapsed = started.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        elapsed
+    })
 }
 
 fn verification(scratch: &Path, entries: u64) {
@@ -193,11 +210,11 @@ fn verification(scratch: &Path, entries: u64) {
         AuditLog::create(&dir, &keys(), "bench").unwrap();
         let options = LogOptions {
             publish_entries: u64::MAX,
+            publish_after: Duration::from_secs(3_600),
             ..LogOptions::default()
         };
         let log = AuditLog::open_with(&dir, &keys(), Arc::new(SystemClock), options).unwrap();
-        // Many groups at once in the queue would be joined into one: each is waited for. Fewer fsyncs by far fewer, if
-        // larger, groups is what the second row shows.
+        // Each group is waited for, or they would be joined.
         let mut written = 0;
         while written < entries {
             let bodies: Vec<Vec<u8>> = (written..(written + group).min(entries))
@@ -222,18 +239,19 @@ fn verification(scratch: &Path, entries: u64) {
         let opening = started.elapsed();
         drop(opened);
         for (what, public) in [("with bodies", false), ("public key only", true)] {
-            let started = Instant::now();
+            let (started, cpu) = (Instant::now(), cpu_seconds());
             let verified = match public {
                 false => verify(&dir, &keys(), None),
                 true => verify(&dir, keys().vkey("bench").as_str(), None),
             }
             .unwrap();
-            let elapsed = started.elapsed();
+            let (elapsed, cpu) = (started.elapsed(), cpu_seconds() - cpu);
             assert_eq!(verified.entries, entries);
             println!(
-                "verify {what}, groups of {group}: {entries} entries in {:.2} s = {:.0}/s",
+                "verify {what}, groups of {group}: {entries} entries in {:.2} s = {:.0}/s; processor time {:.2} us an entry",
                 elapsed.as_secs_f64(),
-                entries as f64 / elapsed.as_secs_f64()
+                entries as f64 / elapsed.as_secs_f64(),
+                cpu * 1e6 / entries as f64
             );
         }
         println!(
@@ -244,4 +262,22 @@ fn verification(scratch: &Path, entries: u64) {
         );
         std::fs::remove_dir_all(&dir).unwrap();
     }
+}
+
+/// Processor time of this process so far, in steps of 10 ms; on a machine with other work it says more than the clock.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|field| field.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    (ticks(11) + ticks(12)) / 100.0
 }

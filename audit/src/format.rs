@@ -406,7 +406,7 @@ mod tests {
             let _ = Frame::decode(&bytes);
             let _ = Header::decode(&bytes);
             let _ = extent(&bytes);
-            let mut sealed = bytes.clone();
+            let mut sealed = bytes;
             push_crc(&mut sealed, 0);
             let _ = Frame::decode(&sealed);
             let _ = Header::decode(&sealed);

@@ -11,7 +11,7 @@
 //! - **AUD-5 never lost.** A writer that is killed, or whose disk fails or fills up, loses no entry for which it gave a
 //!   receipt; what it was about to write is there whole or not at all.
 //!
-//! Where to read on: [`format`] says what is on disk, byte by byte; [`leaf`] what the tree is made of;
+//! Where to read on: [`mod@format`] says what is on disk, byte by byte; [`leaf`] what the tree is made of;
 //! [`sequencer`] how writers are served; [`recovery`] what opening does; [`mod@derived`] how tiles come about;
 //! [`mod@verify`] what is checked and what cannot be known.
 //!

@@ -45,7 +45,7 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             publish_entries: 65_536,
             publish_after: Duration::from_secs(2),
             faults: Arc::default(),
@@ -341,11 +341,20 @@ impl AuditLog {
         self.shared.derived.publish(&self.head())
     }
 
-    /// Verifies everything on disk up to the newest entry while the log stays open for appending; see
-    /// [`crate::verify`].
+    /// Builds tiles, bundles, subject index and `checkpoint` anew from the journal, as after `verify` found one of them
+    /// damaged. A checkpoint that the journal contradicts is left as it is, and is an error.
     ///
     /// # Errors
-    /// As [`crate::verify`].
+    /// As [`AuditLog::publish`].
+    pub fn rebuild(&self) -> Result<()> {
+        self.shared.derived.rebuild_all(&self.head())
+    }
+
+    /// Verifies everything on disk up to the newest entry while the log stays open for appending; see
+    /// [`crate::verify()`].
+    ///
+    /// # Errors
+    /// As [`crate::verify()`].
     pub fn verify(&self, outside_checkpoint: Option<&str>) -> Result<Verified, VerifyError> {
         let shared = &self.shared;
         shared.derived.paused(|| {

@@ -90,48 +90,61 @@ pub(crate) fn recover(
             sync_dir(&dir.join(JOURNAL_DIR))?;
             continue;
         }
-        let (header, start) = read_header(&file, &path)?;
-        let public = public_of(&header.origin);
-        if header.first() != first {
-            return Err(LogError::corrupt(
-                &path,
-                0,
-                "its header is of another segment",
-            ));
-        }
-        if !public.verify_head(&header.head) {
-            return Err(LogError::key(
-                "the log is signed by another key than the one given; use the log's own",
-            ));
-        }
-        let scan = scan(&file, &path, &header, start)?;
-        let covered = at_least(&public);
-        if scan.tip.frontier.size() < covered {
-            let why = format!(
-                "it ends at entry {}, its checkpoint covers {covered}",
-                scan.tip.frontier.size()
-            );
-            return Err(LogError::corrupt(&path, scan.end, why));
-        }
-        if scan.head.size > first && !public.verify_head(&scan.head) {
-            return Err(LogError::corrupt(
-                &path,
-                scan.end,
-                "the last head is not signed by the log's key",
-            ));
-        }
-        let cut = cut_tail(&file, &path, scan.end, &public)?;
-        let (segment, tip, head) = (scan.segment, scan.tip, scan.head);
-        return Ok(Recovered {
-            file,
-            older: firsts,
-            segment,
-            tip,
-            head,
-            origin: header.origin,
-            cut,
-        });
+        return open_last(firsts, file, &path, public_of, at_least);
     }
+}
+
+/// Brings the last segment to its last durable head; see [`recover`].
+fn open_last(
+    older: Vec<u64>,
+    file: File,
+    path: &Path,
+    public_of: impl Fn(&str) -> PublicKey,
+    at_least: impl Fn(&PublicKey) -> u64,
+) -> Result<Recovered> {
+    let (header, start) = read_header(&file, path)?;
+    let public = public_of(&header.origin);
+    if segment_path(header.first()) != path {
+        return Err(LogError::corrupt(
+            path,
+            0,
+            "its header is of another segment",
+        ));
+    }
+    if !public.verify_head(&header.head) {
+        return Err(LogError::key(
+            "the log is signed by another key than the one given; use the log's own",
+        ));
+    }
+    let scan = scan(&file, path, &header, start)?;
+    let (size, covered) = (scan.tip.frontier.size(), at_least(&public));
+    if size < covered {
+        let why = format!("it ends at entry {size}, its checkpoint covers {covered}");
+        return Err(LogError::corrupt(path, scan.end, why));
+    }
+    if size > header.first() && !public.verify_head(&scan.head) {
+        return Err(LogError::corrupt(
+            path,
+            scan.end,
+            "the last head is not signed by the log's key",
+        ));
+    }
+    let cut = cut_tail(&file, path, scan.end, &public)?;
+    // A killed process may have written its last group without coming to fsync it. It is shown from now on.
+    file.sync_data()
+        .map_err(|e| LogError::io("fsync", path, e))?;
+    let Scan {
+        segment, tip, head, ..
+    } = scan;
+    Ok(Recovered {
+        file,
+        older,
+        segment,
+        tip,
+        head,
+        origin: header.origin,
+        cut,
+    })
 }
 
 struct Scan {

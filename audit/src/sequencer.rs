@@ -149,12 +149,21 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-impl Ticket {
-    fn complete(&self, result: Result<Vec<Receipt>>) {
+/// The sequencer's side of a ticket. Dropped without an answer, it answers that the log is closed: no writer waits for
+/// ever, even should the sequencer panic.
+struct Reply(Option<Arc<Ticket>>);
+
+impl Reply {
+    fn give(mut self, result: Result<Vec<Receipt>>) {
+        self.answer(result);
+    }
+
+    fn answer(&mut self, result: Result<Vec<Receipt>>) {
+        let Some(ticket) = self.0.take() else { return };
         let waker = {
-            let mut slot = self.slot.lock();
+            let mut slot = ticket.slot.lock();
             slot.result = Some(result);
-            self.done.notify_one();
+            ticket.done.notify_one();
             slot.waker.take()
         };
         if let Some(waker) = waker {
@@ -163,10 +172,18 @@ impl Ticket {
     }
 }
 
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer(Err(LogError::Closed {
+            why: "its sequencer ended".into(),
+        }));
+    }
+}
+
 struct Request {
     entries: Vec<Prepared>,
     content: usize,
-    ticket: Arc<Ticket>,
+    reply: Reply,
 }
 
 /// The queue between writers and sequencer.
@@ -193,7 +210,7 @@ impl Queue {
     pub(crate) fn submit(&self, entries: Vec<Prepared>) -> Result<Pending> {
         let ticket = Arc::new(Ticket::default());
         if entries.is_empty() {
-            ticket.complete(Ok(Vec::new()));
+            Reply(Some(ticket.clone())).give(Ok(Vec::new()));
             return Ok(Pending(ticket));
         }
         let content = entries.iter().map(Prepared::content).sum::<usize>();
@@ -221,7 +238,7 @@ impl Queue {
         state.waiting.push_back(Request {
             entries,
             content,
-            ticket: ticket.clone(),
+            reply: Reply(Some(ticket.clone())),
         });
         if state.waiting.len() >= state.wake_at {
             self.work.notify_one();
@@ -276,13 +293,13 @@ impl Queue {
     fn poison(&self, why: &str) {
         let waiting = {
             let mut state = self.state.lock();
-            state.dead = Some(why.to_owned());
+            state.dead.get_or_insert_with(|| why.to_owned());
             state.content = 0;
             self.room.notify_all();
             std::mem::take(&mut state.waiting)
         };
         for request in waiting {
-            request.ticket.complete(Err(LogError::Closed {
+            request.reply.give(Err(LogError::Closed {
                 why: why.to_owned(),
             }));
         }
@@ -299,39 +316,52 @@ pub(crate) fn run(
     mut writer: Writer,
     mut committed: impl FnMut(&crate::format::Head),
 ) {
+    let _closed_at_the_end = Closing(queue);
     let mut expected = 1;
     let mut patience = Duration::ZERO;
     while let Some(group) = queue.take(expected, patience) {
         let started = Instant::now();
         let (requests, entries): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|r| ((r.ticket, r.entries.len()), r.entries))
+            .map(|r| ((r.reply, r.entries.len()), r.entries))
             .unzip();
         match writer.commit(&entries) {
             Ok((receipts, head)) => {
                 committed(&head);
                 let mut receipts = receipts.into_iter();
                 expected = requests.len() + queue.waiting();
-                for (ticket, count) in requests {
-                    ticket.complete(Ok(receipts.by_ref().take(count).collect()));
+                for (reply, count) in requests {
+                    reply.give(Ok(receipts.by_ref().take(count).collect()));
                 }
             }
             Err(Failure::Refused(error)) => {
                 expected = 1;
                 requests
                     .into_iter()
-                    .for_each(|(ticket, _)| ticket.complete(Err(error.clone())));
+                    .for_each(|(reply, _)| reply.give(Err(error.clone())));
             }
             Err(Failure::Fatal(error)) => {
                 tracing::error!(code = error.code(), %error, "audit log failed; it takes no more entries");
                 queue.poison(&error.to_string());
                 requests
                     .into_iter()
-                    .for_each(|(ticket, _)| ticket.complete(Err(error.clone())));
+                    .for_each(|(reply, _)| reply.give(Err(error.clone())));
             }
         }
         // A moving average of the cost of a group; waiting costs at most an eighth of it.
         patience = (patience * 7 / 8 + started.elapsed() / 64).min(MAX_GATHER);
     }
-    queue.poison("it was closed");
+}
+
+/// However the sequencer ends, the queue takes nothing more.
+struct Closing<'a>(&'a Queue);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.poison(if std::thread::panicking() {
+            "its sequencer panicked"
+        } else {
+            "it was closed"
+        });
+    }
 }

@@ -16,6 +16,9 @@ pub(crate) const NARROW_SUBJECTS: u64 = 64;
 /// A set of at most [`NARROW_SUBJECTS`] numbers is never longer than this in the Roaring format (each in a container
 /// of its own: 8 bytes, and 4 + 4 + 2 per number).
 pub(crate) const NARROW_BYTES: usize = 8 + 64 * 10;
+/// A block in which every entry has as many subjects as a narrow one can.
+pub(crate) const MAX_BLOCK_BYTES: usize =
+    16 + 8 + NONCE_BYTES + 4 + 65_536 * (2 + 64 * 6) + TAG_BYTES;
 const BLOCK_MAGIC: &[u8; 16] = b"qihui-audit-sub\n";
 
 /// The set of numbers that an entry touches; the log does not know what they number. Cheap when empty.

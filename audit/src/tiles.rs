@@ -5,11 +5,12 @@
 //! the right edge has a partial form per published width.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{LogError, Result};
+use crate::leaf::MAX_LEAF_BYTES;
 use crate::merkle::{Hash, perfect_root};
 use crate::recovery::sync_dir;
 
@@ -19,6 +20,8 @@ pub(crate) const TILE_WIDTH: usize = 256;
 pub(crate) const TILE_LEVELS: u8 = 8;
 pub(crate) const TILE_DIR: &str = "tile";
 pub(crate) const SUBJECTS_DIR: &str = "subjects";
+/// Longest tile or bundle.
+pub(crate) const MAX_TILE_BYTES: usize = TILE_WIDTH * (2 + MAX_LEAF_BYTES);
 /// Suffix of a file that is being written.
 pub(crate) const TEMPORARY: &str = "tmp";
 
@@ -228,6 +231,18 @@ pub(crate) fn encode_hashes(hashes: &[Hash]) -> Vec<u8> {
 pub(crate) fn decode_hashes(bytes: &[u8]) -> Option<Vec<Hash>> {
     let (hashes, rest) = bytes.as_chunks::<32>();
     rest.is_empty().then(|| hashes.to_vec())
+}
+
+/// A whole file, unless it is longer than what the log would write: files may have been tampered with.
+pub(crate) fn read_limited(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 /// Appends one leaf to a bundle.

@@ -66,14 +66,24 @@ impl AgreementFile {
     }
 
     /// The agreement, if everything about it is in order; `fresh` is the name of one that has none.
-    pub(crate) fn into_agreement(self, catalog: &Catalog, fresh: &str, now: Timestamp) -> Result<Agreement> {
-        let contract =
-            catalog.contracts.get(&self.dataset).ok_or_else(|| LedgerError::UnknownDataset(self.dataset.clone()))?;
+    pub(crate) fn into_agreement(
+        self,
+        catalog: &Catalog,
+        fresh: &str,
+        now: Timestamp,
+    ) -> Result<Agreement> {
+        let contract = catalog
+            .contracts
+            .get(&self.dataset)
+            .ok_or_else(|| LedgerError::UnknownDataset(self.dataset.clone()))?;
         if self.purposes.is_empty() {
             return Err(malformed("`purposes` must name at least one"));
         }
         for code in &self.purposes {
-            let known = catalog.purposes.get(code).filter(|purpose| !purpose.heading);
+            let known = catalog
+                .purposes
+                .get(code)
+                .filter(|purpose| !purpose.heading);
             known.ok_or_else(|| LedgerError::UnknownPurpose(code.clone()))?;
         }
         match &self.basis {
@@ -84,14 +94,20 @@ impl AgreementFile {
         }
         let valid_from = self.valid_from.unwrap_or(now);
         if valid_from >= self.valid_until {
-            return Err(LedgerError::InvalidValidity("`valid_until` must lie after `valid_from`"));
+            return Err(LedgerError::InvalidValidity(
+                "`valid_until` must lie after `valid_from`",
+            ));
         }
         if self.valid_until <= now {
-            return Err(LedgerError::InvalidValidity("`valid_until` lies in the past"));
+            return Err(LedgerError::InvalidValidity(
+                "`valid_until` lies in the past",
+            ));
         }
         let id = self.id.as_deref().unwrap_or(fresh);
         let id_fits = (1..=MAX_ID).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
         if !id_fits {
             return Err(malformed("`id` must be 1 to 64 of A-Z, a-z, 0-9, _, -"));
         }
@@ -109,11 +125,17 @@ impl AgreementFile {
 }
 
 fn malformed(reason: &str) -> LedgerError {
-    LedgerError::Malformed { what: "agreement", reason: reason.to_owned() }
+    LedgerError::Malformed {
+        what: "agreement",
+        reason: reason.to_owned(),
+    }
 }
 
 /// Checks every column against the contract and writes its form out.
-fn checked_columns(contract: &Contract, columns: Vec<AgreementColumn>) -> Result<Vec<AgreementColumn>> {
+fn checked_columns(
+    contract: &Contract,
+    columns: Vec<AgreementColumn>,
+) -> Result<Vec<AgreementColumn>> {
     let distinct: BTreeSet<_> = columns.iter().map(|column| column.name.clone()).collect();
     if columns.is_empty() || distinct.len() < columns.len() {
         return Err(malformed("`columns` must name at least one, each once"));
@@ -126,20 +148,40 @@ fn checked_columns(contract: &Contract, columns: Vec<AgreementColumn>) -> Result
                 return Err(LedgerError::WildcardColumn { dataset });
             }
             let Some(column) = contract.column(&named.name) else {
-                return Err(LedgerError::UnknownColumn { dataset, column: name });
+                return Err(LedgerError::UnknownColumn {
+                    dataset,
+                    column: name,
+                });
             };
             if column.level == Level::L4 {
-                return Err(LedgerError::ColumnNeverOpened { dataset, column: name });
+                return Err(LedgerError::ColumnNeverOpened {
+                    dataset,
+                    column: name,
+                });
             }
-            let form = named.form.unwrap_or_else(|| Form::default_for(column.level, column.ty));
+            let form = named
+                .form
+                .unwrap_or_else(|| Form::default_for(column.level, column.ty));
             if !form.fits(column.ty) {
                 let (ty, form) = (column.ty.to_string(), form.to_string());
-                return Err(LedgerError::FormDoesNotFit { dataset, column: name, ty, form });
+                return Err(LedgerError::FormDoesNotFit {
+                    dataset,
+                    column: name,
+                    ty,
+                    form,
+                });
             }
             if form == Form::Clear && column.level == Level::L3 && !has_reason(&named) {
-                return Err(LedgerError::ReasonRequired { dataset, column: name });
+                return Err(LedgerError::ReasonRequired {
+                    dataset,
+                    column: name,
+                });
             }
-            if named.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_TEXT) {
+            if named
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.chars().count() > MAX_TEXT)
+            {
                 return Err(malformed("a `reason` is too long"));
             }
             named.form = Some(form);
@@ -160,7 +202,10 @@ pub(crate) fn check_conflicts(agreement: &Agreement, others: &[Agreement]) -> Re
     });
     for other in overlapping {
         for column in &agreement.columns {
-            let differs = other.columns.iter().find(|there| there.name == column.name && there.form != column.form);
+            let differs = other
+                .columns
+                .iter()
+                .find(|there| there.name == column.name && there.form != column.form);
             if let Some(there) = differs {
                 return Err(LedgerError::ConflictingForm {
                     other: other.id.to_string(),

@@ -19,13 +19,17 @@ pub enum LedgerError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// The disk is full.
-    #[error("no space left for the consent ledger: nothing was changed; free space on its disk and repeat")]
+    #[error(
+        "no space left for the consent ledger: nothing was changed; free space on its disk and repeat"
+    )]
     NoSpace,
     /// What the store holds contradicts itself.
     #[error("the consent ledger is damaged: {0}; restore it from a backup")]
     Corrupt(String),
     /// The ledger was written by a later program.
-    #[error("the consent ledger has format {found}, this program knows up to {known}: use a newer qihui")]
+    #[error(
+        "the consent ledger has format {found}, this program knows up to {known}: use a newer qihui"
+    )]
     NewerFormat {
         /// The format of the file.
         found: u32,
@@ -33,7 +37,9 @@ pub enum LedgerError {
         known: u32,
     },
     /// The clock shows a time before the last event.
-    #[error("the clock was set back: it shows {now}, the last event of the ledger is of {last}; set the clock right")]
+    #[error(
+        "the clock was set back: it shows {now}, the last event of the ledger is of {last}; set the clock right"
+    )]
     ClockBack {
         /// What the clock shows.
         now: String,
@@ -69,7 +75,9 @@ pub enum LedgerError {
         column: String,
     },
     /// Columns are listed, never all.
-    #[error("`*` is not a column: list the columns of `{dataset}` one by one, a consent never means all")]
+    #[error(
+        "`*` is not a column: list the columns of `{dataset}` one by one, a consent never means all"
+    )]
     WildcardColumn {
         /// The dataset.
         dataset: DatasetId,
@@ -103,7 +111,9 @@ pub enum LedgerError {
         column: String,
     },
     /// Another agreement shows the column in another form.
-    #[error("agreement `{other}` shows column `{column}` for the same purpose and time in another form: {form}")]
+    #[error(
+        "agreement `{other}` shows column `{column}` for the same purpose and time in another form: {form}"
+    )]
     ConflictingForm {
         /// The other agreement.
         other: String,
@@ -155,7 +165,9 @@ pub enum LedgerError {
         cap: String,
     },
     /// The dataset's contract is of another version.
-    #[error("`{dataset}` is under contract version {current}, the request names {asked}: ask again for the current one")]
+    #[error(
+        "`{dataset}` is under contract version {current}, the request names {asked}: ask again for the current one"
+    )]
     ContractVersion {
         /// The dataset.
         dataset: DatasetId,
@@ -198,7 +210,9 @@ pub enum LedgerError {
     #[error("this enterprise has a signatory `{0}` already")]
     SignatoryExists(String),
     /// The threshold asks for more signatories than there are, or none.
-    #[error("a threshold of {threshold} needs at least as many signatories and at least one; there are {count}")]
+    #[error(
+        "a threshold of {threshold} needs at least as many signatories and at least one; there are {count}"
+    )]
     InvalidThreshold {
         /// The threshold.
         threshold: u32,
@@ -220,7 +234,9 @@ pub enum LedgerError {
         reason: &'static str,
     },
     /// A signing key has no place in the hub.
-    #[error("the signing key lies inside the hub's directory: keep it elsewhere, the hub must not hold it")]
+    #[error(
+        "the signing key lies inside the hub's directory: keep it elsewhere, the hub must not hold it"
+    )]
     KeyInsideHub,
     /// A drained event is not the next.
     #[error("event {got} cannot be marked as logged: the next one is {next}")]
@@ -231,7 +247,9 @@ pub enum LedgerError {
         next: u64,
     },
     /// The log refused an event.
-    #[error("the log took no event: {reason}; what was given is not yet in force, what was taken away is")]
+    #[error(
+        "the log took no event: {reason}; what was given is not yet in force, what was taken away is"
+    )]
     Log {
         /// What the log said.
         reason: String,
@@ -249,8 +267,13 @@ impl Coded for LedgerError {
             Self::Corrupt(_) => "LedgerCorrupt",
             Self::NewerFormat { .. } => "LedgerNewerFormat",
             Self::ClockBack { .. } => "ClockBack",
-            Self::Malformed { what: "agreement", .. } => "MalformedAgreement",
-            Self::Malformed { what: "consent request", .. } => "MalformedConsent",
+            Self::Malformed {
+                what: "agreement", ..
+            } => "MalformedAgreement",
+            Self::Malformed {
+                what: "consent request",
+                ..
+            } => "MalformedConsent",
             Self::Malformed { .. } => "MalformedDocument",
             Self::UnknownOrganisation(_) => "UnknownOrganisation",
             Self::OrganisationExists(_) => "OrganisationExists",
@@ -271,7 +294,10 @@ impl Coded for LedgerError {
             Self::BeyondCap { .. } => "PurposeCapExceeded",
             Self::ContractVersion { .. } => "ContractVersionMismatch",
             Self::UnknownConsent(_) => "UnknownConsent",
-            Self::Transition { reason: TransitionError::AlreadySigned { .. }, .. } => "AlreadySigned",
+            Self::Transition {
+                reason: TransitionError::AlreadySigned { .. },
+                ..
+            } => "AlreadySigned",
             Self::Transition { .. } => "ConsentStateRefuses",
             Self::NotNarrower { .. } => "NotNarrower",
             Self::CannotSupersede { .. } => "CannotSupersede",
@@ -300,17 +326,26 @@ impl Coded for LedgerError {
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         // SQLITE_FULL (13): the message of the store alone would not say what to do.
-        let full = error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "13");
+        let full = error
+            .as_database_error()
+            .and_then(|e| e.code())
+            .is_some_and(|code| code == "13");
         if full {
             return Self::NoSpace;
         }
         let reason = match &error {
             // Messages of SQLite name tables and columns, never values.
             sqlx::Error::Database(inner) => inner.message().to_owned(),
-            sqlx::Error::ColumnDecode { index, .. } => format!("column {index} has an unexpected value"),
+            sqlx::Error::ColumnDecode { index, .. } => {
+                format!("column {index} has an unexpected value")
+            }
             other => other.to_string(),
         };
-        Self::Store { doing: "read or written", reason, source: Some(Box::new(error)) }
+        Self::Store {
+            doing: "read or written",
+            reason,
+            source: Some(Box::new(error)),
+        }
     }
 }
 

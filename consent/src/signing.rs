@@ -35,7 +35,9 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// The largest key file.
 const MAX_KEY_FILE: u64 = 4096;
 /// PKCS#8 v1 of an Ed25519 seed, without the seed (RFC 8410).
-const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+];
 /// SubjectPublicKeyInfo of an Ed25519 key, without the key (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
@@ -59,7 +61,14 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 6] = [Self::Give, Self::Reject, Self::Pause, Self::Resume, Self::Withdraw, Self::Narrow];
+    pub const ALL: [Self; 6] = [
+        Self::Give,
+        Self::Reject,
+        Self::Pause,
+        Self::Resume,
+        Self::Withdraw,
+        Self::Narrow,
+    ];
 
     /// The operation as written in the signed text.
     #[must_use]
@@ -95,7 +104,12 @@ pub struct SigningText {
 }
 
 impl SigningText {
-    pub(crate) fn new(hub: &str, operation: Operation, nonce: &str, document: ConsentDocument) -> Result<Self> {
+    pub(crate) fn new(
+        hub: &str,
+        operation: Operation,
+        nonce: &str,
+        document: ConsentDocument,
+    ) -> Result<Self> {
         #[derive(Serialize)]
         struct Signed<'a> {
             consent: &'a ConsentDocument,
@@ -103,8 +117,18 @@ impl SigningText {
             nonce: &'a str,
             operation: Operation,
         }
-        let text = text::canonical(&Signed { consent: &document, hub, nonce, operation })?;
-        Ok(Self { text, operation, document, nonce: nonce.to_owned() })
+        let text = text::canonical(&Signed {
+            consent: &document,
+            hub,
+            nonce,
+            operation,
+        })?;
+        Ok(Self {
+            text,
+            operation,
+            document,
+            nonce: nonce.to_owned(),
+        })
     }
 }
 
@@ -142,7 +166,10 @@ impl PublicKey {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        bytes.try_into().map(Self).map_err(|_| LedgerError::Corrupt("a public key has the wrong length".to_owned()))
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| LedgerError::Corrupt("a public key has the wrong length".to_owned()))
     }
 
     /// The 32 bytes.
@@ -154,7 +181,11 @@ impl PublicKey {
     /// The name of the key: the first 16 hexadecimal digits of its SHA-256.
     #[must_use]
     pub fn id(&self) -> String {
-        text::sha256(&self.0).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        text::sha256(&self.0)
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The key as SubjectPublicKeyInfo in PEM.
@@ -166,7 +197,9 @@ impl PublicKey {
     /// Whether `signature` is one of this key over `text`.
     #[must_use]
     pub fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.0).verify(text, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(text, signature)
+            .is_ok()
     }
 }
 
@@ -203,7 +236,8 @@ impl SigningKey {
     }
 
     fn from_seed(seed: Zeroizing<[u8; KEY_BYTES]>) -> Result<Self> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| key_error("", "not an Ed25519 seed"))?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed)
+            .map_err(|_| key_error("", "not an Ed25519 seed"))?;
         Ok(Self { seed, pair })
     }
 
@@ -217,9 +251,14 @@ impl SigningKey {
         } else if let Some(seed) = der.strip_prefix(&PKCS8_PREFIX) {
             Some(seed)
         } else {
-            Ed25519KeyPair::from_pkcs8(&der).is_ok().then(|| der.get(16..16 + KEY_BYTES)).flatten()
+            Ed25519KeyPair::from_pkcs8(&der)
+                .is_ok()
+                .then(|| der.get(16..16 + KEY_BYTES))
+                .flatten()
         };
-        let seed: [u8; KEY_BYTES] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| key_error("", what))?;
+        let seed: [u8; KEY_BYTES] = seed
+            .and_then(|seed| seed.try_into().ok())
+            .ok_or_else(|| key_error("", what))?;
         Self::from_seed(Zeroizing::new(seed))
     }
 
@@ -227,7 +266,10 @@ impl SigningKey {
     pub fn read(path: &Path, hub_dir: &Path) -> Result<Self> {
         let cannot = |_| at(key_error("", "the file cannot be read"), path);
         let real = path.canonicalize().map_err(cannot)?;
-        if hub_dir.canonicalize().is_ok_and(|hub| real.starts_with(hub)) {
+        if hub_dir
+            .canonicalize()
+            .is_ok_and(|hub| real.starts_with(hub))
+        {
             return Err(LedgerError::KeyInsideHub);
         }
         let bytes = Zeroizing::new(read_key_file(&real)?);
@@ -244,8 +286,16 @@ impl SigningKey {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         options
             .open(path)
-            .and_then(|mut file| file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|_| at(key_error("", "the file cannot be written, or exists already"), path))
+            .and_then(|mut file| {
+                file.write_all(pem.as_bytes())
+                    .and_then(|()| file.sync_all())
+            })
+            .map_err(|_| {
+                at(
+                    key_error("", "the file cannot be written, or exists already"),
+                    path,
+                )
+            })
     }
 
     /// The public key.
@@ -264,7 +314,10 @@ impl SigningKey {
 }
 
 fn key_error(place: &str, reason: &'static str) -> LedgerError {
-    LedgerError::Key { place: place.to_owned(), reason }
+    LedgerError::Key {
+        place: place.to_owned(),
+        reason,
+    }
 }
 
 fn at(error: LedgerError, path: &Path) -> LedgerError {
@@ -289,13 +342,20 @@ fn read_key_file(path: &Path) -> Result<Vec<u8>> {
 fn decoded(bytes: &[u8], label: &str) -> Option<Vec<u8>> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let text = text.trim();
-        let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
-        let (inner, is_pem) = match text.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(&end)) {
+        let (begin, end) = (
+            format!("-----BEGIN {label}-----"),
+            format!("-----END {label}-----"),
+        );
+        let (inner, is_pem) = match text
+            .strip_prefix(&begin)
+            .and_then(|rest| rest.strip_suffix(&end))
+        {
             Some(inner) => (inner, true),
             None => (text, false),
         };
         let dense = Zeroizing::new(inner.split_whitespace().collect::<String>());
-        if !is_pem && dense.len() == 2 * KEY_BYTES
+        if !is_pem
+            && dense.len() == 2 * KEY_BYTES
             && let Ok(raw) = hex::decode(&*dense)
         {
             return Some(raw);

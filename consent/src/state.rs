@@ -67,7 +67,10 @@ impl State {
     /// Whether nothing can follow.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
-        !matches!(self, Self::Requested | Self::PartiallySigned | Self::Active | Self::Paused)
+        !matches!(
+            self,
+            Self::Requested | Self::PartiallySigned | Self::Active | Self::Paused
+        )
     }
 
     /// The state as written in JSON.
@@ -131,6 +134,8 @@ pub enum ConsentEvent {
     },
     /// It came into being as a narrower version of one in this state.
     Narrowed {
+        /// Who narrowed it.
+        by: Actor,
         /// How many signatories would have to sign for a resumption.
         threshold: u32,
         /// The pause that the version before it was in.
@@ -241,28 +246,52 @@ pub enum TransitionError {
 
 impl Progress {
     /// The progress of a consent to which all of `events` happened, in order.
-    pub fn fold<'e>(events: impl IntoIterator<Item = &'e ConsentEvent>) -> Result<Option<Self>, TransitionError> {
-        events.into_iter().try_fold(None, |progress: Option<Self>, event| {
-            Self::apply(progress.as_ref(), event).map(Some)
-        })
+    pub fn fold<'e>(
+        events: impl IntoIterator<Item = &'e ConsentEvent>,
+    ) -> Result<Option<Self>, TransitionError> {
+        events
+            .into_iter()
+            .try_fold(None, |progress: Option<Self>, event| {
+                Self::apply(progress.as_ref(), event).map(Some)
+            })
     }
 
     /// The progress after `event`, which may be the first.
     pub fn apply(progress: Option<&Self>, event: &ConsentEvent) -> Result<Self, TransitionError> {
-        let Some(before) = progress else { return Self::begin(event) };
-        let to = |state| Ok(Self { state, threshold: before.threshold, signed: BTreeSet::new(), pause: None });
-        let paused = |pause| Self { pause: Some(pause), ..Self::new(State::Paused, before.threshold) };
+        let Some(before) = progress else {
+            return Self::begin(event);
+        };
+        let to = |state| {
+            Ok(Self {
+                state,
+                threshold: before.threshold,
+                signed: BTreeSet::new(),
+                pause: None,
+            })
+        };
+        let paused = |pause| Self {
+            pause: Some(pause),
+            ..Self::new(State::Paused, before.threshold)
+        };
         let open = matches!(before.state, State::Requested | State::PartiallySigned);
         let given = matches!(before.state, State::Active | State::Paused);
         match (event, before.pause) {
-            (ConsentEvent::Signed { signatory }, _) if open => before.sign(signatory, State::PartiallySigned),
+            (ConsentEvent::Signed { signatory }, _) if open => {
+                before.sign(signatory, State::PartiallySigned)
+            }
             (ConsentEvent::Rejected { .. }, _) if open => to(State::Rejected),
             (ConsentEvent::Paused { by }, None) if given => Ok(paused(by.pause())),
             (ConsentEvent::Paused { by }, Some(pause)) => {
                 let after = paused(pause.min(by.pause()));
-                if after == *before { Err(before.refusal(event)) } else { Ok(after) }
+                if after == *before {
+                    Err(before.refusal(event))
+                } else {
+                    Ok(after)
+                }
             }
-            (ConsentEvent::ResumeSigned { signatory }, Some(_)) => before.sign(signatory, State::Paused),
+            (ConsentEvent::ResumeSigned { signatory }, Some(_)) => {
+                before.sign(signatory, State::Paused)
+            }
             (ConsentEvent::Lifted { .. }, Some(Pause::Held)) => to(State::Active),
             (ConsentEvent::Superseded, _) if given => to(State::Superseded),
             (ConsentEvent::Withdrawn { .. }, _) if open || given => to(State::Withdrawn),
@@ -274,36 +303,66 @@ impl Progress {
     }
 
     const fn new(state: State, threshold: u32) -> Self {
-        Self { state, threshold, signed: BTreeSet::new(), pause: None }
+        Self {
+            state,
+            threshold,
+            signed: BTreeSet::new(),
+            pause: None,
+        }
     }
 
     const fn refusal(&self, event: &ConsentEvent) -> TransitionError {
-        TransitionError::Refused { state: self.state.as_str(), event: event.word() }
+        TransitionError::Refused {
+            state: self.state.as_str(),
+            event: event.word(),
+        }
     }
 
     fn begin(event: &ConsentEvent) -> Result<Self, TransitionError> {
         let progress = match event {
             ConsentEvent::Requested { threshold } => Self::new(State::Requested, *threshold),
-            ConsentEvent::Narrowed { threshold, pause: None } => Self::new(State::Active, *threshold),
-            ConsentEvent::Narrowed { threshold, pause } => {
-                Self { pause: *pause, ..Self::new(State::Paused, *threshold) }
+            ConsentEvent::Narrowed {
+                threshold,
+                pause: None,
+                ..
+            } => Self::new(State::Active, *threshold),
+            ConsentEvent::Narrowed {
+                threshold, pause, ..
+            } => Self {
+                pause: *pause,
+                ..Self::new(State::Paused, *threshold)
+            },
+            _ => {
+                return Err(TransitionError::Refused {
+                    state: "NONE",
+                    event: event.word(),
+                });
             }
-            _ => return Err(TransitionError::Refused { state: "NONE", event: event.word() }),
         };
-        if progress.threshold == 0 { Err(TransitionError::NoThreshold) } else { Ok(progress) }
+        if progress.threshold == 0 {
+            Err(TransitionError::NoThreshold)
+        } else {
+            Ok(progress)
+        }
     }
 
     /// One more signature; ACTIVE when enough have signed, `short` before that.
     fn sign(&self, signatory: &str, short: State) -> Result<Self, TransitionError> {
         let mut signed = self.signed.clone();
         if !signed.insert(signatory.to_owned()) {
-            return Err(TransitionError::AlreadySigned { signatory: signatory.to_owned() });
+            return Err(TransitionError::AlreadySigned {
+                signatory: signatory.to_owned(),
+            });
         }
         let enough = u32::try_from(signed.len()).is_ok_and(|count| count >= self.threshold);
         Ok(if enough {
             Self::new(State::Active, self.threshold)
         } else {
-            Self { state: short, signed, ..self.clone() }
+            Self {
+                state: short,
+                signed,
+                ..self.clone()
+            }
         })
     }
 }

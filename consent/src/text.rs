@@ -18,11 +18,20 @@ const MAX_SHOWN: usize = 300;
 pub(crate) fn read<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T> {
     let malformed = |reason: &str| {
         let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-        let shown = line.chars().take(MAX_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        LedgerError::Malformed { what, reason: shown }
+        let shown = line
+            .chars()
+            .take(MAX_SHOWN)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        LedgerError::Malformed {
+            what,
+            reason: shown,
+        }
     };
     if text.len() > MAX_DOCUMENT_BYTES {
-        return Err(malformed(&format!("it is larger than {MAX_DOCUMENT_BYTES} bytes")));
+        return Err(malformed(&format!(
+            "it is larger than {MAX_DOCUMENT_BYTES} bytes"
+        )));
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_aliases: 0, max_anchors: 0, max_documents: 1 },
@@ -59,5 +68,8 @@ pub(crate) fn random_hex<const BYTES: usize>() -> Result<String> {
 
 /// A word that a user typed, as an error may repeat it.
 pub(crate) fn shown(word: &str) -> String {
-    word.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    word.chars()
+        .take(64)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

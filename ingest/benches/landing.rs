@@ -1,1 +1,180 @@
-fn main() {}
+//! Lands a million annual reports of 25 columns from CSV, fully validated, into an empty table, then again.
+//!
+//! `cargo bench -p qihui-ingest` prints rows per second and the peak of memory (`VmHWM`, the whole process, from start
+//! to finish). `QIHUI_BENCH_ROWS` sets the number of rows. Enterprise numbers come from memory, so that the figures
+//! are those of ingestion and the warehouse; everything else is what `feed run` does, durable commits included.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use qihui_catalog::{Catalog, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError, Uscc};
+use qihui_ingest::{IngestContext, Quiet, RunOptions, RunReport, run_feed};
+use qihui_warehouse::Warehouse;
+use rand::{Rng, SeedableRng};
+
+const ROWS: u32 = 1_000_000;
+/// Without `--bench`, as in a run of all tests, only that it works.
+const ROWS_TO_TRY: u32 = 2_000;
+const AMOUNTS: [&str; 8] = [
+    "ASSGRO",
+    "LIAGRO",
+    "TOTEQU",
+    "VENDINC",
+    "MAIBUSINC",
+    "PROGRO",
+    "NETINC",
+    "RATGRO",
+];
+
+type Error = Box<dyn std::error::Error>;
+
+/// Numbers in the order of asking.
+#[derive(Default)]
+struct Numbers(Mutex<HashMap<Uscc, EnterpriseNo>>);
+
+impl EnterpriseNumbers for Numbers {
+    fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = |request: &NumberRequest| {
+            let next = u32::try_from(known.len() + 1).map_err(|_| NumbersError::Exhausted)?;
+            Ok(*known.entry(request.uscc).or_insert(EnterpriseNo(next)))
+        };
+        wanted.iter().map(&mut number).collect()
+    }
+
+    fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(usccs.iter().map(|uscc| known.get(uscc).copied()).collect())
+    }
+
+    fn uscc_of(&self, numbers: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
+        Ok(vec![None; numbers.len()])
+    }
+}
+
+/// Writes reports of as many enterprises, in random order, as departments export them.
+fn generate(path: &Path, rows: u32) -> Result<u64, Error> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20_250_101);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    write!(file, "UNISCID,ANCHEID,ANCHEYEAR,ANCHEDATE,ENTNAME,BUSST")?;
+    for amount in AMOUNTS {
+        write!(file, ",{amount},{amount}DIS")?;
+    }
+    writeln!(file, ",EMPNUM,EMPNUMDIS,DATA_TIME")?;
+    let mut line = String::new();
+    let mut order: Vec<u32> = (0..rows).collect();
+    rand::seq::SliceRandom::shuffle(&mut order[..], &mut random);
+    for serial in order {
+        line.clear();
+        let uscc = Uscc::from_parts('9', '1', "330106", &format!("{serial:08}"))?;
+        let (month, day) = (random.random_range(1..=6), random.random_range(1..=28));
+        write!(
+            line,
+            "{uscc},R{serial:010},2024,2025-{month:02}-{day:02},杭州某某{serial}贸易有限公司,开业"
+        )?;
+        for _ in AMOUNTS {
+            let amount: u32 = random.random_range(0..100_000_000);
+            let flag = if amount.is_multiple_of(3) {
+                "公示"
+            } else {
+                "不公示"
+            };
+            write!(line, ",{}.{:02},{flag}", amount / 100, amount % 100)?;
+        }
+        let (people, minute) = (random.random_range(0..500), random.random_range(0..60));
+        writeln!(line, ",{people},1,2025-07-01 10:{minute:02}:00")?;
+        file.write_all(line.as_bytes())?;
+    }
+    file.into_inner()
+        .map_err(|error| error.into_error())?
+        .sync_all()?;
+    Ok(fs::metadata(path)?.len())
+}
+
+/// The greatest amount of memory this process ever held, in MiB.
+fn peak_mib() -> Result<u64, Error> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .ok_or("no VmHWM")?;
+    let kib: u64 = line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse()?;
+    Ok(kib / 1024)
+}
+
+async fn land(
+    context: &IngestContext,
+    path: &Path,
+    what: &str,
+    bytes: u64,
+) -> Result<RunReport, Error> {
+    let started = Instant::now();
+    let report = run_feed(
+        context,
+        &"annual_report".parse()?,
+        path,
+        &RunOptions::default(),
+        Arc::new(Quiet),
+    )
+    .await?;
+    let seconds = started.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let (rows, mib) = (report.counts.read as f64, bytes as f64 / f64::from(1 << 20));
+    println!(
+        "{what}: {:.0} rows/s, {:.1} MiB/s, {seconds:.2} s, {} commits, peak memory {} MiB",
+        rows / seconds,
+        mib / seconds,
+        report.runs().count(),
+        peak_mib()?,
+    );
+    Ok(report)
+}
+
+async fn measure(rows: u32) -> Result<(), Error> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("annual_report.csv");
+    let bytes = generate(&path, rows)?;
+    println!("{rows} rows of 25 columns, {} MiB", bytes >> 20);
+    let context = IngestContext {
+        catalog: Arc::new(Catalog::builtin()?),
+        warehouse: Warehouse::open(&dir.path().join("warehouse"))?,
+        numbers: Arc::new(Numbers::default()),
+        state_dir: dir.path().join("state"),
+        input_root: None,
+    };
+    let first = land(&context, &path, "into an empty table", bytes).await?;
+    if first.counts.inserted != u64::from(rows) {
+        return Err(format!(
+            "not every row landed: {:?} {:?}",
+            first.counts, first.reasons
+        )
+        .into());
+    }
+    let second = land(&context, &path, "the same file again", bytes).await?;
+    if second.counts.unchanged != u64::from(rows) {
+        return Err(format!("not every row is unchanged: {:?}", second.counts).into());
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Error> {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let rows = match std::env::var("QIHUI_BENCH_ROWS") {
+        Ok(rows) => rows.parse()?,
+        Err(_) if is_bench => ROWS,
+        Err(_) => ROWS_TO_TRY,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(measure(rows))
+}

@@ -22,12 +22,20 @@ pub struct Position {
 
 impl Position {
     /// Before everything.
-    pub const START: Self = Self { offset: 0, line: 1, record: 0 };
+    pub const START: Self = Self {
+        offset: 0,
+        line: 1,
+        record: 0,
+    };
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {} (byte {}, record {})", self.line, self.offset, self.record)
+        write!(
+            f,
+            "line {} (byte {}, record {})",
+            self.line, self.offset, self.record
+        )
     }
 }
 
@@ -108,9 +116,18 @@ impl Checkpoint {
             return Err(DeltaError::Backwards { from, to });
         }
         match self.position(pass) {
-            None if from.record > 0 => return Err(DeltaError::Gap { from, current: Position::START }),
-            Some(current) if from.offset > current.offset => return Err(DeltaError::Gap { from, current }),
-            Some(current) if from.offset < current.offset => return Err(DeltaError::Overlap { from, current }),
+            None if from.record > 0 => {
+                return Err(DeltaError::Gap {
+                    from,
+                    current: Position::START,
+                });
+            }
+            Some(current) if from.offset > current.offset => {
+                return Err(DeltaError::Gap { from, current });
+            }
+            Some(current) if from.offset < current.offset => {
+                return Err(DeltaError::Overlap { from, current });
+            }
             _ => {}
         }
         self.0.insert(pass, to);
@@ -123,26 +140,58 @@ mod tests {
     use super::*;
 
     fn at(record: u64) -> Position {
-        Position { offset: 10 + record * 5, line: 2 + record, record }
+        Position {
+            offset: 10 + record * 5,
+            line: 2 + record,
+            record,
+        }
     }
 
     fn delta(from: u64, to: u64) -> Delta {
-        Delta { pass: PassId { source: [7; 32], first_run: 1 }, from: at(from), to: at(to) }
+        Delta {
+            pass: PassId {
+                source: [7; 32],
+                first_run: 1,
+            },
+            from: at(from),
+            to: at(to),
+        }
     }
 
     #[test]
     fn ing_2_the_truth_table_of_deltas() {
         let mut seen = Checkpoint::default();
-        assert!(matches!(seen.try_apply(&delta(1, 2)), Err(DeltaError::Gap { .. })));
-        assert!(matches!(seen.try_apply(&delta(0, 0)), Err(DeltaError::Backwards { .. })));
+        assert!(matches!(
+            seen.try_apply(&delta(1, 2)),
+            Err(DeltaError::Gap { .. })
+        ));
+        assert!(matches!(
+            seen.try_apply(&delta(0, 0)),
+            Err(DeltaError::Backwards { .. })
+        ));
         assert_eq!(seen, Checkpoint::default());
         assert_eq!(seen.try_apply(&delta(0, 3)), Ok(()));
         for (from, to) in [(3, 3), (4, 2), (0, 0)] {
-            assert!(matches!(seen.try_apply(&delta(from, to)), Err(DeltaError::Backwards { .. })), "{from} {to}");
+            assert!(
+                matches!(
+                    seen.try_apply(&delta(from, to)),
+                    Err(DeltaError::Backwards { .. })
+                ),
+                "{from} {to}"
+            );
         }
-        assert!(matches!(seen.try_apply(&delta(4, 6)), Err(DeltaError::Gap { .. })));
-        assert!(matches!(seen.try_apply(&delta(2, 6)), Err(DeltaError::Overlap { .. })));
-        assert!(matches!(seen.try_apply(&delta(0, 3)), Err(DeltaError::Overlap { .. })));
+        assert!(matches!(
+            seen.try_apply(&delta(4, 6)),
+            Err(DeltaError::Gap { .. })
+        ));
+        assert!(matches!(
+            seen.try_apply(&delta(2, 6)),
+            Err(DeltaError::Overlap { .. })
+        ));
+        assert!(matches!(
+            seen.try_apply(&delta(0, 3)),
+            Err(DeltaError::Overlap { .. })
+        ));
         assert_eq!(seen.position(delta(0, 1).pass), Some(at(3)));
         assert_eq!(seen.try_apply(&delta(3, 9)), Ok(()));
         let mut other = delta(0, 1);

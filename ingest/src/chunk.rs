@@ -7,8 +7,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, BooleanBufferBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Int32Builder, Int64Builder,
-        StringBuilder, TimestampMicrosecondBuilder,
+        ArrayRef, BooleanBufferBuilder, BooleanBuilder, Date32Builder, Decimal128Builder,
+        Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
     },
     buffer::BooleanBuffer,
 };
@@ -120,7 +120,11 @@ impl Gatherer {
     /// Takes a record in, or says what is wrong with it.
     pub fn take(&mut self, text: &str, fields: &Fields, at: RowAt) -> Result<(), Vec<Problem>> {
         let plan = Arc::clone(&self.plan);
-        let source = Source { plan: &plan, text, fields };
+        let source = Source {
+            plan: &plan,
+            text,
+            fields,
+        };
         let retract = source.is_retraction();
         self.record.values.clear();
         self.record.problems.clear();
@@ -141,7 +145,8 @@ impl Gatherer {
         self.at.push(at);
         let next = u32::try_from(self.enterprises.len()).unwrap_or(u32::MAX);
         let enterprise = *self.known.entry(uscc).or_insert_with(|| {
-            self.enterprises.push(source.request(uscc, &self.record.values));
+            self.enterprises
+                .push(source.request(uscc, &self.record.values));
             next
         });
         self.enterprise.push(enterprise);
@@ -219,8 +224,10 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn is_retraction(&self) -> bool {
-        self.plan.mark().is_some_and(|(slot, mark)| {
-            self.fields.get(self.text, slot).is_some_and(|text| value::trim(text) == mark)
+        self.plan.mark.as_ref().is_some_and(|(slot, mark)| {
+            self.fields
+                .get(self.text, *slot)
+                .is_some_and(|text| value::trim(text) == mark)
         })
     }
 
@@ -264,10 +271,14 @@ impl<'a> Source<'a> {
     }
 
     fn read(&self, plan: &PlanColumn, column: usize, text: &str, record: &mut Record) -> Value {
+        if plan.ty == ColumnType::Boolean
+            && let Some((_, value)) = self.plan.booleans.iter().find(|(word, _)| word == text)
+        {
+            // The source's own words win over the usual ones.
+            return Value::Boolean(*value);
+        }
         let read = match value::read(text, plan.ty, plan.shift) {
             Err(Reason::BadNumber) => self.amount(plan, text, record),
-            // The source's own words win over the usual ones.
-            other if plan.ty == ColumnType::Boolean => self.plan.feed.boolean_of(text).map_or(other, |b| Ok(Value::Boolean(b))),
             other => other,
         };
         read.unwrap_or_else(|reason| {
@@ -315,12 +326,19 @@ impl<'a> Source<'a> {
         }
         // What could not be read has its problem already.
         let unreadable = column == self.plan.uscc && record.uscc.is_none();
-        if unreadable || plan.rules.is_empty() || (value == Value::Text) != (plan.ty == ColumnType::String) {
+        if unreadable
+            || plan.rules.is_empty()
+            || (value == Value::Text) != (plan.ty == ColumnType::String)
+        {
             return;
         }
         for rule in &plan.rules {
             if !self.holds(rule, column, value, &record.values) {
-                let reason = if matches!(rule, Rule::Code { .. }) { Reason::UnknownCode } else { Reason::RuleBroken };
+                let reason = if matches!(rule, Rule::Code { .. }) {
+                    Reason::UnknownCode
+                } else {
+                    Reason::RuleBroken
+                };
                 record.wrong(reason, column);
             }
         }
@@ -348,14 +366,21 @@ impl<'a> Source<'a> {
 
     fn request(&self, uscc: Uscc, values: &[Value]) -> NumberRequest {
         let text = |column: Option<usize>| {
-            column.filter(|c| values[*c] == Value::Text).map(|c| self.text(c))
+            column
+                .filter(|c| values[*c] == Value::Text)
+                .map(|c| self.text(c))
         };
         let county = |column: &usize| -> Option<[u8; 6]> {
             let county: [u8; 6] = text(Some(*column))?.as_bytes().get(..6)?.try_into().ok()?;
             county.iter().all(u8::is_ascii_digit).then_some(county)
         };
         let county = self.plan.counties.iter().find_map(county);
-        NumberRequest { uscc, county, section: text(self.plan.industry).and_then(qihui_catalog::codes::industries::section_of) }
+        NumberRequest {
+            uscc,
+            county,
+            section: text(self.plan.industry)
+                .and_then(qihui_catalog::codes::industries::section_of),
+        }
     }
 }
 
@@ -390,9 +415,9 @@ impl Builder {
             ColumnType::Decimal { .. } => {
                 Self::Decimal(Decimal128Builder::new().with_data_type(arrow_type(column.ty)))
             }
-            ColumnType::Timestamp => {
-                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(arrow_type(column.ty)))
-            }
+            ColumnType::Timestamp => Self::Timestamp(
+                TimestampMicrosecondBuilder::new().with_data_type(arrow_type(column.ty)),
+            ),
         }
     }
 

@@ -56,7 +56,9 @@ pub enum IngestError {
         dir: PathBuf,
     },
     /// The file changed while it was read.
-    #[error("`{file}` changed while it was read: nothing of the part being read was landed, run the feed again")]
+    #[error(
+        "`{file}` changed while it was read: nothing of the part being read was landed, run the feed again"
+    )]
     SourceChanged {
         /// The file, relative to its folder.
         file: String,
@@ -80,7 +82,9 @@ pub enum IngestError {
         fault: HeaderFault,
     },
     /// The file is written in an encoding that feeds may not have.
-    #[error("`{file}` is written in {found}, the feed `{feed}` expects {expected}: convert it or change the feed")]
+    #[error(
+        "`{file}` is written in {found}, the feed `{feed}` expects {expected}: convert it or change the feed"
+    )]
     UnexpectedEncoding {
         /// The file.
         file: String,
@@ -163,7 +167,9 @@ pub enum IngestError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Every try to commit met another writer's commit.
-    #[error("the table `{dataset}` is being written by others: {tries} tries met other commits, run the feed again later")]
+    #[error(
+        "the table `{dataset}` is being written by others: {tries} tries met other commits, run the feed again later"
+    )]
     Contended {
         /// The dataset.
         dataset: String,
@@ -171,7 +177,9 @@ pub enum IngestError {
         tries: u32,
     },
     /// The counts of a run do not add up: a defect of this program, found before the commit.
-    #[error("the counts of run {run} do not add up ({read} read, {accounted} accounted for): nothing was committed, please report this")]
+    #[error(
+        "the counts of run {run} do not add up ({read} read, {accounted} accounted for): nothing was committed, please report this"
+    )]
     Unbalanced {
         /// The run.
         run: i64,
@@ -189,7 +197,9 @@ pub enum IngestError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderFault {
     /// Hardly any expected column is there.
-    #[error("only {found} of {expected} expected columns are in the first line; is it a header line?")]
+    #[error(
+        "only {found} of {expected} expected columns are in the first line; is it a header line?"
+    )]
     NotAHeader {
         /// How many were found.
         found: usize,
@@ -209,7 +219,10 @@ pub enum HeaderFault {
         columns: Vec<String>,
     },
     /// Columns the feed does not know.
-    #[error("unknown {}; add them to the feed or have them left out of the file", list(columns))]
+    #[error(
+        "unknown {}; add them to the feed or have them left out of the file",
+        list(columns)
+    )]
     Unknown {
         /// Their names.
         columns: Vec<String>,
@@ -228,7 +241,11 @@ pub enum HeaderFault {
 }
 
 fn list(columns: &[String]) -> String {
-    columns.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    columns
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Coded for IngestError {
@@ -288,9 +305,9 @@ impl IngestError {
     pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
         let doing = doing.into();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::NoSpace { doing, source }
-            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::NoSpace { doing, source },
             _ => Self::Io { doing, source },
         }
     }
@@ -298,7 +315,12 @@ impl IngestError {
     /// The table of `dataset` refused or failed.
     pub(crate) fn landing(dataset: &str, error: impl Coded + Send + Sync + 'static) -> Self {
         let (code, kind) = (error.code(), error.kind());
-        Self::Landing { dataset: dataset.to_owned(), code, kind, source: Box::new(error) }
+        Self::Landing {
+            dataset: dataset.to_owned(),
+            code,
+            kind,
+            source: Box::new(error),
+        }
     }
 
     /// Reading or writing `path` failed.

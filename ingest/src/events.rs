@@ -14,7 +14,12 @@ pub(crate) struct SourceStarted<'a> {
 
 impl SourceStarted<'_> {
     pub fn emit(&self) {
-        let Self { feed, source, bytes, resumed_after } = self;
+        let Self {
+            feed,
+            source,
+            bytes,
+            resumed_after,
+        } = self;
         info!(feed, source, bytes, resumed_after, "feed source started");
     }
 }
@@ -30,10 +35,34 @@ pub(crate) struct ChunkLanded<'a> {
 
 impl ChunkLanded<'_> {
     pub fn emit(&self) {
-        let Self { feed, run, version, tries, counts } = self;
-        let Counts { read, inserted, replaced, unchanged, superseded, retracted, quarantined } = counts;
+        let Self {
+            feed,
+            run,
+            version,
+            tries,
+            counts,
+        } = self;
+        let Counts {
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
+        } = counts;
         info!(
-            feed, run, version, tries, read, inserted, replaced, unchanged, superseded, retracted, quarantined,
+            feed,
+            run,
+            version,
+            tries,
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
             "feed chunk landed"
         );
     }
@@ -49,7 +78,12 @@ pub(crate) struct RecordsQuarantined<'a> {
 
 impl RecordsQuarantined<'_> {
     pub fn emit(&self) {
-        let Self { feed, run, reason, records } = self;
+        let Self {
+            feed,
+            run,
+            reason,
+            records,
+        } = self;
         warn!(feed, run, reason, records, "feed records quarantined");
     }
 }
@@ -63,10 +97,30 @@ pub(crate) struct SourceFinished<'a> {
 
 impl SourceFinished<'_> {
     pub fn emit(&self) {
-        let Self { feed, source, counts } = self;
-        let Counts { read, inserted, replaced, unchanged, superseded, retracted, quarantined } = counts;
+        let Self {
+            feed,
+            source,
+            counts,
+        } = self;
+        let Counts {
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
+        } = counts;
         info!(
-            feed, source, read, inserted, replaced, unchanged, superseded, retracted, quarantined,
+            feed,
+            source,
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
             "feed source finished"
         );
     }

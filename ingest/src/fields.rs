@@ -4,7 +4,7 @@
 //! slot wants (columns of level L4, ignored columns) is passed over and exists nowhere but in the record itself.
 //! Nothing is allocated per field.
 
-use std::{collections::HashMap, fmt, ops::Range};
+use std::{collections::HashMap, fmt, mem, ops::Range};
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 use memchr::{memchr, memchr_iter};
@@ -27,7 +27,7 @@ pub(crate) enum Slot {
 pub(crate) struct Fields {
     spans: Vec<Option<Range<usize>>>,
     /// Holds the text of the fields when they do not stand in the record as they are.
-    unescaped: Vec<u8>,
+    unescaped: String,
     in_record: bool,
 }
 
@@ -35,7 +35,11 @@ impl Fields {
     /// The text of `slot`, given the record it was taken from; none when it is absent or null.
     pub fn get<'a>(&'a self, record: &'a str, slot: usize) -> Option<&'a str> {
         let span = self.spans[slot].clone()?;
-        if self.in_record { Some(&record[span]) } else { std::str::from_utf8(&self.unescaped[span]).ok() }
+        if self.in_record {
+            record.get(span)
+        } else {
+            self.unescaped.get(span)
+        }
     }
 
     fn clear(&mut self, slots: usize, in_record: bool) {
@@ -60,7 +64,13 @@ pub(crate) struct CsvFields {
 
 impl CsvFields {
     /// Takes records of a file apart whose columns go to `slots`.
-    pub fn new(delimiter: u8, quote: u8, slots: Vec<Slot>, slot_count: usize, limits: &Limits) -> Self {
+    pub fn new(
+        delimiter: u8,
+        quote: u8,
+        slots: Vec<Slot>,
+        slot_count: usize,
+        limits: &Limits,
+    ) -> Self {
         let ends = vec![0; slots.len() + 1];
         Self {
             delimiter,
@@ -92,7 +102,15 @@ impl CsvFields {
             Ok(())
         };
         if quoted {
-            let count = unquote(&mut self.reader, record.as_bytes(), &mut fields.unescaped, &mut self.ends)?;
+            let mut text = mem::take(&mut fields.unescaped).into_bytes();
+            let count = unquote(
+                &mut self.reader,
+                record.as_bytes(),
+                &mut text,
+                &mut self.ends,
+            )?;
+            // INVARIANT: fields of a text are texts, as delimiter and quote are ASCII.
+            fields.unescaped = String::from_utf8(text).map_err(|_| Reason::BadEncoding)?;
             for end in &self.ends[..count] {
                 place(*end, *end)?;
             }
@@ -102,36 +120,59 @@ impl CsvFields {
             }
             place(record.len(), record.len())?;
         }
-        if column == self.slots.len() { Ok(()) } else { Err(Reason::FieldCount) }
+        if column == self.slots.len() {
+            Ok(())
+        } else {
+            Err(Reason::FieldCount)
+        }
     }
 }
 
 fn csv_reader(delimiter: u8, quote: u8) -> Reader {
-    ReaderBuilder::new().delimiter(delimiter).quote(quote).terminator(Terminator::Any(b'\n')).build()
+    ReaderBuilder::new()
+        .delimiter(delimiter)
+        .quote(quote)
+        .terminator(Terminator::Any(b'\n'))
+        .build()
 }
 
 /// Writes the fields of `record` one after the other into `to`, their ends into `ends`, and returns their count.
-fn unquote(reader: &mut Reader, record: &[u8], to: &mut Vec<u8>, ends: &mut [usize]) -> Result<usize, Reason> {
+fn unquote(
+    reader: &mut Reader,
+    record: &[u8],
+    to: &mut Vec<u8>,
+    ends: &mut [usize],
+) -> Result<usize, Reason> {
     reader.reset();
     to.resize(record.len() + 1, 0);
     let (mut read, mut written, mut count) = (0, 0, 0);
     loop {
-        let (result, n, out, found) = reader.read_record(&record[read..], &mut to[written..], &mut ends[count..]);
+        let (result, n, out, found) =
+            reader.read_record(&record[read..], &mut to[written..], &mut ends[count..]);
         read += n;
         written += out;
         count += found;
         match result {
             ReadRecordResult::InputEmpty => {}
-            ReadRecordResult::Record if read == record.len() => return Ok(count),
-            ReadRecordResult::Record => return Err(Reason::BrokenQuote),
-            ReadRecordResult::End => return Ok(count),
-            ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => return Err(Reason::FieldCount),
+            ReadRecordResult::Record if read < record.len() => return Err(Reason::BrokenQuote),
+            ReadRecordResult::Record | ReadRecordResult::End => {
+                to.truncate(written);
+                return Ok(count);
+            }
+            ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                return Err(Reason::FieldCount);
+            }
         }
     }
 }
 
 /// The names in a header line.
-pub(crate) fn header(line: &str, delimiter: u8, quote: u8, limits: &Limits) -> Result<Vec<String>, Reason> {
+pub(crate) fn header(
+    line: &str,
+    delimiter: u8,
+    quote: u8,
+    limits: &Limits,
+) -> Result<Vec<String>, Reason> {
     let mut reader = csv_reader(delimiter, quote);
     let mut text = Vec::new();
     let mut ends = vec![0; limits.columns + 1];
@@ -156,18 +197,36 @@ pub(crate) struct JsonFields {
 
 impl JsonFields {
     /// Takes objects apart whose keys go to `slots`.
-    pub fn new(slots: impl IntoIterator<Item = (String, Slot)>, slot_count: usize, limits: &Limits) -> Self {
-        let slots: HashMap<_, _> =
-            slots.into_iter().enumerate().map(|(index, (name, slot))| (name, (index, slot))).collect();
+    pub fn new(
+        slots: impl IntoIterator<Item = (String, Slot)>,
+        slot_count: usize,
+        limits: &Limits,
+    ) -> Self {
+        let slots: HashMap<_, _> = slots
+            .into_iter()
+            .enumerate()
+            .map(|(index, (name, slot))| (name, (index, slot)))
+            .collect();
         let seen = vec![false; slots.len()];
-        Self { slots, slot_count, field_bytes: limits.field_bytes, columns: limits.columns, seen }
+        Self {
+            slots,
+            slot_count,
+            field_bytes: limits.field_bytes,
+            columns: limits.columns,
+            seen,
+        }
     }
 
     /// Fills `fields` from `record`, one line.
     pub fn split(&mut self, record: &str, fields: &mut Fields) -> Result<(), Reason> {
         fields.clear(self.slot_count, false);
         self.seen.fill(false);
-        let mut object = Object { of: self, fields, fault: None, keys: 0 };
+        let mut object = Object {
+            of: self,
+            fields,
+            fault: None,
+            keys: 0,
+        };
         let mut reader = serde_json::Deserializer::from_str(record);
         let read = reader.deserialize_map(&mut object);
         let fault = object.fault;
@@ -188,7 +247,7 @@ struct Object<'a> {
 
 impl Object<'_> {
     fn take(&mut self, (index, slot): (usize, Slot), value: &str) -> Result<(), Reason> {
-        if std::mem::replace(&mut self.of.seen[index], true) {
+        if mem::replace(&mut self.of.seen[index], true) {
             return Err(Reason::DuplicateKey);
         }
         match value.as_bytes().first() {
@@ -204,16 +263,16 @@ impl Object<'_> {
         };
         let start = self.fields.unescaped.len();
         match value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) {
-            None => self.fields.unescaped.extend_from_slice(value.as_bytes()),
+            None => self.fields.unescaped.push_str(value),
             Some(text) if memchr(b'\\', text.as_bytes()).is_none() => {
-                self.fields.unescaped.extend_from_slice(text.as_bytes());
+                self.fields.unescaped.push_str(text);
             }
             Some(_) => {
                 let text: String = serde_json::from_str(value).map_err(|_| Reason::BadJson)?;
                 if memchr(0, text.as_bytes()).is_some() {
                     return Err(Reason::NulByte);
                 }
-                self.fields.unescaped.extend_from_slice(text.as_bytes());
+                self.fields.unescaped.push_str(&text);
             }
         }
         let end = self.fields.unescaped.len();
@@ -276,7 +335,12 @@ impl Visitor<'_> for Key<'_> {
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
         // Names are nearly always written as declared; ASCII case and white space around them do not count.
-        let alike = || self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key.trim())).map(|(_, slot)| slot);
+        let alike = || {
+            self.0
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(key.trim()))
+                .map(|(_, slot)| slot)
+        };
         Ok(self.0.get(key).or_else(alike).copied())
     }
 }
@@ -293,26 +357,51 @@ mod tests {
 
     fn csv(record: &str, columns: usize) -> Result<Vec<String>, Reason> {
         let mut fields = Fields::default();
-        CsvFields::new(b',', b'"', wanted(columns), columns, &Limits::DEFAULT).split(record, &mut fields)?;
-        Ok((0..columns).map(|slot| fields.get(record, slot).unwrap().to_owned()).collect())
+        CsvFields::new(b',', b'"', wanted(columns), columns, &Limits::DEFAULT)
+            .split(record, &mut fields)?;
+        Ok((0..columns)
+            .map(|slot| fields.get(record, slot).unwrap().to_owned())
+            .collect())
     }
 
     fn json(record: &str) -> Result<Vec<Option<String>>, Reason> {
-        let slots = [("a", Slot::Wanted(0)), ("b", Slot::Wanted(1)), ("b2", Slot::Wanted(1)), ("secret", Slot::Dropped)];
+        let slots = [
+            ("a", Slot::Wanted(0)),
+            ("b", Slot::Wanted(1)),
+            ("b2", Slot::Wanted(1)),
+            ("secret", Slot::Dropped),
+        ];
         let mut fields = Fields::default();
-        JsonFields::new(slots.map(|(name, slot)| (name.to_owned(), slot)), 2, &Limits::DEFAULT)
-            .split(record, &mut fields)?;
-        Ok((0..2).map(|slot| fields.get(record, slot).map(str::to_owned)).collect())
+        JsonFields::new(
+            slots.map(|(name, slot)| (name.to_owned(), slot)),
+            2,
+            &Limits::DEFAULT,
+        )
+        .split(record, &mut fields)?;
+        Ok((0..2)
+            .map(|slot| fields.get(record, slot).map(str::to_owned))
+            .collect())
     }
 
     #[test]
     fn csv_records_with_and_without_quotes() {
         assert_eq!(csv("a,b,c", 3).unwrap(), ["a", "b", "c"]);
         assert_eq!(csv(",,", 3).unwrap(), ["", "", ""]);
-        assert_eq!(csv("\"a,1\",\"b\"\"q\",c\"d", 3).unwrap(), ["a,1", "b\"q", "c\"d"]);
-        assert_eq!(csv("\"line\nend\",,\"\"", 3).unwrap(), ["line\nend", "", ""]);
+        assert_eq!(
+            csv("\"a,1\",\"b\"\"q\",c\"d", 3).unwrap(),
+            ["a,1", "b\"q", "c\"d"]
+        );
+        assert_eq!(
+            csv("\"line\nend\",,\"\"", 3).unwrap(),
+            ["line\nend", "", ""]
+        );
         assert_eq!(csv("\"a\",", 2).unwrap(), ["a", ""]);
-        for (record, columns) in [("a,b", 3), ("a,b,c,d", 3), ("\"a\",b", 3), ("\"a\",b,c,d,e,f,g", 3)] {
+        for (record, columns) in [
+            ("a,b", 3),
+            ("a,b,c,d", 3),
+            ("\"a\",b", 3),
+            ("\"a\",b,c,d,e,f,g", 3),
+        ] {
             assert_eq!(csv(record, columns), Err(Reason::FieldCount), "{record}");
         }
         let long = "x".repeat(Limits::DEFAULT.field_bytes + 1);
@@ -323,15 +412,33 @@ mod tests {
     #[test]
     fn json_objects_are_flat_and_unambiguous() {
         let some = |a: &str, b: &str| Ok(vec![Some(a.to_owned()), Some(b.to_owned())]);
-        assert_eq!(json(r#"{"a":"x","b":12.3400000000000000000001}"#), some("x", "12.3400000000000000000001"));
-        assert_eq!(json(r#" { "b2" : true , "a" : "tab\tA" } "#), some("tab\tA", "true"));
-        assert_eq!(json(r#"{"a":null,"secret":"110101"}"#), Ok(vec![None, None]));
+        assert_eq!(
+            json(r#"{"a":"x","b":12.3400000000000000000001}"#),
+            some("x", "12.3400000000000000000001")
+        );
+        assert_eq!(
+            json(r#" { "b2" : true , "a" : "tab\tA" } "#),
+            some("tab\tA", "true")
+        );
+        assert_eq!(
+            json(r#"{"a":null,"secret":"110101"}"#),
+            Ok(vec![None, None])
+        );
         assert_eq!(json(r#"{"a":"1","a":"2"}"#), Err(Reason::DuplicateKey));
         assert_eq!(json(r#"{"b":"1","b2":"2"}"#), Err(Reason::DuplicateKey));
         assert_eq!(json(r#"{"a":"1","z":"2"}"#), Err(Reason::UnknownKey));
         assert_eq!(json(r#"{"a":{"x":1}}"#), Err(Reason::NestedValue));
         assert_eq!(json(r#"{"a":"\u0000"}"#), Err(Reason::NulByte));
-        for bad in ["", "[]", "1", "{", r#"{"a":1}x"#, r#"{"a":01}"#, r#"{"a":"\ud800"}"#, r#"{a:1}"#] {
+        for bad in [
+            "",
+            "[]",
+            "1",
+            "{",
+            r#"{"a":1}x"#,
+            r#"{"a":01}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{a:1}"#,
+        ] {
             assert_eq!(json(bad), Err(Reason::BadJson), "{bad}");
         }
         let deep = format!(r#"{{"z":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
@@ -343,8 +450,10 @@ mod tests {
         fn csv_without_quotes_reads_the_same_either_way(cells in prop::collection::vec("[a-z一-龥 ]{0,6}", 2..6)) {
             let plain = cells.join(",");
             let quoted = cells.iter().map(|cell| format!("\"{cell}\"")).collect::<Vec<_>>().join(",");
-            prop_assert_eq!(csv(&plain, cells.len()), Ok(cells.clone()));
-            prop_assert_eq!(csv(&quoted, cells.len()), Ok(cells.clone()));
+            let got = csv(&plain, cells.len());
+            prop_assert_eq!(got.as_ref(), Ok(&cells));
+            let got = csv(&quoted, cells.len());
+            prop_assert_eq!(got.as_ref(), Ok(&cells));
         }
 
         #[test]

@@ -188,7 +188,11 @@ impl<R: Read> Framer<R> {
     /// A record that lies in the buffer and ends at `end`; a broken one ends with its first line.
     fn whole(&mut self, at: Position, end: usize, broken: bool) -> Frame {
         let record = &self.buffer[self.start..self.start + end];
-        let end = if broken { memchr(b'\n', record).unwrap_or(end) } else { end };
+        let end = if broken {
+            memchr(b'\n', record).unwrap_or(end)
+        } else {
+            end
+        };
         let record = &record[..end];
         let text = record.strip_suffix(b"\r").unwrap_or(record).len();
         let lines = memchr_iter(b'\n', record).count() as u64;
@@ -200,7 +204,13 @@ impl<R: Read> Framer<R> {
         };
         let line_end = usize::from(self.start + end < self.end);
         self.consume(end + line_end, lines + line_end as u64);
-        Frame { at, length: text as u64, fault, sha256: None, bytes: Bytes::Buffer(range) }
+        Frame {
+            at,
+            length: text as u64,
+            fault,
+            sha256: None,
+            bytes: Bytes::Buffer(range),
+        }
     }
 
     /// A record of one line that is longer than the limit: its head is kept, the rest is hashed and passed over.
@@ -220,20 +230,33 @@ impl<R: Read> Framer<R> {
                     self.kept.push(b'\r');
                 }
             }
-            held_back_cr = if part.is_empty() { held_back_cr } else { part.ends_with(b"\r") };
+            held_back_cr = if part.is_empty() {
+                held_back_cr
+            } else {
+                part.ends_with(b"\r")
+            };
             let text = part.strip_suffix(b"\r").unwrap_or(part);
             hash.update(text);
             length += text.len() as u64;
             let room = self.kept_bytes - self.kept.len();
             self.kept.extend_from_slice(&text[..text.len().min(room)]);
-            self.consume(part.len() + usize::from(line_end.is_some()), u64::from(line_end.is_some()));
+            self.consume(
+                part.len() + usize::from(line_end.is_some()),
+                u64::from(line_end.is_some()),
+            );
             if line_end.is_some() || !self.fill()? {
                 break;
             }
         }
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(hash.finish().as_ref());
-        Ok(Frame { at, length, fault: Some(Reason::RecordTooLong), sha256: Some(sha256), bytes: Bytes::Kept })
+        Ok(Frame {
+            at,
+            length,
+            fault: Some(Reason::RecordTooLong),
+            sha256: Some(sha256),
+            bytes: Bytes::Kept,
+        })
     }
 
     /// Searches on for the end of the record in the buffer, no further than one record may reach.
@@ -256,7 +279,9 @@ impl<R: Read> Framer<R> {
                         search.at = closing + 2;
                         continue;
                     }
-                    Some(next) => search.broken |= !(*next == delimiter || *next == b'\n' || *next == b'\r'),
+                    Some(next) => {
+                        search.broken |= !(*next == delimiter || *next == b'\n' || *next == b'\r')
+                    }
                     // The next byte decides; look again once it is there.
                     None if !self.ended && window.len() < self.record_bytes + 2 => {
                         search.at = closing;
@@ -328,10 +353,17 @@ mod tests {
 
     use super::*;
 
-    const CSV: Option<Quoting> = Some(Quoting { delimiter: b',', quote: b'"' });
+    const CSV: Option<Quoting> = Some(Quoting {
+        delimiter: b',',
+        quote: b'"',
+    });
 
     fn limits(record_bytes: usize) -> Limits {
-        Limits { record_bytes, kept_bytes: record_bytes / 2, ..Limits::DEFAULT }
+        Limits {
+            record_bytes,
+            kept_bytes: record_bytes / 2,
+            ..Limits::DEFAULT
+        }
     }
 
     type Seen = (Vec<u8>, u64, u64, Option<Reason>);
@@ -340,7 +372,12 @@ mod tests {
         let mut framer = Framer::new(input, Position::START, quoting, limits);
         let mut seen = Vec::new();
         while let Some(frame) = framer.next().unwrap() {
-            seen.push((framer.bytes(&frame).to_vec(), frame.at.line, frame.length, frame.fault));
+            seen.push((
+                framer.bytes(&frame).to_vec(),
+                frame.at.line,
+                frame.length,
+                frame.fault,
+            ));
         }
         (seen, framer.position().unwrap())
     }
@@ -348,7 +385,13 @@ mod tests {
     fn texts(input: &str) -> Vec<String> {
         let (seen, _) = frames(input.as_bytes(), CSV, &limits(1 << 10));
         seen.iter()
-            .map(|(raw, _, _, fault)| format!("{}{}", if fault.is_some() { "!" } else { "" }, String::from_utf8_lossy(raw)))
+            .map(|(raw, _, _, fault)| {
+                format!(
+                    "{}{}",
+                    if fault.is_some() { "!" } else { "" },
+                    String::from_utf8_lossy(raw)
+                )
+            })
             .collect()
     }
 
@@ -363,20 +406,29 @@ mod tests {
     #[test]
     fn quoted_fields_hold_line_ends() {
         assert_eq!(texts("a,\"b\nc\",d\ne\n"), ["a,\"b\nc\",d", "e"]);
-        assert_eq!(texts("\"a\"\"\n\"\"b\",c\nd\n"), ["\"a\"\"\n\"\"b\",c", "d"]);
+        assert_eq!(
+            texts("\"a\"\"\n\"\"b\",c\nd\n"),
+            ["\"a\"\"\n\"\"b\",c", "d"]
+        );
         assert_eq!(texts("5\" pipe,x\ny\n"), ["5\" pipe,x", "y"]);
     }
 
     #[test]
     fn a_stray_quote_costs_one_line() {
         assert_eq!(texts("a,\"oops\nb,c\nd,e\n"), ["!a,\"oops", "b,c", "d,e"]);
-        assert_eq!(texts("a,\"oops\nb,\"c,d\"\ne\n"), ["!a,\"oops", "b,\"c,d\"", "e"]);
+        assert_eq!(
+            texts("a,\"oops\nb,\"c,d\"\ne\n"),
+            ["!a,\"oops", "b,\"c,d\"", "e"]
+        );
         assert_eq!(texts("\"a\"b,c\nd\n"), ["!\"a\"b,c", "d"]);
     }
 
     #[test]
     fn lines_inside_a_proper_field_are_never_records() {
-        assert_eq!(texts("x,\"free\n9133,evil\n\"\ny\n"), ["x,\"free\n9133,evil\n\"", "y"]);
+        assert_eq!(
+            texts("x,\"free\n9133,evil\n\"\ny\n"),
+            ["x,\"free\n9133,evil\n\"", "y"]
+        );
     }
 
     #[test]
@@ -388,7 +440,10 @@ mod tests {
         for quoting in [None, CSV] {
             let (seen, end) = frames(&input, quoting, &limits);
             assert_eq!(seen.len(), 3);
-            assert_eq!((seen[1].0.len(), seen[1].2, seen[1].3), (512, 5 << 20, Some(Reason::RecordTooLong)));
+            assert_eq!(
+                (seen[1].0.len(), seen[1].2, seen[1].3),
+                (512, 5 << 20, Some(Reason::RecordTooLong))
+            );
             assert_eq!(seen[2], (b"b".to_vec(), 3, 1, None));
             assert_eq!(end.offset, input.len() as u64);
         }
@@ -400,7 +455,10 @@ mod tests {
         input.extend(std::iter::repeat_n(b'x', 5 << 20));
         input.extend_from_slice(b"\"\nb\n");
         let (seen, _) = frames(&input, CSV, &limits(1 << 10));
-        assert_eq!((seen.len(), seen[0].2, seen[0].3), (2, (5 << 20) + 4, Some(Reason::RecordTooLong)));
+        assert_eq!(
+            (seen.len(), seen[0].2, seen[0].3),
+            (2, (5 << 20) + 4, Some(Reason::RecordTooLong))
+        );
         assert_eq!(seen[1].0, b"b");
     }
 
@@ -409,7 +467,9 @@ mod tests {
 
     impl Read for Drip<'_> {
         fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-            let size = self.1[self.2 % self.1.len()].min(self.0.len()).min(to.len());
+            let size = self.1[self.2 % self.1.len()]
+                .min(self.0.len())
+                .min(to.len());
             self.2 += 1;
             to[..size].copy_from_slice(&self.0[..size]);
             self.0 = &self.0[size..];

@@ -71,7 +71,14 @@ impl RunRecord {
     pub fn delta(&self) -> Option<Delta> {
         let mut source = [0; 32];
         hex::decode_to_slice(&self.source.sha256, &mut source).ok()?;
-        Some(Delta { pass: PassId { source, first_run: self.pass }, from: self.from, to: self.to })
+        Some(Delta {
+            pass: PassId {
+                source,
+                first_run: self.pass,
+            },
+            from: self.from,
+            to: self.to,
+        })
     }
 
     pub fn fact(&self, version: Option<i64>) -> RunFact {
@@ -122,14 +129,24 @@ impl Journal {
             other => other.map_err(|error| IngestError::io_at("reading", &path, error))?,
         };
         let whole = memchr::memrchr(b'\n', &content).map_or(0, |end| end + 1);
-        let mut journal = Self { path, prepared: BTreeMap::new(), committed: BTreeMap::new(), whole: whole as u64 };
-        for (number, line) in (1..).zip(content[..whole].split(|byte| *byte == b'\n')).filter(|(_, l)| !l.is_empty()) {
+        let mut journal = Self {
+            path,
+            prepared: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            whole: whole as u64,
+        };
+        for (number, line) in (1..)
+            .zip(content[..whole].split(|byte| *byte == b'\n'))
+            .filter(|(_, l)| !l.is_empty())
+        {
             let fault = |fault: &str| IngestError::CorruptState {
                 path: journal.path.clone(),
                 line: number,
                 fault: fault.to_owned(),
             };
-            match serde_json::from_slice(line).map_err(|_| fault("it is not an entry of a journal of runs"))? {
+            match serde_json::from_slice(line)
+                .map_err(|_| fault("it is not an entry of a journal of runs"))?
+            {
                 Line::Prepared(record) if record.v != FORMAT => {
                     return Err(fault("it was written by another version of this program"));
                 }
@@ -177,8 +194,17 @@ impl Journal {
     /// The runs of the unfinished reading of a source, given the table's last run; none when there is nothing to
     /// continue. A reading whose last commit was never noted, because the process died right behind it, has nothing
     /// left to read, but is still to be reported. A reading under another contract or feed description is not continued.
-    pub fn unfinished(&self, last_run: Option<i64>, sha256: &str, rules: (&str, &str)) -> Vec<&RunRecord> {
-        let Some(last) = self.effective(last_run).rev().find(|record| record.source.sha256 == sha256) else {
+    pub fn unfinished(
+        &self,
+        last_run: Option<i64>,
+        sha256: &str,
+        rules: (&str, &str),
+    ) -> Vec<&RunRecord> {
+        let Some(last) = self
+            .effective(last_run)
+            .rev()
+            .find(|record| record.source.sha256 == sha256)
+        else {
             return Vec::new();
         };
         let is_done = last.is_last() && self.committed.contains_key(&last.run);
@@ -186,7 +212,9 @@ impl Journal {
             return Vec::new();
         }
         let pass = last.pass;
-        self.effective(last_run).filter(|r| r.source.sha256 == sha256 && r.pass == pass).collect()
+        self.effective(last_run)
+            .filter(|r| r.source.sha256 == sha256 && r.pass == pass)
+            .collect()
     }
 
     /// Whether the commit of `run` was noted.
@@ -198,7 +226,10 @@ impl Journal {
     pub fn checkpoint(&self, last_run: Option<i64>) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::default();
         for record in self.effective(last_run) {
-            let fault = |fault| IngestError::Checkpoint { file: record.source.path.clone(), fault };
+            let fault = |fault| IngestError::Checkpoint {
+                file: record.source.path.clone(),
+                fault,
+            };
             if let Some(delta) = record.delta() {
                 checkpoint.try_apply(&delta).map_err(fault)?;
             }
@@ -217,7 +248,11 @@ impl Journal {
         let whole = self.whole;
         let write = || -> io::Result<()> {
             let is_new = !path.exists();
-            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .open(path)?;
             if file.metadata()?.len() != whole {
                 file.set_len(whole)?;
             }
@@ -225,7 +260,11 @@ impl Journal {
             if durably {
                 file.sync_all()?;
             }
-            if is_new { store::sync_parent(path) } else { Ok(()) }
+            if is_new {
+                store::sync_parent(path)
+            } else {
+                Ok(())
+            }
         };
         write().map_err(failed)?;
         self.whole += text.len() as u64;

@@ -71,9 +71,23 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Lander {
-    pub fn new(plan: Arc<Plan>, source: Arc<Source>, state: Arc<Mutex<State>>, options: RunOptions) -> Self {
+    pub fn new(
+        plan: Arc<Plan>,
+        source: Arc<Source>,
+        state: Arc<Mutex<State>>,
+        options: RunOptions,
+    ) -> Self {
         let app_id = journal::app_id(&plan.feed.name, &plan.contract.id);
-        Self { plan, source, state, options, app_id, next_run: 1, pass: None, checkpoint: Checkpoint::default() }
+        Self {
+            plan,
+            source,
+            state,
+            options,
+            app_id,
+            next_run: 1,
+            pass: None,
+            checkpoint: Checkpoint::default(),
+        }
     }
 
     /// Finds where to continue: the runs of this reading of the source that its table holds already.
@@ -84,15 +98,24 @@ impl Lander {
             return Ok(Vec::new());
         }
         let state = lock(&self.state);
-        let (contract, feed) = (hex::encode(self.plan.contract.hash), hex::encode(self.plan.feed.hash));
+        let (contract, feed) = (
+            hex::encode(self.plan.contract.hash),
+            hex::encode(self.plan.feed.hash),
+        );
         let sha256 = hex::encode(self.source.sha256);
-        let unfinished: Vec<RunRecord> =
-            state.journal.unfinished(last_run, &sha256, (&contract, &feed)).into_iter().cloned().collect();
+        let unfinished: Vec<RunRecord> = state
+            .journal
+            .unfinished(last_run, &sha256, (&contract, &feed))
+            .into_iter()
+            .cloned()
+            .collect();
         self.checkpoint = state.journal.checkpoint(last_run)?;
         self.pass = unfinished.first().map(|record| record.pass);
         if let Some(last) = unfinished.last() {
             // The process may have died between that run's commit and this step.
-            state.quarantine.settle(&self.origin(last.run, last.from, last.to))?;
+            state
+                .quarantine
+                .settle(&self.origin(last.run, last.from, last.to))?;
         }
         Ok(unfinished)
     }
@@ -105,20 +128,31 @@ impl Lander {
         let state = Arc::clone(&self.state);
         blocking(move || {
             let mut state = lock(&state);
-            if state.journal.is_noted(last) { Ok(()) } else { state.journal.committed(last, None) }
+            if state.journal.is_noted(last) {
+                Ok(())
+            } else {
+                state.journal.committed(last, None)
+            }
         })
         .await
     }
 
     /// Lands one chunk as one run.
-    pub async fn land<L: Landing>(&mut self, chunk: Chunk, landing: &mut L, tally: &mut Tally) -> Result<Landed> {
+    pub async fn land<L: Landing>(
+        &mut self,
+        chunk: Chunk,
+        landing: &mut L,
+        tally: &mut Tally,
+    ) -> Result<Landed> {
         let (rows, remains) = self.rows(chunk).await?;
         let remains = Arc::new(remains);
         for tries in 1..=MAX_TRIES {
             let (outcomes, classified) = landing.classify(&rows).await?;
             let prepared = self.prepare(&remains, outcomes).await?;
             let Prepared { record, rejected } = prepared;
-            let committed = landing.commit(classified, &self.commit_info(&record, remains.input_hash)).await;
+            let committed = landing
+                .commit(classified, &self.commit_info(&record, remains.input_hash))
+                .await;
             let version = match committed {
                 Ok(version) => version,
                 Err(CommitFault::Conflict) => continue,
@@ -127,31 +161,60 @@ impl Lander {
             tally.count(&self.source.name, &remains.rejected, &rejected);
             return self.finish(record, version, tries).await;
         }
-        Err(IngestError::Contended { dataset: self.plan.contract.id.to_string(), tries: MAX_TRIES })
+        Err(IngestError::Contended {
+            dataset: self.plan.contract.id.to_string(),
+            tries: MAX_TRIES,
+        })
     }
 
     /// Numbers the enterprises of a chunk and makes its rows a batch.
     async fn rows(&self, chunk: Chunk) -> Result<(LandingRows, Remains)> {
-        let Chunk { from, to, mut rows, rejected, input_hash } = chunk;
+        let Chunk {
+            from,
+            to,
+            mut rows,
+            rejected,
+            input_hash,
+        } = chunk;
         let state = Arc::clone(&self.state);
         let schema: SchemaRef = Arc::clone(&self.plan.schema);
         blocking(move || {
             let mut columns = vec![lock(&state).numbering.column(&rows)?];
             columns.append(&mut rows.columns);
-            let batch = RecordBatch::try_new(schema, columns)
-                .map_err(|error| IngestError::io("making a batch of rows", std::io::Error::other(error)))?;
-            let remains = Remains { from, to, input_hash, at: mem::take(&mut rows.at), rejected };
-            Ok((LandingRows { batch, retract: rows.retract }, remains))
+            let batch = RecordBatch::try_new(schema, columns).map_err(|error| {
+                IngestError::io("making a batch of rows", std::io::Error::other(error))
+            })?;
+            let remains = Remains {
+                from,
+                to,
+                input_hash,
+                at: mem::take(&mut rows.at),
+                rejected,
+            };
+            Ok((
+                LandingRows {
+                    batch,
+                    retract: rows.retract,
+                },
+                remains,
+            ))
         })
         .await
     }
 
     /// Accounts for every record of a chunk and writes down, durably, what its commit relies on.
-    async fn prepare(&mut self, remains: &Arc<Remains>, outcomes: Vec<Outcome>) -> Result<Prepared> {
+    async fn prepare(
+        &mut self,
+        remains: &Arc<Remains>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Prepared> {
         let run = self.next_run;
         let pass = *self.pass.get_or_insert(run);
         let delta = Delta {
-            pass: PassId { source: self.source.sha256, first_run: pass },
+            pass: PassId {
+                source: self.source.sha256,
+                first_run: pass,
+            },
             from: remains.from,
             to: remains.to,
         };
@@ -159,10 +222,17 @@ impl Lander {
         self.checkpoint
             .clone()
             .try_apply(&delta)
-            .map_err(|fault| IngestError::Checkpoint { file: self.source.name.clone(), fault })?;
+            .map_err(|fault| IngestError::Checkpoint {
+                file: self.source.name.clone(),
+                fault,
+            })?;
         let blank = self.record(run, pass, remains);
         let origin = self.origin(run, remains.from, remains.to);
-        let (remains, state, source) = (Arc::clone(remains), Arc::clone(&self.state), Arc::clone(&self.source));
+        let (remains, state, source) = (
+            Arc::clone(remains),
+            Arc::clone(&self.state),
+            Arc::clone(&self.source),
+        );
         let options = self.options;
         blocking(move || {
             let moved = moved_rows(&source, &remains, &outcomes, options.limits.kept_bytes)?;
@@ -174,25 +244,48 @@ impl Lander {
                 state.quarantine.persist(&origin, &all)?;
                 state.journal.prepare(record.clone())?;
             }
-            Ok(Prepared { record, rejected: moved })
+            Ok(Prepared {
+                record,
+                rejected: moved,
+            })
         })
         .await
     }
 
     async fn finish(&mut self, record: RunRecord, version: i64, tries: u32) -> Result<Landed> {
-        let fault = |fault| IngestError::Checkpoint { file: self.source.name.clone(), fault };
+        let fault = |fault| IngestError::Checkpoint {
+            file: self.source.name.clone(),
+            fault,
+        };
         if let Some(delta) = record.delta() {
             self.checkpoint.try_apply(&delta).map_err(fault)?;
         }
         self.next_run += 1;
         let feed = self.plan.feed.name.as_str();
         for (reason, records) in &record.reasons {
-            RecordsQuarantined { feed, run: record.run, reason: reason.as_str(), records: *records }.emit();
+            RecordsQuarantined {
+                feed,
+                run: record.run,
+                reason: reason.as_str(),
+                records: *records,
+            }
+            .emit();
         }
         if self.options.dry_run {
-            return Ok(Landed { counts: record.counts, reasons: record.reasons, fact: None });
+            return Ok(Landed {
+                counts: record.counts,
+                reasons: record.reasons,
+                fact: None,
+            });
         }
-        ChunkLanded { feed, run: record.run, version, tries, counts: record.counts }.emit();
+        ChunkLanded {
+            feed,
+            run: record.run,
+            version,
+            tries,
+            counts: record.counts,
+        }
+        .emit();
         let origin = self.origin(record.run, record.from, record.to);
         let state = Arc::clone(&self.state);
         blocking(move || {
@@ -200,7 +293,11 @@ impl Lander {
             state.journal.committed(record.run, Some(version))?;
             state.quarantine.settle(&origin)?;
             let fact = record.fact(Some(version));
-            Ok(Landed { counts: record.counts, reasons: record.reasons, fact: Some(fact) })
+            Ok(Landed {
+                counts: record.counts,
+                reasons: record.reasons,
+                fact: Some(fact),
+            })
         })
         .await
     }
@@ -224,7 +321,10 @@ impl Lander {
             input_hash: hex::encode(remains.input_hash),
             contract_sha256: hex::encode(self.plan.contract.hash),
             feed_sha256: hex::encode(self.plan.feed.hash),
-            counts: Counts { read, ..Counts::default() },
+            counts: Counts {
+                read,
+                ..Counts::default()
+            },
             reasons: ReasonCounts::new(),
         }
     }
@@ -245,7 +345,12 @@ impl Lander {
             "source": record.source.path, "sha256": record.source.sha256, "pass": record.pass,
             "from": record.from, "to": record.to,
         });
-        CommitInfo { app_id: self.app_id.clone(), run: record.run, position, input_hash }
+        CommitInfo {
+            app_id: self.app_id.clone(),
+            run: record.run,
+            position,
+            input_hash,
+        }
     }
 }
 
@@ -257,10 +362,24 @@ struct Prepared {
 }
 
 /// The rows that would move a key to another enterprise, fetched again from the source.
-fn moved_rows(source: &Source, remains: &Remains, outcomes: &[Outcome], kept_bytes: usize) -> Result<Vec<Rejected>> {
-    let moved = remains.at.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::UsccChanged);
-    let problem = || Problem { code: Reason::UsccChanged, column: Some(qihui_catalog::contract::USCC_COLUMN.to_owned()) };
-    moved.map(|(at, _)| reader::reject_row(source, *at, problem(), kept_bytes)).collect()
+fn moved_rows(
+    source: &Source,
+    remains: &Remains,
+    outcomes: &[Outcome],
+    kept_bytes: usize,
+) -> Result<Vec<Rejected>> {
+    let moved = remains
+        .at
+        .iter()
+        .zip(outcomes)
+        .filter(|(_, outcome)| **outcome == Outcome::UsccChanged);
+    let problem = || Problem {
+        code: Reason::UsccChanged,
+        column: Some(qihui_catalog::contract::USCC_COLUMN.to_owned()),
+    };
+    moved
+        .map(|(at, _)| reader::reject_row(source, *at, problem(), kept_bytes))
+        .collect()
 }
 
 /// Counts what became of every record, and fails if one is unaccounted for (ING-1).
@@ -289,7 +408,11 @@ fn account(
     }
     let (read, accounted) = (counts.read, counts.accounted());
     if read != accounted || record.reasons.values().sum::<u64>() != counts.quarantined {
-        return Err(IngestError::Unbalanced { run: record.run, read, accounted });
+        return Err(IngestError::Unbalanced {
+            run: record.run,
+            read,
+            accounted,
+        });
     }
     Ok(record)
 }

@@ -52,10 +52,17 @@ pub trait Landing: Send {
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError>;
 
     /// What would become of each row.
-    async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, Self::Classified), IngestError>;
+    async fn classify(
+        &mut self,
+        rows: &LandingRows,
+    ) -> Result<(Vec<Outcome>, Self::Classified), IngestError>;
 
     /// Lands the rows; returns the version of the table that holds them.
-    async fn commit(&mut self, classified: Self::Classified, info: &CommitInfo) -> Result<i64, CommitFault>;
+    async fn commit(
+        &mut self,
+        classified: Self::Classified,
+        info: &CommitInfo,
+    ) -> Result<i64, CommitFault>;
 }
 
 /// Lands in a table of the warehouse.
@@ -69,7 +76,10 @@ impl TableLanding {
     /// Lands in `table`.
     #[must_use]
     pub fn new(dataset: &qihui_catalog::DatasetId, table: Table) -> Self {
-        Self { dataset: dataset.to_string(), table }
+        Self {
+            dataset: dataset.to_string(),
+            table,
+        }
     }
 
     fn failed(&self, error: WarehouseError) -> IngestError {
@@ -82,17 +92,34 @@ impl Landing for TableLanding {
     type Classified = qihui_warehouse::Classified;
 
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError> {
-        self.table.last_run(app_id).await.map_err(|error| self.failed(error))
+        self.table
+            .last_run(app_id)
+            .await
+            .map_err(|error| self.failed(error))
     }
 
-    async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, Self::Classified), IngestError> {
+    async fn classify(
+        &mut self,
+        rows: &LandingRows,
+    ) -> Result<(Vec<Outcome>, Self::Classified), IngestError> {
         let retract = (rows.retract.count_set_bits() > 0).then(|| rows.retract.clone());
-        let incoming = Incoming { batch: rows.batch.clone(), retract };
-        let classified = self.table.classify(incoming).await.map_err(|error| self.failed(error))?;
+        let incoming = Incoming {
+            batch: rows.batch.clone(),
+            retract,
+        };
+        let classified = self
+            .table
+            .classify(incoming)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok((classified.outcomes().to_vec(), classified))
     }
 
-    async fn commit(&mut self, classified: Self::Classified, info: &CommitInfo) -> Result<i64, CommitFault> {
+    async fn commit(
+        &mut self,
+        classified: Self::Classified,
+        info: &CommitInfo,
+    ) -> Result<i64, CommitFault> {
         let run = RunInfo {
             app_id: info.app_id.clone(),
             run: info.run,
@@ -103,7 +130,10 @@ impl Landing for TableLanding {
             Ok(receipt) => Ok(receipt.version),
             Err(CommitError::Conflict { .. }) => Err(CommitFault::Conflict),
             Err(CommitError::Warehouse(error)) => Err(CommitFault::Failed(self.failed(error))),
-            Err(other) => Err(CommitFault::Failed(IngestError::landing(&self.dataset, other))),
+            Err(other) => Err(CommitFault::Failed(IngestError::landing(
+                &self.dataset,
+                other,
+            ))),
         }
     }
 }

@@ -49,6 +49,7 @@ pub use preview::{Preview, PreviewClassified};
 pub use quarantine::{Quarantine, QuarantineEntry};
 pub use reason::{Problem, Reason};
 pub use report::{
-    CheckReport, Counts, FileReport, ProblemLine, ProblemReport, Progress, Quiet, ReasonCounts, RunFact, RunReport,
+    CheckReport, Counts, FileReport, ProblemLine, ProblemReport, Progress, Quiet, ReasonCounts,
+    RunFact, RunReport,
 };
 pub use run::{IngestContext, RunOptions, check_file, effective_runs, has_input, run_feed};

@@ -38,7 +38,12 @@ impl Limits {
         const MAX: usize = 1 << 30;
         let rules = [
             ("record_bytes", self.record_bytes, 64, 64 << 20),
-            ("field_bytes", self.field_bytes, 32, self.record_bytes.saturating_mul(3)),
+            (
+                "field_bytes",
+                self.field_bytes,
+                32,
+                self.record_bytes.saturating_mul(3),
+            ),
             ("columns", self.columns, 1, 4096),
             ("chunk_rows", self.chunk_rows, 1, 1 << 24),
             ("chunk_bytes", self.chunk_bytes, 1, MAX),
@@ -50,7 +55,11 @@ impl Limits {
                 v if v > most => "it would no longer bound memory",
                 _ => continue,
             };
-            return Err(IngestError::BadLimit { limit, value: value as u64, reason });
+            return Err(IngestError::BadLimit {
+                limit,
+                value: value as u64,
+                reason,
+            });
         }
         Ok(())
     }

@@ -20,13 +20,21 @@ pub(crate) struct Numbering {
 
 impl Numbering {
     pub fn new(numbers: Arc<dyn EnterpriseNumbers>, dry_run: bool) -> Self {
-        Self { numbers, known: HashMap::new(), next_unassigned: dry_run.then_some(EnterpriseNo::MAX.0) }
+        Self {
+            numbers,
+            known: HashMap::new(),
+            next_unassigned: dry_run.then_some(EnterpriseNo::MAX.0),
+        }
     }
 
     /// The column `_no` of `rows`. Blocks.
     pub fn column(&mut self, rows: &Rows) -> Result<ArrayRef, NumbersError> {
-        let missing: Vec<NumberRequest> =
-            rows.enterprises.iter().filter(|request| !self.known.contains_key(&request.uscc)).copied().collect();
+        let missing: Vec<NumberRequest> = rows
+            .enterprises
+            .iter()
+            .filter(|request| !self.known.contains_key(&request.uscc))
+            .copied()
+            .collect();
         if self.known.len() + missing.len() > CACHE {
             self.known.clear();
             let all = rows.enterprises.clone();
@@ -38,9 +46,18 @@ impl Numbering {
             .enterprises
             .iter()
             // INVARIANT: every enterprise of the chunk was learnt above; 0 is refused by the table.
-            .map(|request| self.known.get(&request.uscc).map_or(0, |no| no.0.cast_signed()))
+            .map(|request| {
+                self.known
+                    .get(&request.uscc)
+                    .map_or(0, |no| no.0.cast_signed())
+            })
             .collect();
-        Ok(Arc::new(rows.enterprise.iter().map(|e| by_enterprise[*e as usize]).collect::<Int32Array>()))
+        Ok(Arc::new(
+            rows.enterprise
+                .iter()
+                .map(|e| by_enterprise[*e as usize])
+                .collect::<Int32Array>(),
+        ))
     }
 
     fn learn(&mut self, wanted: &[NumberRequest]) -> Result<(), NumbersError> {
@@ -49,7 +66,8 @@ impl Numbering {
         }
         let Some(next) = &mut self.next_unassigned else {
             let numbers = self.numbers.assign(wanted)?;
-            self.known.extend(wanted.iter().map(|request| request.uscc).zip(numbers));
+            self.known
+                .extend(wanted.iter().map(|request| request.uscc).zip(numbers));
             return Ok(());
         };
         let usccs: Vec<Uscc> = wanted.iter().map(|request| request.uscc).collect();

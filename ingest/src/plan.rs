@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use qihui_catalog::{
-    Bound, Column, ColumnType, Contract, Encoding, FeedFormat, FeedSpec, Level, QualityRule, codes::CodeList,
+    Bound, Column, ColumnType, Contract, Encoding, FeedFormat, FeedSpec, Level, QualityRule,
+    codes::CodeList,
 };
 
 use crate::{
@@ -47,7 +48,10 @@ pub(crate) enum Origin {
 #[derive(Debug, Clone)]
 pub(crate) enum Rule {
     /// A number or day, in the column's terms, both bounds included.
-    Range { min: Option<i128>, max: Option<i128> },
+    Range {
+        min: Option<i128>,
+        max: Option<i128>,
+    },
     /// A count of characters, both bounds included.
     Length { min: usize, max: usize },
     /// The shape of a text.
@@ -55,7 +59,10 @@ pub(crate) enum Rule {
     /// Not after the value of another column.
     NotAfter(usize),
     /// A code of a list, in the edition of the day in another column.
-    Code { list: &'static CodeList, at: Option<usize> },
+    Code {
+        list: &'static CodeList,
+        at: Option<usize>,
+    },
 }
 
 /// A landed column.
@@ -91,6 +98,10 @@ pub(crate) struct Plan {
     pub counties: Vec<usize>,
     /// The column with its industry.
     pub industry: Option<usize>,
+    /// The source's own words for true and false.
+    pub booleans: Vec<(String, bool)>,
+    /// The slot that marks a retraction, and the value that does.
+    pub mark: Option<(usize, String)>,
     /// `_no` and the landed columns.
     pub schema: SchemaRef,
 }
@@ -98,39 +109,78 @@ pub(crate) struct Plan {
 impl Plan {
     /// Binds `feed` to `contract`.
     pub fn new(feed: &Arc<FeedSpec>, contract: &Arc<Contract>) -> Result<Self> {
-        let bad = |fault: String| IngestError::BadFeed { feed: feed.name.to_string(), fault };
+        let bad = |fault: String| IngestError::BadFeed {
+            feed: feed.name.to_string(),
+            fault,
+        };
         check_encoding(feed).map_err(bad)?;
         let landed: Vec<&Column> = contract.landed().collect();
-        let index: BTreeMap<&str, usize> = landed.iter().enumerate().map(|(i, c)| (c.name.as_str(), i)).collect();
+        let index: BTreeMap<&str, usize> = landed
+            .iter()
+            .enumerate()
+            .map(|(i, c)| (c.name.as_str(), i))
+            .collect();
         for column in feed.columns.values().chain(feed.constants.keys()) {
             if contract.column(column).is_none() {
-                return Err(bad(format!("it fills `{column}`, which the contract `{}` does not have", contract.id)));
+                return Err(bad(format!(
+                    "it fills `{column}`, which the contract `{}` does not have",
+                    contract.id
+                )));
             }
         }
-        let columns =
-            landed.iter().map(|c| plan_column(feed, contract, c, &index)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
-        if let Some(column) = columns.iter().find(|c| (c.required || c.key) && c.origin == Origin::Absent) {
-            return Err(bad(format!("nothing fills the column `{}`, which every row must have", column.name)));
+        let columns = landed
+            .iter()
+            .map(|c| plan_column(feed, contract, c, &index))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(bad)?;
+        if let Some(column) = columns
+            .iter()
+            .find(|c| (c.required || c.key) && c.origin == Origin::Absent)
+        {
+            return Err(bad(format!(
+                "nothing fills the column `{}`, which every row must have",
+                column.name
+            )));
         }
-        let uscc = *index.get(contract.uscc.as_str()).ok_or_else(|| bad("the contract lands no `uscc`".into()))?;
+        let uscc = *index
+            .get(contract.uscc.as_str())
+            .ok_or_else(|| bad("the contract lands no `uscc`".into()))?;
         if columns[uscc].origin != Origin::Field {
             return Err(bad("`uscc` has to come from a column of the source".into()));
         }
         let listed = |list: &'static str| {
             let of_list = move |c: &Column| c.code_list.as_ref().is_some_and(|r| r.name == list);
-            landed.iter().enumerate().filter(move |(_, c)| c.ty == ColumnType::String && of_list(c)).map(|(i, _)| i)
+            landed
+                .iter()
+                .enumerate()
+                .filter(move |(_, c)| c.ty == ColumnType::String && of_list(c))
+                .map(|(i, _)| i)
         };
         let mut counties: Vec<usize> = listed(DIVISION_LIST).collect();
         counties.sort_by_key(|i| landed[*i].name != SEAT_COLUMN);
-        Ok(Self {
+        let mut plan = Self {
             uscc,
             counties,
             industry: listed(INDUSTRY_LIST).next(),
+            booleans: feed
+                .booleans
+                .iter()
+                .map(|(word, value)| (word.clone(), *value))
+                .collect(),
+            mark: None,
             schema: schema(&landed),
             feed: Arc::clone(feed),
             contract: Arc::clone(contract),
             columns,
-        })
+        };
+        plan.mark =
+            feed.tombstone
+                .as_ref()
+                .and_then(|tombstone| match plan.slot(&tombstone.column)? {
+                    Slot::Wanted(slot) => Some((slot, tombstone.value.clone())),
+                    Slot::Dropped => None,
+                });
+        Ok(plan)
     }
 
     /// The slot of the mark of a retraction, behind those of the columns.
@@ -146,7 +196,10 @@ impl Plan {
     /// How the bytes of the source are cut into records.
     pub fn quoting(&self) -> Option<Quoting> {
         match self.feed.format {
-            FeedFormat::Csv => Some(Quoting { delimiter: self.feed.delimiter, quote: QUOTE }),
+            FeedFormat::Csv => Some(Quoting {
+                delimiter: self.feed.delimiter,
+                quote: QUOTE,
+            }),
             FeedFormat::JsonLines => None,
         }
     }
@@ -154,17 +207,27 @@ impl Plan {
     /// Binds the names in a header line to slots.
     pub fn bind_header(&self, names: &[String], limits: &Limits) -> Result<CsvFields, HeaderFault> {
         if names.len() > limits.columns {
-            return Err(HeaderFault::TooManyColumns { found: names.len(), limit: limits.columns });
+            return Err(HeaderFault::TooManyColumns {
+                found: names.len(),
+                limit: limits.columns,
+            });
         }
         let expected = self.expected();
         let known: Vec<Option<Slot>> = names.iter().map(|name| self.slot(name)).collect();
         let is_there = |slot: usize| known.contains(&Some(Slot::Wanted(slot)));
         let found = expected.iter().filter(|(slot, _)| is_there(*slot)).count();
         if found * 2 < expected.len() {
-            return Err(HeaderFault::NotAHeader { found, expected: expected.len() });
+            return Err(HeaderFault::NotAHeader {
+                found,
+                expected: expected.len(),
+            });
         }
-        let unknown: Vec<String> =
-            names.iter().zip(&known).filter(|(_, slot)| slot.is_none()).map(|(name, _)| name.clone()).collect();
+        let unknown: Vec<String> = names
+            .iter()
+            .zip(&known)
+            .filter(|(_, slot)| slot.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
         if !unknown.is_empty() {
             return Err(HeaderFault::Unknown { columns: unknown });
         }
@@ -172,8 +235,10 @@ impl Plan {
             let same_column = known[i] == known[j] && matches!(known[i], Some(Slot::Wanted(_)));
             same_column || names[i].eq_ignore_ascii_case(&names[j])
         };
-        let twice: Vec<String> =
-            (0..names.len()).filter(|i| (0..*i).any(|j| again(*i, j))).map(|i| names[i].clone()).collect();
+        let twice: Vec<String> = (0..names.len())
+            .filter(|i| (0..*i).any(|j| again(*i, j)))
+            .map(|i| names[i].clone())
+            .collect();
         if !twice.is_empty() {
             return Err(HeaderFault::Duplicate { columns: twice });
         }
@@ -186,16 +251,30 @@ impl Plan {
             return Err(HeaderFault::Missing { columns: missing });
         }
         let slots = known.into_iter().flatten().collect();
-        Ok(CsvFields::new(self.feed.delimiter, QUOTE, slots, self.slot_count(), limits))
+        Ok(CsvFields::new(
+            self.feed.delimiter,
+            QUOTE,
+            slots,
+            self.slot_count(),
+            limits,
+        ))
     }
 
     /// Binds the keys of JSON objects to slots.
     pub fn bind_keys(&self, limits: &Limits) -> JsonFields {
         let mark = self.feed.tombstone.iter().map(|t| &t.column);
-        let mut names: Vec<&String> = self.feed.columns.keys().chain(&self.feed.ignored).chain(mark).collect();
+        let mut names: Vec<&String> = self
+            .feed
+            .columns
+            .keys()
+            .chain(&self.feed.ignored)
+            .chain(mark)
+            .collect();
         names.sort_unstable();
         names.dedup();
-        let slots = names.into_iter().filter_map(|name| Some((name.clone(), self.slot(name)?)));
+        let slots = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.slot(name)?)));
         JsonFields::new(slots, self.slot_count(), limits)
     }
 
@@ -216,15 +295,6 @@ impl Plan {
             return Some(Slot::Wanted(self.mark_slot()));
         }
         self.feed.ignores(name).then_some(Slot::Dropped)
-    }
-
-    /// The slot that marks a retraction, and the value that does.
-    pub fn mark(&self) -> Option<(usize, &str)> {
-        let mark = self.feed.tombstone.as_ref()?;
-        match self.slot(&mark.column)? {
-            Slot::Wanted(slot) => Some((slot, mark.value.as_str())),
-            Slot::Dropped => None,
-        }
     }
 
     /// What a file must carry: per landed column that the feed maps, and for the mark of retractions, the names that
@@ -251,11 +321,15 @@ fn check_encoding(feed: &FeedSpec) -> Result<(), String> {
     }
     let delimiter = feed.delimiter;
     if matches!(delimiter, QUOTE | b'\n' | b'\r' | 0) || !delimiter.is_ascii() {
-        return Err("its delimiter cannot separate fields: use a comma, a semicolon, a tab or a bar".into());
+        return Err(
+            "its delimiter cannot separate fields: use a comma, a semicolon, a tab or a bar".into(),
+        );
     }
     if feed.encoding != Encoding::Utf8 && (delimiter.is_ascii_digit() || delimiter >= 0x40) {
         let shown = char::from(delimiter);
-        return Err(format!("its delimiter `{shown}` may be part of a GB18030 character: declare `utf-8` or use another"));
+        return Err(format!(
+            "its delimiter `{shown}` may be part of a GB18030 character: declare `utf-8` or use another"
+        ));
     }
     Ok(())
 }
@@ -270,29 +344,46 @@ fn plan_column(
     let shift = value::unit_exponent(feed.unit_of(column)) - value::unit_exponent(column.unit);
     let mapped = feed.columns.values().any(|c| c == name);
     let origin = match feed.constants.get(name) {
-        Some(_) if mapped => return Err(format!("it fills `{name}` both from a column and with a constant")),
+        Some(_) if mapped => {
+            return Err(format!(
+                "it fills `{name}` both from a column and with a constant"
+            ));
+        }
         Some(text) => constant(column, text)?,
         None if mapped => Origin::Field,
         None => Origin::Absent,
     };
     let landed = |other: &String| {
-        index.get(other.as_str()).copied().ok_or_else(|| format!("`{name}` refers to `{other}`, which does not land"))
+        index
+            .get(other.as_str())
+            .copied()
+            .ok_or_else(|| format!("`{name}` refers to `{other}`, which does not land"))
     };
     let mut rules = Vec::new();
     for rule in &column.quality {
         match rule {
             QualityRule::NotNull => {}
             QualityRule::Range { min, max } => {
-                rules.push(Rule::Range { min: min.map(bound), max: max.map(bound) });
+                rules.push(Rule::Range {
+                    min: min.map(bound),
+                    max: max.map(bound),
+                });
             }
-            QualityRule::Length { min, max } => rules.push(Rule::Length { min: *min as usize, max: *max as usize }),
+            QualityRule::Length { min, max } => rules.push(Rule::Length {
+                min: *min as usize,
+                max: *max as usize,
+            }),
             QualityRule::Pattern(pattern) => rules.push(Rule::Pattern(pattern.clone())),
             QualityRule::NotAfter { column } => rules.push(Rule::NotAfter(landed(column)?)),
         }
     }
     if let Some(reference) = &column.code_list {
-        let list = CodeList::get(&reference.name)
-            .ok_or_else(|| format!("`{name}` takes its codes from `{}`, a list nobody knows", reference.name))?;
+        let list = CodeList::get(&reference.name).ok_or_else(|| {
+            format!(
+                "`{name}` takes its codes from `{}`, a list nobody knows",
+                reference.name
+            )
+        })?;
         let at = reference.at.as_ref().map(landed).transpose()?;
         rules.push(Rule::Code { list, at });
     }
@@ -318,7 +409,10 @@ fn constant(column: &Column, text: &str) -> Result<Origin, String> {
     }
     let value = value::read(value::trim(text), column.ty, 0)
         .map_err(|reason| format!("its constant for `{name}` is no {} ({reason})", column.ty))?;
-    Ok(Origin::Constant { value, text: value::trim(text).to_owned() })
+    Ok(Origin::Constant {
+        value,
+        text: value::trim(text).to_owned(),
+    })
 }
 
 fn bound(bound: Bound) -> i128 {
@@ -329,22 +423,41 @@ fn bound(bound: Bound) -> i128 {
 }
 
 /// The column with the currency of the amount `column`: its name with `cur` or `_currency` behind it.
-fn currency_of(contract: &Contract, column: &Column, index: &BTreeMap<&str, usize>) -> Option<usize> {
+fn currency_of(
+    contract: &Contract,
+    column: &Column,
+    index: &BTreeMap<&str, usize>,
+) -> Option<usize> {
     if !column.ty.is_number() {
         return None;
     }
     let name = &column.name;
-    [format!("{name}cur"), format!("{name}_cur"), format!("{name}_currency")].iter().find_map(|other| {
+    [
+        format!("{name}cur"),
+        format!("{name}_cur"),
+        format!("{name}_currency"),
+    ]
+    .iter()
+    .find_map(|other| {
         let other_column = contract.column(other)?;
-        let is_currency = other_column.code_list.as_ref().is_some_and(|r| r.name == CURRENCY_LIST);
-        (is_currency && other_column.ty == ColumnType::String).then(|| index.get(other.as_str()).copied()).flatten()
+        let is_currency = other_column
+            .code_list
+            .as_ref()
+            .is_some_and(|r| r.name == CURRENCY_LIST);
+        (is_currency && other_column.ty == ColumnType::String)
+            .then(|| index.get(other.as_str()).copied())
+            .flatten()
     })
 }
 
 fn schema(landed: &[&Column]) -> SchemaRef {
     let number = Field::new(NUMBER_COLUMN, DataType::Int32, false);
-    let columns = landed.iter().map(|c| Field::new(&c.name, arrow_type(c.ty), true));
-    Arc::new(Schema::new(std::iter::once(number).chain(columns).collect::<Vec<_>>()))
+    let columns = landed
+        .iter()
+        .map(|c| Field::new(&c.name, arrow_type(c.ty), true));
+    Arc::new(Schema::new(
+        std::iter::once(number).chain(columns).collect::<Vec<_>>(),
+    ))
 }
 
 /// The Arrow type of a column.

@@ -69,14 +69,29 @@ impl Preview {
     /// Over `table`, or over nothing.
     #[must_use]
     pub fn new(contract: &Contract, table: Option<TableLanding>) -> Self {
-        let place = |name: &String| contract.landed().position(|c| c.name == *name).map(|i| i + 1);
+        let place = |name: &String| {
+            contract
+                .landed()
+                .position(|c| c.name == *name)
+                .map(|i| i + 1)
+        };
         let places = |names: &[String]| names.iter().filter_map(place).collect::<Vec<_>>();
         let (key, sequence) = (places(&contract.key), places(&contract.sequence));
         let uscc = place(&contract.uscc);
         let kept = (0..=contract.landed().count())
             .map(|i| i == 0 || key.contains(&i) || sequence.contains(&i) || uscc == Some(i))
             .collect();
-        Self { table, roles: Roles { key, sequence, kept }, winners: HashMap::new(), last_run: None, version: 0 }
+        Self {
+            table,
+            roles: Roles {
+                key,
+                sequence,
+                kept,
+            },
+            winners: HashMap::new(),
+            last_run: None,
+            version: 0,
+        }
     }
 
     /// A digest of the records it holds: equal for equal tables, whatever order they came in.
@@ -97,25 +112,42 @@ impl Preview {
     }
 
     /// Outcomes by the remembered records alone, and which rows have a key that was remembered.
-    fn decide(&self, rows: &LandingRows, identities: &[(u128, Version)]) -> (Vec<Outcome>, Vec<bool>) {
+    fn decide(
+        &self,
+        rows: &LandingRows,
+        identities: &[(u128, Version)],
+    ) -> (Vec<Outcome>, Vec<bool>) {
         let numbers = rows.batch.column(0).as_primitive::<Int32Type>();
         let mut groups: HashMap<u128, Vec<usize>> = HashMap::new();
         for (row, (key, _)) in identities.iter().enumerate() {
             groups.entry(*key).or_default().push(row);
         }
-        let (mut outcomes, mut known) = (vec![Outcome::Superseded; identities.len()], vec![false; identities.len()]);
+        let (mut outcomes, mut known) = (
+            vec![Outcome::Superseded; identities.len()],
+            vec![false; identities.len()],
+        );
         let version = |row: usize| &identities[row].1;
         for (key, group) in groups {
             let standing = self.winners.get(&key);
             let older = |a: &&usize, b: &&usize| {
-                version(**a).cmp(version(**b)).then(numbers.value(**a).cmp(&numbers.value(**b)))
+                version(**a)
+                    .cmp(version(**b))
+                    .then(numbers.value(**a).cmp(&numbers.value(**b)))
             };
             let first = || group.iter().min_by(older).map(|row| numbers.value(*row));
             let owner = standing.map(|s| s.number).or_else(first);
             let owned = |row: usize| Some(numbers.value(row)) == owner;
-            let newest = group.iter().copied().filter(|row| owned(*row)).reduce(|best, row| {
-                if version(row).cmp(version(best)) == Ordering::Greater { row } else { best }
-            });
+            let newest = group
+                .iter()
+                .copied()
+                .filter(|row| owned(*row))
+                .reduce(|best, row| {
+                    if version(row).cmp(version(best)) == Ordering::Greater {
+                        row
+                    } else {
+                        best
+                    }
+                });
             let lands = newest.filter(|row| standing.is_none_or(|s| *version(*row) > s.version));
             let winner = lands.map(version).or(standing.map(|s| &s.version));
             for row in group {
@@ -145,7 +177,14 @@ fn identities(roles: &Roles, rows: &LandingRows) -> Result<Vec<(u128, Version)>,
         let retracted = rows.retract.value(row);
         let content = bytes(if retracted { &remains } else { &content }, row, hash);
         let sequence = bytes(&sequence, row, |sequence| sequence.into());
-        (bytes(&key, row, hash), Version { sequence, retracted, content })
+        (
+            bytes(&key, row, hash),
+            Version {
+                sequence,
+                retracted,
+                content,
+            },
+        )
     };
     Ok((0..batch.num_rows()).map(identity).collect())
 }
@@ -156,8 +195,13 @@ fn encode(batch: &RecordBatch, columns: &[usize]) -> Result<Option<Rows>, ArrowE
         return Ok(None);
     }
     let arrays: Vec<_> = columns.iter().map(|i| batch.column(*i).clone()).collect();
-    let fields = arrays.iter().map(|array| SortField::new(array.data_type().clone())).collect();
-    RowConverter::new(fields)?.convert_columns(&arrays).map(Some)
+    let fields = arrays
+        .iter()
+        .map(|array| SortField::new(array.data_type().clone()))
+        .collect();
+    RowConverter::new(fields)?
+        .convert_columns(&arrays)
+        .map(Some)
 }
 
 fn bytes<T>(rows: &Option<Rows>, row: usize, make: impl Fn(&[u8]) -> T) -> T {
@@ -184,26 +228,60 @@ impl Landing for Preview {
         }
     }
 
-    async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, Self::Classified), IngestError> {
-        let fault = |error| IngestError::io("comparing records", std::io::Error::other::<ArrowError>(error));
+    async fn classify(
+        &mut self,
+        rows: &LandingRows,
+    ) -> Result<(Vec<Outcome>, Self::Classified), IngestError> {
+        let fault = |error| {
+            IngestError::io(
+                "comparing records",
+                std::io::Error::other::<ArrowError>(error),
+            )
+        };
         let identities = identities(&self.roles, rows).map_err(fault)?;
         let (mut outcomes, known) = self.decide(rows, &identities);
         if let Some(table) = &mut self.table {
             let (of_table, _) = table.classify(rows).await?;
             // A remembered winner beats whatever the table holds; for other keys the table decides.
-            for (row, outcome) in of_table.into_iter().enumerate().filter(|(row, _)| !known[*row]) {
+            for (row, outcome) in of_table
+                .into_iter()
+                .enumerate()
+                .filter(|(row, _)| !known[*row])
+            {
                 outcomes[row] = outcome;
             }
         }
         let numbers = rows.batch.column(0).as_primitive::<Int32Type>();
-        let lands = |outcome: &Outcome| matches!(outcome, Outcome::Inserted | Outcome::Replaced | Outcome::Retracted);
-        let winners = identities.into_iter().zip(&outcomes).enumerate().filter(|(_, (_, outcome))| lands(outcome));
-        let winners =
-            winners.map(|(row, ((key, version), _))| (key, Winner { number: numbers.value(row), version })).collect();
+        let lands = |outcome: &Outcome| {
+            matches!(
+                outcome,
+                Outcome::Inserted | Outcome::Replaced | Outcome::Retracted
+            )
+        };
+        let winners = identities
+            .into_iter()
+            .zip(&outcomes)
+            .enumerate()
+            .filter(|(_, (_, outcome))| lands(outcome));
+        let winners = winners
+            .map(|(row, ((key, version), _))| {
+                (
+                    key,
+                    Winner {
+                        number: numbers.value(row),
+                        version,
+                    },
+                )
+            })
+            .collect();
         Ok((outcomes, PreviewClassified(winners)))
     }
 
-    async fn commit(&mut self, classified: Self::Classified, info: &CommitInfo) -> Result<i64, CommitFault> {
+    async fn commit(
+        &mut self,
+        classified: Self::Classified,
+        info: &CommitInfo,
+    ) -> Result<i64, CommitFault> {
         for (key, winner) in classified.0 {
             if self.winners.len() < Self::MAX_RECORDS || self.winners.contains_key(&key) {
                 self.winners.insert(key, winner);

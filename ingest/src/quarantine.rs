@@ -90,15 +90,23 @@ impl Quarantine {
     /// The quarantine below the state folder of a hub.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
-        Self { dir: state_dir.join("quarantine") }
+        Self {
+            dir: state_dir.join("quarantine"),
+        }
     }
 
     /// Every entry of `feed`, source by source, in the order of the sources' lines.
-    pub fn entries(&self, feed: &FeedName) -> Result<impl Iterator<Item = Result<QuarantineEntry>> + use<>> {
+    pub fn entries(
+        &self,
+        feed: &FeedName,
+    ) -> Result<impl Iterator<Item = Result<QuarantineEntry>> + use<>> {
         let dir = self.dir.join(feed.as_str());
         let mut files = Vec::new();
         for source in names(&dir)? {
-            for file in names(&dir.join(&source))?.into_iter().filter(|name| name.ends_with(".jsonl")) {
+            for file in names(&dir.join(&source))?
+                .into_iter()
+                .filter(|name| name.ends_with(".jsonl"))
+            {
                 files.push((source.clone(), dir.join(&source).join(file)));
             }
         }
@@ -109,9 +117,11 @@ impl Quarantine {
             }
             let lines = read(&path);
             let entries: Vec<Result<QuarantineEntry>> = match lines {
-                Ok(lines) => {
-                    lines.into_values().filter(|line| seen.1.insert(line.entry.offset)).map(|l| Ok(l.entry)).collect()
-                }
+                Ok(lines) => lines
+                    .into_values()
+                    .filter(|line| seen.1.insert(line.entry.offset))
+                    .map(|l| Ok(l.entry))
+                    .collect(),
                 Err(error) => vec![Err(error)],
             };
             entries
@@ -122,10 +132,15 @@ impl Quarantine {
     pub fn raw(&self, feed: &FeedName, id: &str) -> Result<Option<Vec<u8>>> {
         let dir = self.dir.join(feed.as_str());
         for source in names(&dir)? {
-            for file in names(&dir.join(&source))?.into_iter().filter(|name| name.ends_with(".jsonl")) {
+            for file in names(&dir.join(&source))?
+                .into_iter()
+                .filter(|name| name.ends_with(".jsonl"))
+            {
                 let path = dir.join(&source).join(file);
                 if let Some(line) = read(&path)?.into_values().find(|line| line.entry.id == id) {
-                    let bytes = BASE64.decode(&line.raw).map_err(|_| damaged(&path, 0, "`raw` is not base64"))?;
+                    let bytes = BASE64
+                        .decode(&line.raw)
+                        .map_err(|_| damaged(&path, 0, "`raw` is not base64"))?;
                     return Ok(Some(bytes));
                 }
             }
@@ -137,12 +152,20 @@ impl Quarantine {
     /// [`Quarantine::settle`], so that a record is never in neither place.
     pub(crate) fn persist(&self, origin: &Origin, rejected: &[&Rejected]) -> Result<()> {
         let path = self.path(origin);
-        let earlier = if path.exists() { read(&path)? } else { BTreeMap::new() };
+        let earlier = if path.exists() {
+            read(&path)?
+        } else {
+            BTreeMap::new()
+        };
         if rejected.is_empty() && earlier.is_empty() {
             return Ok(());
         }
         let mut lines = earlier;
-        lines.extend(rejected.iter().map(|rejected| (rejected.offset, line(origin, rejected))));
+        lines.extend(
+            rejected
+                .iter()
+                .map(|rejected| (rejected.offset, line(origin, rejected))),
+        );
         if let Some(dir) = path.parent() {
             store::make_dir(dir)?;
         }
@@ -154,7 +177,9 @@ impl Quarantine {
     pub(crate) fn settle(&self, origin: &Origin) -> Result<()> {
         let dir = self.source_dir(origin);
         for name in names(&dir)? {
-            let Some((from, to)) = bounds(&name) else { continue };
+            let Some((from, to)) = bounds(&name) else {
+                continue;
+            };
             if to <= origin.from.offset || from >= origin.to.offset {
                 continue;
             }
@@ -175,11 +200,16 @@ impl Quarantine {
     }
 
     fn source_dir(&self, origin: &Origin) -> PathBuf {
-        self.dir.join(origin.feed.as_str()).join(hex::encode(origin.sha256))
+        self.dir
+            .join(origin.feed.as_str())
+            .join(hex::encode(origin.sha256))
     }
 
     fn path(&self, origin: &Origin) -> PathBuf {
-        self.source_dir(origin).join(format!("{:016x}-{:016x}.jsonl", origin.from.offset, origin.to.offset))
+        self.source_dir(origin).join(format!(
+            "{:016x}-{:016x}.jsonl",
+            origin.from.offset, origin.to.offset
+        ))
     }
 }
 
@@ -211,7 +241,10 @@ fn line(origin: &Origin, rejected: &Rejected) -> Line {
 
 fn bounds(name: &str) -> Option<(u64, u64)> {
     let (from, to) = name.strip_suffix(".jsonl")?.split_once('-')?;
-    Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
+    Some((
+        u64::from_str_radix(from, 16).ok()?,
+        u64::from_str_radix(to, 16).ok()?,
+    ))
 }
 
 /// The names in a folder, sorted; none when there is no such folder.
@@ -235,10 +268,14 @@ fn read(path: &Path) -> Result<BTreeMap<u64, Line>> {
     let mut lines = BTreeMap::new();
     for (number, text) in (1..).zip(BufReader::new(file).lines()) {
         let text = text.map_err(|error| IngestError::io_at("reading", path, error))?;
-        let line: Line =
-            serde_json::from_str(&text).map_err(|_| damaged(path, number, "it is not an entry of a quarantine"))?;
+        let line: Line = serde_json::from_str(&text)
+            .map_err(|_| damaged(path, number, "it is not an entry of a quarantine"))?;
         if line.entry.v != FORMAT {
-            return Err(damaged(path, number, "it was written by another version of this program"));
+            return Err(damaged(
+                path,
+                number,
+                "it was written by another version of this program",
+            ));
         }
         lines.insert(line.entry.offset, line);
     }
@@ -256,5 +293,9 @@ fn write<'a>(path: &Path, lines: impl Iterator<Item = &'a Line>) -> Result<()> {
 }
 
 fn damaged(path: &Path, line: usize, fault: &str) -> IngestError {
-    IngestError::CorruptState { path: path.to_owned(), line, fault: fault.to_owned() }
+    IngestError::CorruptState {
+        path: path.to_owned(),
+        line,
+        fault: fault.to_owned(),
+    }
 }

@@ -63,13 +63,21 @@ pub(crate) fn open(
     let splitter = match plan.feed.format {
         FeedFormat::JsonLines => Splitter::Json(plan.bind_keys(limits)),
         FeedFormat::Csv => {
-            let frame = framer.next().map_err(failed)?.ok_or_else(|| IngestError::EmptyFile {
-                file: source.name.clone(),
-                feed: plan.feed.name.to_string(),
-            })?;
-            let csv = bind_header(&framer, &frame, &mut decoder, plan, limits).map_err(|fault| {
-                IngestError::BadHeader { file: source.name.clone(), feed: plan.feed.name.to_string(), fault }
-            })?;
+            let frame = framer
+                .next()
+                .map_err(failed)?
+                .ok_or_else(|| IngestError::EmptyFile {
+                    file: source.name.clone(),
+                    feed: plan.feed.name.to_string(),
+                })?;
+            let csv =
+                bind_header(&framer, &frame, &mut decoder, plan, limits).map_err(|fault| {
+                    IngestError::BadHeader {
+                        file: source.name.clone(),
+                        feed: plan.feed.name.to_string(),
+                        fault,
+                    }
+                })?;
             framer.start_records();
             Splitter::Csv(csv)
         }
@@ -110,11 +118,16 @@ fn pass_mark<R: Read>(framer: &mut Framer<R>, plan: &Plan, file: &str) -> Result
             return Err(unexpected("UTF-16"));
         }
     }
-    for (mark, name, other) in
-        [(UTF8_MARK, "UTF-8", Encoding::Gb18030), (GB18030_MARK, "GB18030", Encoding::Utf8)]
-    {
+    for (mark, name, other) in [
+        (UTF8_MARK, "UTF-8", Encoding::Gb18030),
+        (GB18030_MARK, "GB18030", Encoding::Utf8),
+    ] {
         if framer.skip_mark(mark).map_err(failed)? {
-            return if plan.feed.encoding == other { Err(unexpected(name)) } else { Ok(()) };
+            return if plan.feed.encoding == other {
+                Err(unexpected(name))
+            } else {
+                Ok(())
+            };
         }
     }
     Ok(())
@@ -132,17 +145,25 @@ fn bind_header<R: Read>(
         return Err(unreadable(fault));
     }
     let line = decoder.decode(framer.bytes(frame)).map_err(unreadable)?;
-    let names = fields::header(line, plan.feed.delimiter, QUOTE, limits).map_err(|reason| match reason {
-        Reason::FieldCount => HeaderFault::TooManyColumns { found: limits.columns + 1, limit: limits.columns },
-        other => unreadable(other),
-    })?;
+    let names =
+        fields::header(line, plan.feed.delimiter, QUOTE, limits).map_err(
+            |reason| match reason {
+                Reason::FieldCount => HeaderFault::TooManyColumns {
+                    found: limits.columns + 1,
+                    limit: limits.columns,
+                },
+                other => unreadable(other),
+            },
+        )?;
     plan.bind_header(&names, limits)
 }
 
 impl<R: Read> ChunkReader<R> {
     /// Where the next record starts.
     pub fn position(&mut self) -> Result<Position> {
-        self.framer.position().map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))
+        self.framer
+            .position()
+            .map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))
     }
 
     /// The next chunk, or none at the end. `seen` is told now and then how far reading has come.
@@ -169,11 +190,20 @@ impl<R: Read> ChunkReader<R> {
         }
         let mut input_hash = [0; 32];
         input_hash.copy_from_slice(self.framer.take_hash().as_ref());
-        Ok(Some(Chunk { from, to, rows: self.gatherer.finish(), rejected, input_hash }))
+        Ok(Some(Chunk {
+            from,
+            to,
+            rows: self.gatherer.finish(),
+            rejected,
+            input_hash,
+        }))
     }
 
     fn next_record(&mut self) -> Result<Option<Result<(), Rejected>>> {
-        let frame = self.framer.next().map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))?;
+        let frame = self
+            .framer
+            .next()
+            .map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))?;
         let Some(frame) = frame else {
             return Ok(None);
         };
@@ -187,10 +217,20 @@ impl<R: Read> ChunkReader<R> {
             self.splitter.split(text, &mut self.fields).map_err(whole)?;
             // INVARIANT: a record without fault is no longer than `record_bytes`, far below 4 GiB.
             let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
-            self.gatherer.take(text, &self.fields, RowAt { offset: frame.at.offset, line: frame.at.line, length })
+            self.gatherer.take(
+                text,
+                &self.fields,
+                RowAt {
+                    offset: frame.at.offset,
+                    line: frame.at.line,
+                    length,
+                },
+            )
         };
         let mut take = take;
-        Ok(Some(take().map_err(|problems| reject(&frame, raw, problems, self.limits.kept_bytes))))
+        Ok(Some(take().map_err(|problems| {
+            reject(&frame, raw, problems, self.limits.kept_bytes)
+        })))
     }
 }
 
@@ -207,7 +247,12 @@ fn reject(frame: &Frame, raw: &[u8], problems: Vec<Problem>, kept_bytes: usize) 
 }
 
 /// A row that was good by itself, but not in its table.
-pub(crate) fn reject_row(source: &Source, row: RowAt, problem: Problem, kept_bytes: usize) -> Result<Rejected> {
+pub(crate) fn reject_row(
+    source: &Source,
+    row: RowAt,
+    problem: Problem,
+    kept_bytes: usize,
+) -> Result<Rejected> {
     let raw = source.read_at(row.offset, row.length as usize)?;
     Ok(Rejected {
         offset: row.offset,

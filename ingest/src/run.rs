@@ -93,7 +93,8 @@ pub async fn run_feed(
     }
     let table = job.table(ctx).await?;
     let mut landing = TableLanding::new(&job.plan.contract.id, table);
-    job.run(&ctx.place(), input, &mut landing, &mut Tally::default()).await
+    job.run(&ctx.place(), input, &mut landing, &mut Tally::default())
+        .await
 }
 
 /// Says what running `feed` over `input` would do: the same steps, without effect.
@@ -104,22 +105,45 @@ pub async fn check_file(
     options: &RunOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<CheckReport> {
-    Job::new(ctx, feed, &RunOptions { dry_run: true, ..*options }, progress)?.check(ctx, input).await
+    Job::new(
+        ctx,
+        feed,
+        &RunOptions {
+            dry_run: true,
+            ..*options
+        },
+        progress,
+    )?
+    .check(ctx, input)
+    .await
 }
 
 /// The runs of `feed` that its table holds, later than run `after`: what a hub that was killed between a commit and
 /// its entry in the audit log still has to record.
-pub async fn effective_runs(ctx: &IngestContext, feed: &FeedName, after: i64) -> Result<Vec<RunFact>> {
-    let job = Job::new(ctx, feed, &RunOptions::default(), Arc::new(crate::report::Quiet))?;
+pub async fn effective_runs(
+    ctx: &IngestContext,
+    feed: &FeedName,
+    after: i64,
+) -> Result<Vec<RunFact>> {
+    let job = Job::new(
+        ctx,
+        feed,
+        &RunOptions::default(),
+        Arc::new(crate::report::Quiet),
+    )?;
     let contract = &job.plan.contract;
     if job.snapshot_is_absent(ctx).await? {
         return Ok(Vec::new());
     }
     let mut landing = TableLanding::new(&contract.id, job.table(ctx).await?);
-    let last = landing.last_run(&journal::app_id(feed, &contract.id)).await?;
+    let last = landing
+        .last_run(&journal::app_id(feed, &contract.id))
+        .await?;
     let journal = Journal::open(&ctx.state_dir, feed)?;
     let later = journal.effective(last).filter(|record| record.run > after);
-    Ok(later.map(|record| record.fact(journal.version(record.run))).collect())
+    Ok(later
+        .map(|record| record.fact(journal.version(record.run)))
+        .collect())
 }
 
 /// Whether `input` holds something for `feed`: a file whose name fits, or a folder with one.
@@ -141,10 +165,20 @@ impl Job {
         options: &RunOptions,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
-        let bad = |fault: &str| IngestError::BadFeed { feed: feed.to_string(), fault: fault.to_owned() };
-        let spec = ctx.catalog.feeds.get(feed).ok_or_else(|| bad("the catalog has no feed of this name"))?;
-        let contract: &Arc<Contract> =
-            ctx.catalog.contracts.get(&spec.dataset).ok_or_else(|| bad("its dataset has no contract"))?;
+        let bad = |fault: &str| IngestError::BadFeed {
+            feed: feed.to_string(),
+            fault: fault.to_owned(),
+        };
+        let spec = ctx
+            .catalog
+            .feeds
+            .get(feed)
+            .ok_or_else(|| bad("the catalog has no feed of this name"))?;
+        let contract: &Arc<Contract> = ctx
+            .catalog
+            .contracts
+            .get(&spec.dataset)
+            .ok_or_else(|| bad("its dataset has no contract"))?;
         Self::bind(spec, contract, options, progress)
     }
 
@@ -155,16 +189,25 @@ impl Job {
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
         options.limits.check()?;
-        Ok(Self { plan: Arc::new(Plan::new(spec, contract)?), options: *options, progress })
+        Ok(Self {
+            plan: Arc::new(Plan::new(spec, contract)?),
+            options: *options,
+            progress,
+        })
     }
 
     async fn snapshot_is_absent(&self, ctx: &IngestContext) -> Result<bool> {
         let snapshot = ctx.warehouse.snapshot(&self.plan.contract.id).await;
-        snapshot.map(|s| s.is_none()).map_err(|error| self.table_failed(error))
+        snapshot
+            .map(|s| s.is_none())
+            .map_err(|error| self.table_failed(error))
     }
 
     async fn table(&self, ctx: &IngestContext) -> Result<qihui_warehouse::Table> {
-        ctx.warehouse.table(&self.plan.contract).await.map_err(|error| self.table_failed(error))
+        ctx.warehouse
+            .table(&self.plan.contract)
+            .await
+            .map_err(|error| self.table_failed(error))
     }
 
     fn table_failed(&self, error: qihui_warehouse::WarehouseError) -> IngestError {
@@ -175,12 +218,20 @@ impl Job {
         // A table is made by the first run, not by a look at what it would do.
         let table = match self.snapshot_is_absent(ctx).await? {
             true => None,
-            false => Some(TableLanding::new(&self.plan.contract.id, self.table(ctx).await?)),
+            false => Some(TableLanding::new(
+                &self.plan.contract.id,
+                self.table(ctx).await?,
+            )),
         };
         let mut tally = Tally::default();
         let mut landing = Preview::new(&self.plan.contract, table);
-        let report = self.run(&ctx.place(), input, &mut landing, &mut tally).await?;
-        Ok(CheckReport { report, problems: tally.problems() })
+        let report = self
+            .run(&ctx.place(), input, &mut landing, &mut tally)
+            .await?;
+        Ok(CheckReport {
+            report,
+            problems: tally.problems(),
+        })
     }
 
     pub(crate) async fn run<L: Landing>(
@@ -209,10 +260,16 @@ impl Job {
             let name = found.relative.display().to_string();
             let file = async {
                 let source = blocking(move || Source::open(&found, wants_evidence)).await?;
-                self.run_source(Arc::new(source), &state, landing, tally).await
+                self.run_source(Arc::new(source), &state, landing, tally)
+                    .await
             };
             let file = file.await.inspect_err(|error| {
-                SourceFailed { feed: self.plan.feed.name.as_str(), source: &name, code: error.code() }.emit();
+                SourceFailed {
+                    feed: self.plan.feed.name.as_str(),
+                    source: &name,
+                    code: error.code(),
+                }
+                .emit();
             })?;
             report.counts += file.counts;
             for (reason, count) in &file.reasons {
@@ -230,13 +287,22 @@ impl Job {
         landing: &mut L,
         tally: &mut Tally,
     ) -> Result<FileReport> {
-        let mut lander = Lander::new(Arc::clone(&self.plan), Arc::clone(&source), Arc::clone(state), self.options);
+        let mut lander = Lander::new(
+            Arc::clone(&self.plan),
+            Arc::clone(&source),
+            Arc::clone(state),
+            self.options,
+        );
         let earlier = lander.resume(landing).await?;
         let mut report = self.begin(&source, &earlier, state);
         let from = earlier.last().map(|record| record.to);
         let (send, mut chunks) = mpsc::channel(1);
         let reading = {
-            let (plan, source, limits) = (Arc::clone(&self.plan), Arc::clone(&source), self.options.limits);
+            let (plan, source, limits) = (
+                Arc::clone(&self.plan),
+                Arc::clone(&source),
+                self.options.limits,
+            );
             let progress = Arc::clone(&self.progress);
             blocking(move || {
                 let mut reader = reader::open(&source, &plan, from, &limits)?;
@@ -266,7 +332,12 @@ impl Job {
         let (read, landed) = tokio::join!(reading, landing_all);
         landed.and(read)?;
         lander.end(&earlier).await?;
-        SourceFinished { feed: self.plan.feed.name.as_str(), source: &source.name, counts: report.counts }.emit();
+        SourceFinished {
+            feed: self.plan.feed.name.as_str(),
+            source: &source.name,
+            counts: report.counts,
+        }
+        .emit();
         self.progress.finished(&report);
         Ok(report)
     }
@@ -287,7 +358,9 @@ impl Job {
             for (reason, count) in &record.reasons {
                 *report.reasons.entry(*reason).or_default() += count;
             }
-            report.runs.push(record.fact(state.journal.version(record.run)));
+            report
+                .runs
+                .push(record.fact(state.journal.version(record.run)));
         }
         report.resumed_after = report.counts.read;
         let done = earlier.last().map_or(0, |record| record.to.offset);
@@ -304,13 +377,18 @@ impl Job {
 }
 
 /// Runs `work` where it may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // The task was not cancelled, so it panicked: go on with that.
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(IngestError::io("waiting for a task", std::io::Error::other(error))),
+            Err(error) => Err(IngestError::io(
+                "waiting for a task",
+                std::io::Error::other(error),
+            )),
         },
     }
 }

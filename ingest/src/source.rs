@@ -69,8 +69,15 @@ impl Stamp {
 ///
 /// With a `root` configured, `input` has to lie inside it.
 pub(crate) fn find(feed: &FeedSpec, input: &Path, root: Option<&Path>) -> Result<Vec<Found>> {
-    if input.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'[')) {
-        return Err(IngestError::PathIsGlob { path: input.to_owned() });
+    if input
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .any(|byte| matches!(byte, b'*' | b'?' | b'['))
+    {
+        return Err(IngestError::PathIsGlob {
+            path: input.to_owned(),
+        });
     }
     let input = match root {
         Some(root) => beneath(root, input)?,
@@ -92,7 +99,16 @@ pub(crate) fn find(feed: &FeedSpec, input: &Path, root: Option<&Path>) -> Result
             dir: path,
         });
     }
-    Ok(names.into_iter().map(|name| Found { root: input.root.clone(), relative: input.relative.join(name) }).collect())
+    // Inside a configured root sources are named from there, otherwise from the folder that was named.
+    let (root, folder) = match root {
+        Some(_) => (input.root, input.relative),
+        None => (path, PathBuf::new()),
+    };
+    let found = names.into_iter().map(|name| Found {
+        root: root.clone(),
+        relative: folder.join(name),
+    });
+    Ok(found.collect())
 }
 
 /// Whether the folder `input` holds a file of `feed`. A path to a file counts when its name fits.
@@ -100,7 +116,9 @@ pub(crate) fn holds(feed: &FeedSpec, input: &Path) -> Result<bool> {
     if input.is_dir() {
         return Ok(!matching(input, feed)?.is_empty());
     }
-    Ok(input.file_name().is_some_and(|name| feed.takes_file(&name.to_string_lossy())))
+    Ok(input
+        .file_name()
+        .is_some_and(|name| feed.takes_file(&name.to_string_lossy())))
 }
 
 fn matching(dir: &Path, feed: &FeedSpec) -> Result<Vec<PathBuf>> {
@@ -120,33 +138,53 @@ fn matching(dir: &Path, feed: &FeedSpec) -> Result<Vec<PathBuf>> {
 
 /// A path of a person's own: its last part is the path, all before it the folder.
 fn whole(input: &Path) -> Result<Found> {
-    let absolute = std::path::absolute(input).map_err(|error| IngestError::io_at("resolving", input, error))?;
+    let absolute = std::path::absolute(input)
+        .map_err(|error| IngestError::io_at("resolving", input, error))?;
     match (absolute.parent(), absolute.file_name()) {
-        (Some(root), Some(name)) => Ok(Found { root: root.to_owned(), relative: name.into() }),
+        (Some(root), Some(name)) => Ok(Found {
+            root: root.to_owned(),
+            relative: name.into(),
+        }),
         // `/` and paths that end in `..` name a folder.
-        _ => Ok(Found { root: absolute, relative: PathBuf::from(".") }),
+        _ => Ok(Found {
+            root: absolute,
+            relative: PathBuf::from("."),
+        }),
     }
 }
 
 /// A path that has to lie inside `root`.
 fn beneath(root: &Path, input: &Path) -> Result<Found> {
-    let outside = || IngestError::PathOutsideRoot { path: input.to_owned(), root: root.to_owned() };
+    let outside = || IngestError::PathOutsideRoot {
+        path: input.to_owned(),
+        root: root.to_owned(),
+    };
     if input.components().any(|part| part == Component::ParentDir) {
         return Err(outside());
     }
-    let root = std::path::absolute(root).map_err(|error| IngestError::io_at("resolving", root, error))?;
+    let root =
+        std::path::absolute(root).map_err(|error| IngestError::io_at("resolving", root, error))?;
     let relative = if input.is_absolute() {
         input.strip_prefix(&root).map_err(|_| outside())?
     } else {
         input
     };
-    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-    Ok(Found { root, relative: relative.to_owned() })
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    };
+    Ok(Found {
+        root,
+        relative: relative.to_owned(),
+    })
 }
 
 fn missing(path: &Path, error: io::Error) -> IngestError {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => IngestError::SourceNotFound { path: path.to_owned() },
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => IngestError::SourceNotFound {
+            path: path.to_owned(),
+        },
         _ => IngestError::io_at("opening", path, error),
     }
 }
@@ -161,33 +199,56 @@ impl Source {
             let (sha256, evidence) = scan(&file, wants_evidence)?;
             Ok((stamp, sha256, evidence))
         };
-        let (stamp, sha256, evidence) = read().map_err(|error| IngestError::io_at("reading", &path, error))?;
+        let (stamp, sha256, evidence) =
+            read().map_err(|error| IngestError::io_at("reading", &path, error))?;
         let name = found.relative.to_string_lossy().into_owned();
-        let source = Self { file, name, bytes: stamp.bytes, sha256, evidence, stamp };
+        let source = Self {
+            file,
+            name,
+            bytes: stamp.bytes,
+            sha256,
+            evidence,
+            stamp,
+        };
         source.check_unchanged()?;
         Ok(source)
     }
 
     /// A reader of its own from `offset` on.
     pub fn reader(&self, offset: u64) -> Result<impl Read + Send + use<>> {
-        let reader = || -> io::Result<FileReader> { Ok(FileReader { file: self.file.try_clone()?, offset }) };
+        let reader = || -> io::Result<FileReader> {
+            Ok(FileReader {
+                file: self.file.try_clone()?,
+                offset,
+            })
+        };
         reader().map_err(|error| self.failed(error))
     }
 
     /// The bytes of one record.
     pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => IngestError::SourceChanged { file: self.name.clone() },
-            _ => self.failed(error),
-        })?;
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => IngestError::SourceChanged {
+                    file: self.name.clone(),
+                },
+                _ => self.failed(error),
+            })?;
         Ok(bytes)
     }
 
     /// Fails if the file is no longer what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         let now = Stamp::of(&self.file).map_err(|error| self.failed(error))?;
-        if now == self.stamp { Ok(()) } else { Err(IngestError::SourceChanged { file: self.name.clone() }) }
+        if now == self.stamp {
+            Ok(())
+        } else {
+            Err(IngestError::SourceChanged {
+                file: self.name.clone(),
+            })
+        }
     }
 
     fn failed(&self, error: io::Error) -> IngestError {
@@ -211,8 +272,11 @@ impl Read for FileReader {
 
 fn open_beneath(found: &Found, path: &Path) -> Result<File> {
     let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |at: &OwnedFd, name: &OsStr, flags| openat(at, name, flags, Mode::empty()).map_err(io::Error::from);
-    let mut at: OwnedFd = openat(CWD, &found.root, folder, Mode::empty()).map_err(|e| missing(&found.root, e.into()))?;
+    let open = |at: &OwnedFd, name: &OsStr, flags| {
+        openat(at, name, flags, Mode::empty()).map_err(io::Error::from)
+    };
+    let mut at: OwnedFd = openat(CWD, &found.root, folder, Mode::empty())
+        .map_err(|e| missing(&found.root, e.into()))?;
     let mut parts: Vec<&OsStr> = found
         .relative
         .components()
@@ -222,7 +286,9 @@ fn open_beneath(found: &Found, path: &Path) -> Result<File> {
         })
         .collect();
     let Some(last) = parts.pop() else {
-        return Err(IngestError::NotARegularFile { path: path.to_owned() });
+        return Err(IngestError::NotARegularFile {
+            path: path.to_owned(),
+        });
     };
     for name in parts {
         at = open(&at, name, folder | OFlags::NOFOLLOW).map_err(|error| refused(path, error))?;
@@ -230,9 +296,13 @@ fn open_beneath(found: &Found, path: &Path) -> Result<File> {
     // Without O_NONBLOCK opening a pipe would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(open(&at, last, flags).map_err(|error| refused(path, error))?);
-    let meta = file.metadata().map_err(|error| IngestError::io_at("opening", path, error))?;
+    let meta = file
+        .metadata()
+        .map_err(|error| IngestError::io_at("opening", path, error))?;
     if !meta.is_file() {
-        return Err(IngestError::NotARegularFile { path: path.to_owned() });
+        return Err(IngestError::NotARegularFile {
+            path: path.to_owned(),
+        });
     }
     Ok(file)
 }
@@ -242,11 +312,17 @@ fn refused(path: &Path, error: io::Error) -> IngestError {
     const ENOTDIR: i32 = 20;
     const ENXIO: i32 = 6;
     match error.raw_os_error() {
-        Some(ELOOP) => IngestError::PathIsSymlink { path: path.to_owned() },
+        Some(ELOOP) => IngestError::PathIsSymlink {
+            path: path.to_owned(),
+        },
         Some(ENOTDIR) if path.parent().is_some_and(|parent| parent.is_symlink()) => {
-            IngestError::PathIsSymlink { path: path.to_owned() }
+            IngestError::PathIsSymlink {
+                path: path.to_owned(),
+            }
         }
-        Some(ENXIO) => IngestError::NotARegularFile { path: path.to_owned() },
+        Some(ENXIO) => IngestError::NotARegularFile {
+            path: path.to_owned(),
+        },
         _ => missing(path, error),
     }
 }

@@ -16,7 +16,12 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     }
     let make = || -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        for parent in dir.ancestors().skip(1).take(2).filter(|parent| !parent.as_os_str().is_empty()) {
+        for parent in dir
+            .ancestors()
+            .skip(1)
+            .take(2)
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             File::open(parent)?.sync_all()?;
         }
         Ok(())
@@ -28,7 +33,12 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -52,5 +62,6 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 /// Makes the entry of `path` in its folder durable.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

@@ -20,7 +20,10 @@ impl Tally {
                 let (records, lines) = self.0.entry(problem.clone()).or_default();
                 *records += 1;
                 if lines.iter().filter(|l| l.source == source).count() < ProblemReport::MAX_LINES {
-                    lines.push(ProblemLine { source: source.to_owned(), line: rejected.line });
+                    lines.push(ProblemLine {
+                        source: source.to_owned(),
+                        line: rejected.line,
+                    });
                 }
             }
         }
@@ -31,7 +34,14 @@ impl Tally {
         let mut problems: Vec<_> = self
             .0
             .into_iter()
-            .map(|(Problem { code, column }, (records, lines))| ProblemReport { code, column, records, lines })
+            .map(
+                |(Problem { code, column }, (records, lines))| ProblemReport {
+                    code,
+                    column,
+                    records,
+                    lines,
+                },
+            )
             .collect();
         problems.sort_by_key(|problem| Reverse(problem.records));
         problems

@@ -58,7 +58,11 @@ pub(crate) struct TextDecoder {
 impl TextDecoder {
     /// A decoder for a source in `encoding`.
     pub fn new(encoding: Encoding, evidence: Evidence) -> Self {
-        Self { encoding, evidence, buffer: Vec::new() }
+        Self {
+            encoding,
+            evidence,
+            buffer: Vec::new(),
+        }
     }
 
     /// The text of `raw`.
@@ -97,7 +101,8 @@ impl TextDecoder {
         if self.buffer.len() < room {
             self.buffer.resize(room, 0);
         }
-        let (result, _, written) = decoder.decode_to_utf8_without_replacement(raw, &mut self.buffer, true);
+        let (result, _, written) =
+            decoder.decode_to_utf8_without_replacement(raw, &mut self.buffer, true);
         match result {
             DecoderResult::InputEmpty => std::str::from_utf8(&self.buffer[..written]).ok(),
             _ => None,
@@ -106,7 +111,11 @@ impl TextDecoder {
 }
 
 fn ascii(raw: &[u8]) -> Option<&str> {
-    if raw.is_ascii() { std::str::from_utf8(raw).ok() } else { None }
+    if raw.is_ascii() {
+        std::str::from_utf8(raw).ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -124,26 +133,58 @@ mod tests {
     }
 
     fn read(encoding: Encoding, evidence: Evidence, raw: &[u8]) -> Result<String, Reason> {
-        TextDecoder::new(encoding, evidence).decode(raw).map(str::to_owned)
+        TextDecoder::new(encoding, evidence)
+            .decode(raw)
+            .map(str::to_owned)
     }
 
     #[test]
     fn declared_encodings_are_strict() {
-        assert_eq!(read(Encoding::Utf8, UTF8_FILE, "印花税".as_bytes()).as_deref(), Ok("印花税"));
-        assert_eq!(read(Encoding::Utf8, UTF8_FILE, &gb("印花税")), Err(Reason::BadEncoding));
-        assert_eq!(read(Encoding::Gb18030, GB_FILE, &gb("印花税,𠮷")).as_deref(), Ok("印花税,𠮷"));
-        assert_eq!(read(Encoding::Gb18030, GB_FILE, b"a\xFF"), Err(Reason::BadEncoding));
-        assert_eq!(read(Encoding::Gb18030, GB_FILE, b"cut \xD3"), Err(Reason::BadEncoding));
-        assert_eq!(read(Encoding::Gb18030, GB_FILE, b"a\0"), Err(Reason::NulByte));
+        assert_eq!(
+            read(Encoding::Utf8, UTF8_FILE, "印花税".as_bytes()).as_deref(),
+            Ok("印花税")
+        );
+        assert_eq!(
+            read(Encoding::Utf8, UTF8_FILE, &gb("印花税")),
+            Err(Reason::BadEncoding)
+        );
+        assert_eq!(
+            read(Encoding::Gb18030, GB_FILE, &gb("印花税,𠮷")).as_deref(),
+            Ok("印花税,𠮷")
+        );
+        assert_eq!(
+            read(Encoding::Gb18030, GB_FILE, b"a\xFF"),
+            Err(Reason::BadEncoding)
+        );
+        assert_eq!(
+            read(Encoding::Gb18030, GB_FILE, b"cut \xD3"),
+            Err(Reason::BadEncoding)
+        );
+        assert_eq!(
+            read(Encoding::Gb18030, GB_FILE, b"a\0"),
+            Err(Reason::NulByte)
+        );
     }
 
     #[test]
     fn detection_judges_each_record() {
         for evidence in [UTF8_FILE, GB_FILE, MIXED] {
-            assert_eq!(read(Encoding::Detect, evidence, "浙江省茶叶".as_bytes()).as_deref(), Ok("浙江省茶叶"));
-            assert_eq!(read(Encoding::Detect, evidence, &gb("浙江省茶叶")).as_deref(), Ok("浙江省茶叶"));
-            assert_eq!(read(Encoding::Detect, evidence, b"plain").as_deref(), Ok("plain"));
-            assert_eq!(read(Encoding::Detect, evidence, b"\xFF\xFE"), Err(Reason::BadEncoding));
+            assert_eq!(
+                read(Encoding::Detect, evidence, "浙江省茶叶".as_bytes()).as_deref(),
+                Ok("浙江省茶叶")
+            );
+            assert_eq!(
+                read(Encoding::Detect, evidence, &gb("浙江省茶叶")).as_deref(),
+                Ok("浙江省茶叶")
+            );
+            assert_eq!(
+                read(Encoding::Detect, evidence, b"plain").as_deref(),
+                Ok("plain")
+            );
+            assert_eq!(
+                read(Encoding::Detect, evidence, b"\xFF\xFE"),
+                Err(Reason::BadEncoding)
+            );
         }
     }
 
@@ -153,7 +194,10 @@ mod tests {
         let raw = [0xD2, 0xBB, 0xC6, 0xAC];
         assert_eq!(read(Encoding::Detect, GB_FILE, &raw).as_deref(), Ok("一片"));
         assert_eq!(read(Encoding::Detect, UTF8_FILE, &raw).as_deref(), Ok("һƬ"));
-        assert_eq!(read(Encoding::Detect, MIXED, &raw), Err(Reason::AmbiguousEncoding));
+        assert_eq!(
+            read(Encoding::Detect, MIXED, &raw),
+            Err(Reason::AmbiguousEncoding)
+        );
     }
 
     proptest! {
@@ -170,8 +214,10 @@ mod tests {
 
         #[test]
         fn chinese_text_survives_both_encodings(text in "[一-龥，。（）a-z0-9]{1,40}") {
-            prop_assert_eq!(read(Encoding::Utf8, UTF8_FILE, text.as_bytes()), Ok(text.clone()));
-            prop_assert_eq!(read(Encoding::Gb18030, GB_FILE, &gb(&text)), Ok(text.clone()));
+            let got = read(Encoding::Utf8, UTF8_FILE, text.as_bytes());
+            prop_assert_eq!(got.as_ref(), Ok(&text));
+            let got = read(Encoding::Gb18030, GB_FILE, &gb(&text));
+            prop_assert_eq!(got.as_ref(), Ok(&text));
         }
     }
 }

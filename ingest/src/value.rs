@@ -78,20 +78,28 @@ pub(crate) fn is_null_word(text: &str) -> bool {
 pub(crate) fn read(text: &str, ty: ColumnType, shift: i32) -> Result<Value, Reason> {
     match ty {
         ColumnType::String => Ok(Value::Text),
-        ColumnType::Date => date(text.as_bytes()).map(Value::Date).ok_or(Reason::BadDate),
+        ColumnType::Date => date(text.as_bytes())
+            .map(Value::Date)
+            .ok_or(Reason::BadDate),
         ColumnType::Boolean => boolean(text).map(Value::Boolean).ok_or(Reason::BadBoolean),
         ColumnType::Int32 => {
             let number = decimal(text.as_bytes(), 10, 0, shift)?;
-            i32::try_from(number).map(Value::Int32).map_err(|_| Reason::NumberTooLarge)
+            i32::try_from(number)
+                .map(Value::Int32)
+                .map_err(|_| Reason::NumberTooLarge)
         }
         ColumnType::Int64 => {
             let number = decimal(text.as_bytes(), 19, 0, shift)?;
-            i64::try_from(number).map(Value::Int64).map_err(|_| Reason::NumberTooLarge)
+            i64::try_from(number)
+                .map(Value::Int64)
+                .map_err(|_| Reason::NumberTooLarge)
         }
         ColumnType::Decimal { precision, scale } => {
             decimal(text.as_bytes(), precision.into(), scale.into(), shift).map(Value::Decimal)
         }
-        ColumnType::Timestamp => timestamp(text.as_bytes()).map(Value::Timestamp).ok_or(Reason::BadTime),
+        ColumnType::Timestamp => timestamp(text.as_bytes())
+            .map(Value::Timestamp)
+            .ok_or(Reason::BadTime),
     }
 }
 
@@ -103,13 +111,14 @@ pub(crate) fn unit_exponent(unit: Unit) -> i32 {
     }
 }
 
-/// `1`, `0`, `是`, `否`, `Y`, `N`, `公示`, `不公示`, `true`, `false`, letters in any case.
+/// `1`, `0`, `是`, `否`, `公示`, `不公示`, `y`, `yes`, `t`, `true`, `n`, `no`, `f`, `false`, letters in any case.
 fn boolean(text: &str) -> Option<bool> {
+    let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     match text {
-        "1" | "Y" | "y" | "是" | "公示" => Some(true),
-        "0" | "N" | "n" | "否" | "不公示" => Some(false),
-        _ if text.eq_ignore_ascii_case("true") => Some(true),
-        _ if text.eq_ignore_ascii_case("false") => Some(false),
+        "1" | "是" | "公示" => Some(true),
+        "0" | "否" | "不公示" => Some(false),
+        _ if is_one_of(&["y", "yes", "t", "true"]) => Some(true),
+        _ if is_one_of(&["n", "no", "f", "false"]) => Some(false),
         _ => None,
     }
 }
@@ -134,7 +143,10 @@ fn date_prefix(text: &[u8]) -> Option<(i32, &[u8])> {
             let (day, rest) = one_or_two_digits(rest)?;
             Some((days(year, month, day)?, rest))
         }
-        [m1, m2, d1, d2, rest @ ..] => Some((days(year, digits(&[*m1, *m2])?, digits(&[*d1, *d2])?)?, rest)),
+        [m1, m2, d1, d2, rest @ ..] => Some((
+            days(year, digits(&[*m1, *m2])?, digits(&[*d1, *d2])?)?,
+            rest,
+        )),
         _ => None,
     }
 }
@@ -157,7 +169,10 @@ pub(crate) fn days_of(date: Date) -> i32 {
 }
 
 fn digits(text: &[u8]) -> Option<u32> {
-    text.iter().try_fold(0_u32, |n, byte| byte.is_ascii_digit().then(|| n * 10 + u32::from(byte - b'0')))
+    text.iter().try_fold(0_u32, |n, byte| {
+        byte.is_ascii_digit()
+            .then(|| n * 10 + u32::from(byte - b'0'))
+    })
 }
 
 fn one_or_two_digits(text: &[u8]) -> Option<(u32, &[u8])> {
@@ -172,10 +187,18 @@ fn one_or_two_digits(text: &[u8]) -> Option<(u32, &[u8])> {
 fn time_of_day(text: &[u8]) -> Option<i64> {
     let (hour, minute, second, fraction): (u32, u32, u32, &[u8]) = match text {
         [h1, h2, b':', m1, m2] => (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?, 0, &[]),
-        [h1, h2, b':', m1, m2, b':', s1, s2, fraction @ ..] => {
-            (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?, digits(&[*s1, *s2])?, fraction)
-        }
-        [h1, h2, m1, m2, s1, s2] => (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?, digits(&[*s1, *s2])?, &[]),
+        [h1, h2, b':', m1, m2, b':', s1, s2, fraction @ ..] => (
+            digits(&[*h1, *h2])?,
+            digits(&[*m1, *m2])?,
+            digits(&[*s1, *s2])?,
+            fraction,
+        ),
+        [h1, h2, m1, m2, s1, s2] => (
+            digits(&[*h1, *h2])?,
+            digits(&[*m1, *m2])?,
+            digits(&[*s1, *s2])?,
+            &[],
+        ),
         _ => return None,
     };
     if hour > 23 || minute > 59 || second > 59 {
@@ -192,7 +215,9 @@ fn time_of_day(text: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    Some((i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second)) * 1_000_000 + micros)
+    Some(
+        (i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second)) * 1_000_000 + micros,
+    )
 }
 
 /// A date with an optional time and zone (`Z`, `+08:00`, `+0800`); without a zone it is time of China.
@@ -204,7 +229,10 @@ fn timestamp(text: &[u8]) -> Option<i64> {
         [b' ' | b'T', rest @ ..] => rest,
         rest => rest,
     };
-    let zone_at = rest.iter().position(|b| matches!(b, b'Z' | b'+' | b'-')).unwrap_or(rest.len());
+    let zone_at = rest
+        .iter()
+        .position(|b| matches!(b, b'Z' | b'+' | b'-'))
+        .unwrap_or(rest.len());
     let (time, zone) = rest.split_at(zone_at);
     let offset = match zone {
         [] => CHINA_OFFSET_US,
@@ -229,12 +257,48 @@ pub(crate) fn decimal(text: &[u8], precision: u32, scale: i32, shift: i32) -> Re
         [b'+', rest @ ..] => (false, rest),
         rest => (false, rest),
     };
+    let number = match short_decimal(digits_text, scale + shift) {
+        Some(number) => number,
+        None => long_decimal(digits_text, scale + shift)?,
+    };
+    let bound = POWERS_OF_TEN
+        .get(precision as usize)
+        .copied()
+        .unwrap_or(i128::MAX);
+    if number >= bound {
+        return Err(Reason::NumberTooLarge);
+    }
+    Ok(if negative { -number } else { number })
+}
+
+/// The common case: up to 18 digits and a point, all places fitting the column; none sends the text the long way.
+fn short_decimal(text: &[u8], exponent: i32) -> Option<i128> {
+    if text.is_empty() || text.len() > 18 {
+        return None;
+    }
+    let (mut value, mut places, mut seen, mut point) = (0_u64, 0, false, false);
+    for byte in text {
+        match byte {
+            b'0'..=b'9' => {
+                seen = true;
+                value = value * 10 + u64::from(byte - b'0');
+                places += i32::from(point);
+            }
+            b'.' if !point => point = true,
+            _ => return None,
+        }
+    }
+    // A number of 18 digits times 10^20 stays below 10^38.
+    let power = usize::try_from(exponent - places)
+        .ok()
+        .filter(|power| seen && *power <= 20)?;
+    Some(i128::from(value) * POWERS_OF_TEN[power])
+}
+
+fn long_decimal(text: &[u8], exponent: i32) -> Result<i128, Reason> {
     let mut mantissa = Mantissa::default();
-    let mut seen = false;
-    let mut point = false;
-    let mut exponent = scale + shift;
-    let mut at = 0;
-    while let Some(byte) = digits_text.get(at) {
+    let (mut exponent, mut seen, mut point) = (exponent, false, false);
+    for (at, byte) in text.iter().enumerate() {
         match byte {
             b'0'..=b'9' => {
                 seen = true;
@@ -243,22 +307,17 @@ pub(crate) fn decimal(text: &[u8], precision: u32, scale: i32, shift: i32) -> Re
             }
             b'.' if !point => point = true,
             b'e' | b'E' if seen => {
-                exponent += written_exponent(&digits_text[at + 1..]).ok_or(Reason::BadNumber)?;
+                exponent += written_exponent(&text[at + 1..]).ok_or(Reason::BadNumber)?;
                 break;
             }
             _ => return Err(Reason::BadNumber),
         }
-        at += 1;
     }
-    if !seen {
-        return Err(Reason::BadNumber);
+    if seen {
+        mantissa.scaled(exponent)
+    } else {
+        Err(Reason::BadNumber)
     }
-    let number = mantissa.scaled(exponent)?;
-    let bound = POWERS_OF_TEN.get(precision as usize).copied().unwrap_or(i128::MAX);
-    if number >= bound {
-        return Err(Reason::NumberTooLarge);
-    }
-    Ok(if negative { -number } else { number })
 }
 
 fn written_exponent(text: &[u8]) -> Option<i32> {
@@ -356,7 +415,9 @@ const CURRENCY_WORDS: [(&str, &str); 20] = [
 /// Takes an amount in words apart; none when it is no such thing.
 pub(crate) fn amount(text: &str) -> Option<Amount<'_>> {
     let (before, text) = currency_prefix(text);
-    let end = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-'))
+        .unwrap_or(text.len());
     let (number, words) = text.split_at(end);
     let words = trim(words);
     let (exponent, words) = scale_word(words);
@@ -370,7 +431,11 @@ pub(crate) fn amount(text: &str) -> Option<Amount<'_>> {
     }
     // "500000元" names its unit: one.
     let exponent = exponent.or(yuan.then_some(0));
-    Some(Amount { number, exponent, currency })
+    Some(Amount {
+        number,
+        exponent,
+        currency,
+    })
 }
 
 fn currency_prefix(text: &str) -> (Option<&'static str>, &str) {
@@ -383,7 +448,14 @@ fn currency_prefix(text: &str) -> (Option<&'static str>, &str) {
 }
 
 fn scale_word(words: &str) -> (Option<i32>, &str) {
-    for (word, exponent) in [("万亿", 12), ("千万", 7), ("百万", 6), ("万", 4), ("亿", 8), ("千", 3)] {
+    for (word, exponent) in [
+        ("万亿", 12),
+        ("千万", 7),
+        ("百万", 6),
+        ("万", 4),
+        ("亿", 8),
+        ("千", 3),
+    ] {
         if let Some(rest) = words.strip_prefix(word) {
             return (Some(exponent), rest);
         }
@@ -396,16 +468,23 @@ fn currency_suffix(words: &str) -> Option<(Option<&'static str>, bool)> {
     if words.is_empty() {
         return Some((None, false));
     }
-    let words = words.strip_prefix(['(', '（']).map_or(words, |w| w.trim_end_matches([')', '）']));
+    let words = words
+        .strip_prefix(['(', '（'])
+        .map_or(words, |w| w.trim_end_matches([')', '）']));
     if let Some((_, code)) = CURRENCY_WORDS.iter().find(|(word, _)| *word == words) {
         return Some((Some(code), true));
     }
     let rest = words.strip_prefix(['元', '圆'])?;
     let rest = rest.strip_prefix(['整', '正']).unwrap_or(rest);
-    let rest = rest.strip_prefix(['(', '（']).map_or(rest, |w| w.trim_end_matches([')', '）']));
+    let rest = rest
+        .strip_prefix(['(', '（'])
+        .map_or(rest, |w| w.trim_end_matches([')', '）']));
     match rest {
         "" => Some((None, true)),
-        rest => CURRENCY_WORDS.iter().find(|(word, _)| *word == rest).map(|(_, code)| (Some(*code), true)),
+        rest => CURRENCY_WORDS
+            .iter()
+            .find(|(word, _)| *word == rest)
+            .map(|(_, code)| (Some(*code), true)),
     }
 }
 

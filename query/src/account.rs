@@ -28,7 +28,7 @@ pub struct Passed {
     pub rows: u64,
     /// Enterprises with a row among them.
     pub touched: RoaringBitmap,
-    /// Cells withheld, per column that the query read.
+    /// Cells withheld, per column; columns without any are not in it.
     pub withheld: BTreeMap<String, u64>,
 }
 
@@ -49,12 +49,16 @@ impl Account {
         touched: &RoaringBitmap,
         withheld: impl IntoIterator<Item = (String, u64)>,
     ) -> Result<(), QueryError> {
+        if rows == 0 {
+            return Ok(());
+        }
         {
             let mut datasets = self.datasets.lock();
             let passed = datasets.entry(dataset.clone()).or_default();
             passed.rows += rows;
             passed.touched |= touched;
-            for (column, cells) in withheld {
+            // A column without a withheld cell has no entry, whether its rows were looked at or not.
+            for (column, cells) in withheld.into_iter().filter(|(_, cells)| *cells > 0) {
                 *passed.withheld.entry(column).or_default() += cells;
             }
         }

@@ -14,13 +14,15 @@ use std::task::{Context, Poll};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use qihui_catalog::DatasetId;
 use roaring::RoaringBitmap;
 
@@ -130,11 +132,7 @@ impl ExecutionPlan for GateExec {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() {
-            Ok(self)
-        } else {
-            Err(DataFusionError::Internal("the gate takes no children".into()))
-        }
+        leaf(self, &children)
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -143,7 +141,7 @@ impl ExecutionPlan for GateExec {
         for (index, inside) in self.scan.inside.iter().enumerate() {
             inputs.push_back(Input {
                 stream: inside.plan.execute(partition, Arc::clone(inner))?,
-                source: Source::Inside { index, first: partition == 0 },
+                source: Source::Inside { index, first: true },
             });
         }
         if let Some(edge) = &self.scan.edge {
@@ -161,7 +159,170 @@ impl ExecutionPlan for GateExec {
     }
 }
 
-/// Where a batch comes from.
+/// A gate whose rows come in one partition, in the order of what is visible, in batches cut anew (strict mode).
+///
+/// Like [`GateExec`] a leaf: an optimizer that saw the sort would find that nobody asked for it, and drop it.
+pub struct OrderedGateExec {
+    ordered: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl OrderedGateExec {
+    /// `ordered` is the gate with what orders its rows, in one partition.
+    pub fn new(ordered: Arc<dyn ExecutionPlan>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(ordered.schema()),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
+        Self { ordered, properties: Arc::new(properties) }
+    }
+}
+
+impl fmt::Debug for OrderedGateExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OrderedGateExec")
+    }
+}
+
+impl DisplayAs for OrderedGateExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("OrderedGateExec")
+    }
+}
+
+impl ExecutionPlan for OrderedGateExec {
+    fn name(&self) -> &'static str {
+        "OrderedGateExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        leaf(self, &children)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.ordered.execute(partition, context)
+    }
+}
+
+/// The inputs of a union one after another, in one partition: in strict mode rows may not arrive as threads please.
+#[derive(Debug)]
+pub struct SequenceExec {
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl SequenceExec {
+    /// All partitions of all `inputs`, which have the given schema, in order.
+    pub fn new(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { inputs, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for SequenceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("SequenceExec")
+    }
+}
+
+impl ExecutionPlan for SequenceExec {
+    fn name(&self) -> &'static str {
+        "SequenceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.inputs.iter().collect()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(self.schema(), children)))
+    }
+
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let parts: Vec<(Arc<dyn ExecutionPlan>, usize)> = self
+            .inputs
+            .iter()
+            .flat_map(|input| {
+                let partitions = input.properties().output_partitioning().partition_count();
+                (0..partitions).map(|partition| (Arc::clone(input), partition))
+            })
+            .collect();
+        let renamed = Arc::clone(&schema);
+        let batches = futures::stream::iter(parts)
+            .map(move |(input, partition)| input.execute(partition, Arc::clone(&context)))
+            .try_flatten()
+            .and_then(move |batch| {
+                let schema = Arc::clone(&renamed);
+                async move { Ok(batch.with_schema(schema)?) }
+            });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+/// Puts unions of a plan in order.
+///
+/// # Errors
+/// When the plan cannot be rebuilt.
+pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        if node.is::<UnionExec>() || node.is::<InterleaveExec>() {
+            let inputs = node.children().into_iter().cloned().collect();
+            return Ok(Transformed::yes(Arc::new(SequenceExec::new(node.schema(), inputs)) as _));
+        }
+        Ok(Transformed::no(node))
+    })
+    .map(|done| done.data)
+}
+
+fn leaf(gate: Arc<dyn ExecutionPlan>, children: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>> {
+    if children.is_empty() {
+        Ok(gate)
+    } else {
+        Err(DataFusionError::Internal("the gate takes no children".into()))
+    }
+}
+
+/// Where a batch comes from; `first`: the enterprises of the inside scan are still to be recorded.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Inside { index: usize, first: bool },

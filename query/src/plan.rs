@@ -109,6 +109,7 @@ pub fn complete_order(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn complete_limit(limit: Limit) -> Result<LogicalPlan> {
     let input = match complete_sort_below(&limit.input)? {
         Some(input) => input,
+        None if limit.input.schema().fields().is_empty() => limit.input.as_ref().clone(),
         None => LogicalPlan::Sort(Sort {
             expr: completed(Vec::new(), limit.input.schema()),
             input: Arc::clone(&limit.input),

@@ -36,7 +36,7 @@ use roaring::RoaringBitmap;
 use crate::account::Account;
 use crate::dense::{DenseScope, ScanScope};
 use crate::error::QueryError;
-use crate::exec::{GateExec, GateScan, InsideScan, Permit};
+use crate::exec::{GateExec, GateScan, InsideScan, OrderedGateExec, Permit};
 use crate::forms::arrow_type;
 use crate::metadata;
 use crate::pushdown;
@@ -411,10 +411,11 @@ fn in_order(gate: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         .iter()
         .map(|field| Ok(PhysicalSortExpr::new_default(col(field.name(), &schema)?)))
         .collect();
-    Ok(match LexOrdering::new(order?) {
+    let ordered = match LexOrdering::new(order?) {
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
-    })
+    };
+    Ok(Arc::new(OrderedGateExec::new(ordered)))
 }
 
 #[async_trait]

@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::compute::{FilterBuilder, FilterPredicate, filter};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -158,7 +158,7 @@ impl RowGate {
                 .evaluate(checked)
                 .and_then(|value| value.into_array(checked.num_rows()))
                 .map_err(|e| ArrowError::ExternalError(Box::new(e)))?;
-            let value = prep_null_mask_filter(value.as_boolean()).values().clone();
+            let value = only_true(value.as_boolean());
             keep = Some(match keep {
                 Some(keep) => &keep & &value,
                 None => value,
@@ -288,15 +288,22 @@ fn visible(
         (false, _) => BooleanBuffer::new_unset(filtered.rows),
     };
     let Some(flag) = column.flag else { return Ok(Some(by_grant)) };
-    let flag = filtered.column(flag)?;
-    let flag = prep_null_mask_filter(flag.as_boolean());
-    Ok(Some(&by_grant | flag.values()))
+    let flag = only_true(filtered.column(flag)?.as_boolean());
+    Ok(Some(&by_grant | &flag))
+}
+
+/// Where a boolean column is true: null is no.
+fn only_true(array: &BooleanArray) -> BooleanBuffer {
+    match array.nulls() {
+        Some(nulls) => array.values() & nulls.inner(),
+        None => array.values().clone(),
+    }
 }
 
 /// A batch with only its passing rows, filtered column by column as they are asked for.
 struct Filtered<'a> {
     batch: &'a RecordBatch,
-    predicate: Option<BooleanArray>,
+    predicate: Option<FilterPredicate>,
     rows: usize,
 }
 
@@ -306,14 +313,16 @@ impl<'a> Filtered<'a> {
         if pass.is_some_and(|pass| pass.len() != batch.num_rows()) {
             return Err(ArrowError::ComputeError("a verdict must have a bit per row".into()));
         }
-        let predicate = pass.filter(|_| rows < batch.num_rows()).map(|pass| BooleanArray::new(pass.clone(), None));
+        let predicate = pass
+            .filter(|_| rows < batch.num_rows())
+            .map(|pass| FilterBuilder::new(&BooleanArray::new(pass.clone(), None)).optimize().build());
         Ok(Self { batch, predicate, rows })
     }
 
     fn column(&self, at: usize) -> Result<ArrayRef, ArrowError> {
         match &self.predicate {
             None => Ok(Arc::clone(self.batch.column(at))),
-            Some(predicate) => filter(self.batch.column(at), predicate),
+            Some(predicate) => predicate.filter(self.batch.column(at)),
         }
     }
 }

@@ -26,7 +26,7 @@ use qihui_consent::decision::DatasetScope;
 use crate::account::Account;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
-use crate::exec::Permit;
+use crate::exec::{self, Permit};
 use crate::functions;
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
@@ -215,7 +215,10 @@ pub async fn plan_over(
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
     }
-    let physical = state.query_planner().create_physical_plan(&logical, &state).await.map_err(planning)?;
+    let mut physical = state.query_planner().create_physical_plan(&logical, &state).await.map_err(planning)?;
+    if strict.load(Ordering::Relaxed) {
+        physical = exec::in_sequence(physical).map_err(planning)?;
+    }
     Ok((physical, logical, state.task_ctx()))
 }
 

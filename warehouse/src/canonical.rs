@@ -255,3 +255,6 @@ fn sequences(columns: &[&Values<'_>], rows: usize) -> Sequences {
     }
     Sequences::new(width, bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,13 +26,12 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStore;
 
 use crate::{
-    canonical::{Fingerprints, Hash, Version},
+    canonical::{Fingerprints, Hash, Sequences, Version},
     datafile::Change,
     error::WarehouseError,
     index::{self, DataRef, Matches},
     layout::{Layout, NO_COLUMN},
     log::{LoggedFile, TableState},
-    sidecar::Records,
 };
 
 /// The greatest number of rows of a chunk.
@@ -206,20 +205,47 @@ impl Groups {
     }
 }
 
-/// The record that the table holds for a key.
-#[derive(Clone, Copy)]
+/// The version of a record that the table holds, and where.
 struct Standing {
-    /// Positions: of the file in the table, of the file's records in [`Found::records`], of the record in them.
-    file: u32,
-    records: u32,
-    entry: u32,
+    content: Hash,
+    no: u32,
+    /// Position of the file in the table.
+    file: usize,
+    /// Row of the file.
+    row: u32,
+    /// Position in [`Found::sequences`], and in the sequences there.
+    sequence: (usize, usize),
 }
 
+/// What the table holds for the keys of a chunk; no larger than the chunk.
 struct Found {
+    standing: Vec<Standing>,
+    /// Per key, the position in `standing`.
+    slots: Vec<Option<u32>>,
     /// Per file that holds any of the keys.
-    records: Vec<Records>,
-    /// Per key.
-    standing: Vec<Option<Standing>>,
+    sequences: Vec<Sequences>,
+}
+
+impl Found {
+    fn add(&mut self, file: usize, matches: &Matches) -> Result<(), WarehouseError> {
+        let records = &matches.records;
+        let mut sequences = Vec::new();
+        for (at, (key, entry)) in matches.found.iter().enumerate() {
+            let slot = u32::try_from(self.standing.len()).map_err(|_| WarehouseError::Interrupted)?;
+            self.slots[*key] = Some(slot);
+            sequences.extend_from_slice(records.sequence(*entry));
+            self.standing.push(Standing {
+                content: records.content(*entry),
+                no: records.no(*entry),
+                file,
+                row: records.row(*entry),
+                sequence: (self.sequences.len(), at),
+            });
+        }
+        let width = sequences.len() / matches.found.len().max(1);
+        self.sequences.push(Sequences::new(width, sequences));
+        Ok(())
+    }
 }
 
 async fn look_up(
@@ -227,29 +253,26 @@ async fn look_up(
     state: &TableState,
     keys: &Arc<Vec<Hash>>,
 ) -> Result<Found, WarehouseError> {
-    let mut found = Found { records: Vec::new(), standing: vec![None; keys.len()] };
+    let mut found = Found { standing: Vec::new(), slots: vec![None; keys.len()], sequences: Vec::new() };
     if keys.is_empty() {
         return Ok(found);
     }
-    let one = |(position, file): (usize, &Arc<LoggedFile>)| {
-        let (store, layout, keys, file) =
-            (Arc::clone(store), Arc::clone(&state.layout), Arc::clone(keys), Arc::clone(file));
-        let task = tokio::spawn(async move {
-            let data = DataRef { path: &file.path, size: file.size, rows: file.rows };
-            index::matches(&store, &layout, data, &keys).await
-        });
-        async move { Ok((position, task.await.map_err(|_| WarehouseError::Interrupted)??)) }
-    };
-    let answers: Vec<_> = state.files.iter().enumerate().map(one).collect();
-    let mut answers = futures::stream::iter(answers).buffer_unordered(PARALLEL_SIDECARS);
-    while let Some((file, matches)) = answers.try_next().await? {
-        let Some(Matches { found: matches, records }) = matches else { continue };
-        let small = |n: usize| u32::try_from(n).map_err(|_| WarehouseError::Interrupted);
-        let (file, index) = (small(file)?, small(found.records.len())?);
-        for (key, entry) in matches {
-            found.standing[key] = Some(Standing { file, records: index, entry: small(entry)? });
+    let one = |(position, file): (usize, Arc<LoggedFile>)| {
+        let (store, layout, keys) = (Arc::clone(store), Arc::clone(&state.layout), Arc::clone(keys));
+        async move {
+            let task = tokio::spawn(async move {
+                let data = DataRef { path: &file.path, size: file.size, rows: file.rows };
+                index::matches(&store, &layout, data, &keys).await
+            });
+            Ok::<_, WarehouseError>((position, task.await.map_err(|_| WarehouseError::Interrupted)??))
         }
-        found.records.push(records);
+    };
+    let files: Vec<_> = state.files.iter().cloned().enumerate().collect();
+    let mut answers = futures::stream::iter(files).map(one).buffer_unordered(PARALLEL_SIDECARS);
+    while let Some((file, matches)) = answers.try_next().await? {
+        if let Some(matches) = matches {
+            found.add(file, &matches)?;
+        }
     }
     Ok(found)
 }
@@ -281,8 +304,8 @@ pub(crate) async fn classify(
             removals: BTreeMap::new(),
         };
         let numbers = classified.batch.column(0).as_primitive::<Int32Type>().values().clone();
-        for (group, standing) in groups.iter().zip(&found.standing) {
-            let standing = standing.as_ref().map(|at| classified.stands(&found, at));
+        for (group, slot) in groups.iter().zip(&found.slots) {
+            let standing = slot.map(|slot| classified.stands(&found, &found.standing[slot as usize]));
             match group {
                 [row] => classified.decide_one(*row, &numbers, standing),
                 group => classified.decide(group, &numbers, standing),
@@ -304,18 +327,14 @@ impl Classified {
         }
     }
 
-    fn stands<'a>(&self, found: &'a Found, at: &Standing) -> Stands<'a> {
-        let (records, entry) = (&found.records[at.records as usize], at.entry as usize);
-        Stands {
-            version: Version {
-                sequence: records.sequence(entry),
-                retracted: self.state.files[at.file as usize].place.retracted,
-                content: records.content(entry),
-            },
-            no: records.no(entry),
-            file: at.file as usize,
-            row: records.row(entry),
-        }
+    fn stands<'a>(&self, found: &'a Found, standing: &Standing) -> Stands<'a> {
+        let (sequences, at) = standing.sequence;
+        let version = Version {
+            sequence: found.sequences[sequences].get(at),
+            retracted: self.state.files[standing.file].place.retracted,
+            content: standing.content,
+        };
+        Stands { version, no: standing.no, file: standing.file, row: standing.row }
     }
 
     /// Decides the only row of a key.
@@ -385,7 +404,7 @@ impl Classified {
     }
 }
 
-/// The version of a record that the table holds, and where.
+/// A [`Standing`] with its version at hand.
 struct Stands<'a> {
     version: Version<'a>,
     no: u32,

@@ -1,7 +1,7 @@
 //! Data files: how rows become Parquet, and back.
 //!
-//! Every file is sorted by (`_no`, event date, key hash), nulls first. Pages hold at most [`PAGE_ROWS`] rows and start
-//! at the same rows in every column, and every column has a page index, so that a reader selects pages by `_no` and
+//! Every file is sorted by (`_no`, event date, key hash), nulls first. Pages hold at most [`PAGE_ROWS`] rows and, but
+//! for wide texts, start at the same rows in every column; every column has a page index, so that a reader selects pages by `_no` and
 //! prunes them by whatever else it asks for. Files stay under 128 MB and two million rows ([`crate::layout::Limits`]).
 
 use std::{fmt::Write as _, sync::Arc};
@@ -141,7 +141,7 @@ impl<'a> DataSink<'a> {
         let columns = self.layout.partition_columns();
         let path = format!("{}/{}", self.place.folder(columns), new_name("part")?);
         let metadata = writer.finish().map_err(|source| WarehouseError::parquet(&path, source))?;
-        let data = writer.into_inner().map_err(|source| WarehouseError::parquet(&path, source))?;
+        let data = std::mem::take(writer.inner_mut());
         let statistics = statistics(self.layout, &metadata);
         let size = data.len() as u64;
         let file = crate::log::logged_file(

@@ -17,6 +17,7 @@ use chrono::Utc;
 use deltalake::kernel::{Action, Add, AddCDCFile, Remove};
 use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use parking_lot::Mutex;
+use qihui_catalog::Partition;
 use tokio::{runtime::Handle, task::JoinSet};
 
 use crate::{
@@ -80,11 +81,18 @@ impl Uploads {
     }
 
     /// Waits until everything is stored, durably.
-    pub fn finish(mut self) -> Result<(), WarehouseError> {
+    pub fn finish(&mut self) -> Result<(), WarehouseError> {
         while !self.running.is_empty() {
             self.wait()?;
         }
         Ok(())
+    }
+
+    /// Waits until nothing is on its way any more, whatever becomes of it.
+    fn settle(&mut self) {
+        while !self.running.is_empty() {
+            let _ = self.wait();
+        }
     }
 }
 
@@ -133,12 +141,14 @@ pub(crate) fn write(classified: &Classified, mut uploads: Uploads) -> Result<Vec
         feed: !classified.removals.is_empty(),
         actions: Vec::new(),
     };
-    for (place, work) in writer.plan() {
-        writer.place(place, &work, &mut uploads)?;
-    }
-    let actions = writer.actions;
-    uploads.finish()?;
-    Ok(actions)
+    let written = writer
+        .plan()
+        .into_iter()
+        .try_for_each(|(place, work)| writer.place(place, &work, &mut uploads))
+        .and_then(|()| uploads.finish());
+    // After a failure too nothing may still be on its way: the caller deletes what was written.
+    uploads.settle();
+    written.map(|()| writer.actions)
 }
 
 struct ChunkWriter<'a> {
@@ -162,17 +172,25 @@ impl<'a> ChunkWriter<'a> {
             .map(|(row, _)| ((numbers[*row as usize], date(*row), fingerprints.keys[*row as usize]), *row))
             .collect();
         order.sort_unstable();
-        let mut plan: BTreeMap<Place, Work<'a>> = BTreeMap::new();
-        // Few dates make many rows: spell each period once.
-        let mut periods: HashMap<Option<i32>, Option<String>> = HashMap::new();
-        let mut places: HashMap<(bool, Option<String>), Vec<u32>> = HashMap::new();
+        let cut = self.layout.partition != Partition::None;
+        // Few dates make many rows: the partition of each date is found once.
+        let mut found: HashMap<(bool, Option<i32>), usize> = HashMap::new();
+        let mut groups: Vec<(Place, Vec<u32>)> = Vec::new();
         for ((_, days, _), row) in order {
-            let period = periods.entry(days).or_insert_with(|| self.layout.period(days)).clone();
             let retracted = retract.as_ref().is_some_and(|retract| retract.value(row as usize));
-            places.entry((retracted, period)).or_default().push(row);
+            let days = days.filter(|_| cut);
+            let group = *found.entry((retracted, days)).or_insert_with(|| {
+                let place = Place { retracted, period: self.layout.period(days) };
+                groups.iter().position(|(known, _)| *known == place).unwrap_or_else(|| {
+                    groups.push((place, Vec::new()));
+                    groups.len() - 1
+                })
+            });
+            groups[group].1.push(row);
         }
-        for ((retracted, period), rows) in places {
-            plan.entry(Place { retracted, period }).or_default().rows = rows;
+        let mut plan: BTreeMap<Place, Work<'a>> = BTreeMap::new();
+        for (place, rows) in groups {
+            plan.insert(place, Work { rows, touched: Vec::new() });
         }
         for (file, rows) in removals {
             let file = state.files[*file].as_ref();

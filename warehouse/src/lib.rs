@@ -18,6 +18,7 @@
 mod canonical;
 mod classify;
 mod datafile;
+mod erase;
 mod error;
 mod index;
 mod landing;
@@ -31,6 +32,7 @@ mod table;
 mod warehouse;
 
 pub use classify::{Classified, Incoming, MAX_CHUNK_ROWS, Outcome, OutcomeCounts};
+pub use erase::Erasure;
 pub use error::{CommitError, LandError, WarehouseError};
 pub use layout::{LIVE, NO_COLUMN, PERIOD_COLUMN, RETRACTED, STATE_COLUMN, arrow_type, incoming_schema};
 #[doc(hidden)]

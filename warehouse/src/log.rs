@@ -4,7 +4,10 @@
 //! does depends on the table it was classified against. The log is read through `deltalake`; commits are written by
 //! this module, because `deltalake` without its query engine refuses tables with the change feed on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use chrono::Utc;
@@ -24,6 +27,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{CommitError, WarehouseError},
     layout::{FRAME_PROPERTY, Layout, Limits, NO_COLUMN, PERIOD_COLUMN, Place, RETRACTED, STATE_COLUMN},
+    warehouse::DataFile,
 };
 
 /// Every so many versions the log is summed up in a checkpoint, so that a replay reads few commits.
@@ -62,6 +66,8 @@ pub(crate) struct TableState {
     pub layout: Arc<Layout>,
     pub files: Vec<Arc<LoggedFile>>,
     pub metadata: Metadata,
+    /// The files with rows, as snapshots show them.
+    pub live: OnceLock<Arc<[DataFile]>>,
     /// Last runs that were looked up or committed.
     runs: Mutex<HashMap<String, Option<i64>>>,
 }
@@ -170,7 +176,10 @@ impl TableLog {
             return Err(unknown());
         }
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
-        table.load_version(wanted).await.map_err(|_| unknown())?;
+        table.load_version(wanted).await.map_err(|error| match error {
+            DeltaTableError::ObjectStore { source } => WarehouseError::storage("reading", &self.dataset, source),
+            _ => unknown(),
+        })?;
         Ok(Arc::new(self.state(&table, None)?))
     }
 
@@ -205,7 +214,7 @@ impl TableLog {
         });
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let version = snapshot.version().cast_signed();
-        Ok(TableState { version, layout, files, metadata, runs: Mutex::default() })
+        Ok(TableState { version, layout, files, metadata, live: OnceLock::new(), runs: Mutex::default() })
     }
 
     /// The last run that `app_id` committed to the table.
@@ -226,6 +235,12 @@ impl TableLog {
             state.runs.lock().insert(app_id.to_owned(), run);
         }
         Ok(run)
+    }
+
+    /// Whether the commit of `version` is in the log, or cannot be seen not to be.
+    pub async fn may_hold(&self, version: i64) -> bool {
+        let path = commit_uri_from_version(Some(version.cast_unsigned()));
+        !matches!(self.store().head(&path).await, Err(object_store::Error::NotFound { .. }))
     }
 
     /// Commits as version `base + 1`; a conflict when that version stands already.
@@ -268,6 +283,25 @@ impl TableLog {
         {
             tracing::warn!(dataset = %self.dataset, version, %error, "no checkpoint of the log was written");
         }
+    }
+
+    /// Sums the log up at its newest version.
+    pub async fn sum_up_now(&self) -> Result<Arc<TableState>, WarehouseError> {
+        let mut delta = self.delta.lock().await;
+        let state = self.replay(&mut delta).await?;
+        if let (Some(state), Some(table)) = (state, delta.as_ref()) {
+            let summed = deltalake::checkpoints::create_checkpoint(table, None).await;
+            summed.map_err(self.failed("summing it up"))?;
+            return Ok(state);
+        }
+        Err(WarehouseError::UnknownVersion { dataset: self.dataset.clone(), version: 0 })
+    }
+
+    /// Forgets what was replayed: the next look reads the log anew.
+    pub async fn forget(&self) {
+        let mut delta = self.delta.lock().await;
+        *delta = None;
+        *self.current.write() = None;
     }
 
     async fn checkpoint(&self, table: &DeltaTable) -> Result<(), DeltaTableError> {

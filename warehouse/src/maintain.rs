@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use deltalake::kernel::Action;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
@@ -26,10 +26,12 @@ use crate::{
     warehouse::Warehouse,
 };
 
-/// How many files of one size class are merged, with all smaller ones. Classes are a factor of [`FAN_IN`] apart.
+/// How many files of one size class are merged, with all smaller ones.
 const FAN_IN: usize = 4;
-/// How many classes there are below the size from which files are left alone.
-const CLASSES: usize = 4;
+/// Each size class reaches this many times as far as the one below.
+const CLASS_FACTOR: u64 = 4;
+/// The class of files just below the size from which files are left alone; the smallest is 0.
+const LARGEST_CLASS: u32 = 3;
 /// How many bytes of files one compaction step reads.
 const STEP_BYTES: u64 = 256 << 20;
 
@@ -66,9 +68,9 @@ fn places(state: &TableState) -> BTreeMap<Place, Vec<Arc<LoggedFile>>> {
 /// of chunks, and each row is written again a logarithmic number of times.
 fn due(files: &[Arc<LoggedFile>], large_bytes: u64) -> Option<Vec<Arc<LoggedFile>>> {
     let class = |file: &LoggedFile| {
-        (0..CLASSES).find(|class| file.size < large_bytes / (FAN_IN as u64).pow((CLASSES - 1 - class) as u32))
+        (0..=LARGEST_CLASS).find(|class| file.size < large_bytes / CLASS_FACTOR.pow(LARGEST_CLASS - class))
     };
-    let full = (0..CLASSES).rev().find(|wanted| {
+    let full = (0..=LARGEST_CLASS).rev().find(|wanted| {
         files.iter().filter(|file| class(file) == Some(*wanted)).count() >= FAN_IN
     })?;
     Some(files.iter().filter(|file| class(file).is_some_and(|class| class <= full)).cloned().collect())
@@ -204,7 +206,8 @@ impl Warehouse {
         named.extend(state.files.iter().map(|file| file.path.clone()));
         let sidecars: Vec<_> = named.iter().map(|path| crate::log::sidecar_of(path)).collect();
         named.extend(sidecars);
-        let limit = Utc::now() - chrono::Duration::from_std(min_age).unwrap_or(chrono::Duration::MAX);
+        let age = chrono::Duration::from_std(min_age).unwrap_or(chrono::Duration::MAX);
+        let limit = Utc::now().checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC);
         for object in files.into_iter().filter(|object| object.last_modified <= limit) {
             if !named.contains(object.location.as_ref()) {
                 let path = object.location.clone();
@@ -214,7 +217,8 @@ impl Warehouse {
             }
         }
         if let Some(folder) = self.folder() {
-            let (folder, oldest) = (folder.join(dataset.as_str()), SystemTime::now() - min_age);
+            let oldest = SystemTime::now().checked_sub(min_age).unwrap_or(SystemTime::UNIX_EPOCH);
+            let folder = folder.join(dataset.as_str());
             let sweep = tokio::task::spawn_blocking(move || sweep_staging(&folder, oldest));
             let swept = sweep.await.map_err(|_| WarehouseError::Interrupted)?;
             let swept = swept.map_err(|source| WarehouseError::Root { path: dataset.to_string(), source })?;

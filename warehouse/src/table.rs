@@ -231,8 +231,8 @@ impl Table {
                 Ok(CommitReceipt { version, counts })
             }
             Err(error) => {
-                // After any other error the commit may stand: its files must stay.
-                if matches!(error, CommitError::Conflict { .. }) {
+                // A commit that failed may stand all the same: then its files must stay.
+                if matches!(error, CommitError::Conflict { .. }) || !self.log.may_hold(base + 1).await {
                     self.discard(&started).await;
                 }
                 Err(error)

@@ -121,14 +121,17 @@ impl Snapshot {
     }
 
     fn of(log: &TableLog, dataset: &DatasetId, state: &TableState) -> Self {
-        let live = state.files.iter().filter(|file| !file.place.retracted);
-        let mut files: Vec<_> = live.map(|file| DataFile::of(file)).collect();
-        files.sort_by(|a, b| (a.no_min, a.no_max, &a.path).cmp(&(b.no_min, b.no_max, &b.path)));
+        let files = state.live.get_or_init(|| {
+            let live = state.files.iter().filter(|file| !file.place.retracted);
+            let mut files: Vec<_> = live.map(|file| DataFile::of(file)).collect();
+            files.sort_by(|a, b| (a.no_min, a.no_max, &a.path).cmp(&(b.no_min, b.no_max, &b.path)));
+            files.into()
+        });
         Self {
             dataset: dataset.clone(),
             version: state.version,
             schema: Arc::clone(&state.layout.schema),
-            files: files.into(),
+            files: Arc::clone(files),
             store: log.store(),
         }
     }
@@ -188,6 +191,10 @@ impl Warehouse {
         let log = Arc::new(TableLog::new(dataset.clone(), Arc::clone(&self.inner.store), &url, self.inner.limits)?);
         tables.insert(dataset.clone(), Arc::clone(&log));
         Ok(log)
+    }
+
+    pub(crate) fn forget_presence(&self) {
+        *self.inner.presence.lock() = PresenceCache::default();
     }
 
     pub(crate) fn folder(&self) -> Option<&FilePath> {

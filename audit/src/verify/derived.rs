@@ -8,10 +8,11 @@ use super::{Outcome, tampering};
 use crate::error::{Finding, LogError};
 use crate::keys::VerifyKeys;
 use crate::merkle::{Frontier, Hash};
-use crate::subjects::{BLOCK_ENTRIES, Block, Touched, open_block};
+use crate::subjects::{BLOCK_ENTRIES, Block, MAX_BLOCK_BYTES, Touched, open_block};
 use crate::tiles::{
-    Kind, SUBJECTS_DIR, TEMPORARY, TILE_DIR, TILE_LEVELS, TILE_WIDTH, block_path, covered,
-    encode_hashes, parse_block_path, parse_tile_path, partial_tiles, push_bundle, tile_path,
+    Kind, MAX_TILE_BYTES, SUBJECTS_DIR, TEMPORARY, TILE_DIR, TILE_LEVELS, TILE_WIDTH, block_path,
+    covered, encode_hashes, parse_block_path, parse_tile_path, partial_tiles, push_bundle,
+    read_limited, tile_path,
 };
 
 pub(super) struct DerivedCheck<'a> {
@@ -152,13 +153,7 @@ impl<'a> DerivedCheck<'a> {
             let path = tile_path(kind, n, width);
             let index = Some(n.saturating_mul(TILE_WIDTH as u64))
                 .filter(|_| !matches!(kind, Kind::Hashes(1..)));
-            let stored = match std::fs::read(self.dir.join(&path)) {
-                Ok(stored) => stored,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(tampering(Finding::Missing, &path, index, None));
-                }
-                Err(e) => return Err(LogError::io("read", &path, e).into()),
-            };
+            let stored = self.stored(&path, MAX_TILE_BYTES, finding, index)?;
             if content(width) != Some(stored.as_slice()) {
                 return Err(tampering(finding, &path, index, None));
             }
@@ -173,20 +168,29 @@ impl<'a> DerivedCheck<'a> {
             return Ok(());
         }
         let path = block_path(number);
-        let wrong = |finding| tampering(finding, &path, Some(number * BLOCK_ENTRIES), None);
-        let file = match std::fs::read(self.dir.join(&path)) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(wrong(Finding::Missing));
-            }
-            Err(e) => return Err(LogError::io("read", &path, e).into()),
-        };
+        let index = Some(number * BLOCK_ENTRIES);
+        let file = self.stored(&path, MAX_BLOCK_BYTES, Finding::SubjectIndex, index)?;
         match &self.index_key {
             Some(key) if open_block(key, number, last, &file) != Some(block.encode()) => {
-                Err(wrong(Finding::SubjectIndex))
+                Err(tampering(Finding::SubjectIndex, &path, index, None))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The content of a file that must be there; one longer than the log would write is not read.
+    fn stored(
+        &self,
+        path: &Path,
+        limit: usize,
+        finding: Finding,
+        index: Option<u64>,
+    ) -> Outcome<Vec<u8>> {
+        read_limited(&self.dir.join(path), limit).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => tampering(Finding::Missing, path, index, None),
+            std::io::ErrorKind::FileTooLarge => tampering(finding, path, index, None),
+            _ => LogError::io("read", path, e).into(),
+        })
     }
 
     /// The right edge, and files that should not be there. `entries` is the size of the journal.

@@ -147,7 +147,9 @@ fn tiles_are_built_again_when_missing_or_torn() {
         }
     };
     let tear = |path: &str| fs::write(dir.join(path), b"torn").unwrap();
-    let damages: [&dyn Fn(); 6] = [
+    let damages: [&dyn Fn(); 8] = [
+        &|| tear("tile/0/002.p/18"),
+        &|| tear("tile/entries/002.p/18"),
         &|| fs::remove_dir_all(dir.join("tile")).unwrap(),
         &|| tear("tile/0/001"),
         &|| tear("tile/1/000.p/2"),
@@ -167,6 +169,51 @@ fn tiles_are_built_again_when_missing_or_torn() {
             "damage {n}"
         );
     }
+}
+
+/// What no proof reads is put right on demand.
+#[test]
+fn everything_derived_is_built_anew_on_demand() {
+    let scratch = scratch();
+    let dir = scratch.path().join("log");
+    log_and_tree(&dir, 530).0.close().unwrap();
+    let whole = files(&dir);
+    for path in whole.keys().filter(|path| path.starts_with("tile")) {
+        for torn in [false, true] {
+            fs::remove_file(dir.join(path)).unwrap();
+            if torn {
+                fs::write(dir.join(path), b"torn").unwrap();
+            }
+            assert!(verify(&dir, &keys(), None).is_err());
+            let log = open(&dir, quiet());
+            log.rebuild().unwrap();
+            log.close().unwrap();
+            verify(&dir, &keys(), None).unwrap();
+            assert_eq!(files(&dir), whole);
+        }
+    }
+}
+
+/// A checkpoint that the journal contradicts is evidence: it is not overwritten.
+#[test]
+fn aud_2_a_contradicting_checkpoint_is_kept() {
+    let scratch = scratch();
+    let (dir, other) = (scratch.path().join("log"), scratch.path().join("other"));
+    log_and_tree(&dir, 20).0.close().unwrap();
+    create(&other);
+    let log = open(&other, quiet());
+    append_each(&log, 0, 10);
+    log.close().unwrap();
+    fs::copy(other.join("checkpoint"), dir.join("checkpoint")).unwrap();
+    let evidence = fs::read(dir.join("checkpoint")).unwrap();
+    let log = open(&dir, quiet());
+    assert_eq!(log.publish().unwrap_err().code(), "LogCorrupt");
+    assert_eq!(log.rebuild().unwrap_err().code(), "LogCorrupt");
+    assert_eq!(log.inclusion_proof(0, 20).unwrap_err().code(), "LogCorrupt");
+    append_each(&log, 20, 21);
+    drop(log);
+    assert_eq!(fs::read(dir.join("checkpoint")).unwrap(), evidence);
+    assert!(verify(&dir, &keys(), None).is_err());
 }
 
 #[test]

@@ -212,7 +212,7 @@ proptest! {
         let scratch = scratch();
         let whole = unpublished(&scratch.path().join("log"), u64::MAX);
         let last = segments(&whole).pop().unwrap();
-        let mut torn = whole.clone();
+        let mut torn = whole;
         let segment = torn.get_mut(&last).unwrap();
         let ends = frame_ends(segment);
         let group = ends[ends.len() - 4];

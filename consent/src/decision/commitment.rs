@@ -44,7 +44,8 @@ impl Encoder {
     }
 
     fn count(&mut self, count: usize) {
-        self.0.update(&u64::try_from(count).unwrap_or(u64::MAX).to_be_bytes());
+        self.0
+            .update(&u64::try_from(count).unwrap_or(u64::MAX).to_be_bytes());
     }
 
     fn text(&mut self, text: &str) {
@@ -75,7 +76,9 @@ impl Encoder {
         self.byte(kind);
         self.0.update(&parameters);
         self.byte(u8::from(column.always) | u8::from(column.by_grant) << 1);
-        self.list(column.public_when.as_slice(), |encoder, flag| encoder.text(flag));
+        self.list(column.public_when.as_slice(), |encoder, flag| {
+            encoder.text(flag)
+        });
         self.list(&column.agreements, |encoder, id| encoder.text(id.as_str()));
     }
 

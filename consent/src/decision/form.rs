@@ -118,11 +118,18 @@ impl Form {
             (Self::Masked(mask), Value::String(text)) => mask.apply_str(&text).map(Value::String),
             (Self::Masked(mask), Value::Date(date)) => mask.apply_date(date).map(Value::Date),
             (Self::Masked(mask), Value::Number(_)) => mask.apply_number().map(Value::Number),
-            (Self::Masked(mask), Value::Timestamp(micros)) => mask.apply_timestamp(micros).map(Value::Timestamp),
+            (Self::Masked(mask), Value::Timestamp(micros)) => {
+                mask.apply_timestamp(micros).map(Value::Timestamp)
+            }
             (Self::Bucketed(bucket), Value::Date(date)) => bucket.apply_date(date).map(Value::Date),
-            (Self::Bucketed(bucket), Value::Number(number)) => bucket.apply_number(number, ty).map(Value::Number),
-            (Self::Bucketed(bucket), Value::Timestamp(micros)) => bucket.apply_timestamp(micros).map(Value::Timestamp),
-            (Self::Masked(_), Value::Boolean(_)) | (Self::Bucketed(_), Value::String(_) | Value::Boolean(_)) => None,
+            (Self::Bucketed(bucket), Value::Number(number)) => {
+                bucket.apply_number(number, ty).map(Value::Number)
+            }
+            (Self::Bucketed(bucket), Value::Timestamp(micros)) => {
+                bucket.apply_timestamp(micros).map(Value::Timestamp)
+            }
+            (Self::Masked(_), Value::Boolean(_))
+            | (Self::Bucketed(_), Value::String(_) | Value::Boolean(_)) => None,
         }
     }
 }
@@ -156,7 +163,9 @@ impl Mask {
     /// The text as this mask shows it; none: an empty cell, also when the mask is not one for text.
     #[must_use]
     pub fn apply_str(self, text: &str) -> Option<String> {
-        let Self::KeepEnds { head, tail } = self else { return None };
+        let Self::KeepEnds { head, tail } = self else {
+            return None;
+        };
         let (head, tail) = (usize::from(head), usize::from(tail));
         let count = text.chars().count();
         if count <= head + tail {
@@ -202,7 +211,9 @@ impl Bucket {
                 Some(units) => units > 0 && units <= greatest(ty),
                 None => false,
             },
-            Self::Month | Self::Quarter | Self::Year => matches!(ty, ColumnType::Date | ColumnType::Timestamp),
+            Self::Month | Self::Quarter | Self::Year => {
+                matches!(ty, ColumnType::Date | ColumnType::Timestamp)
+            }
         }
     }
 
@@ -210,8 +221,12 @@ impl Bucket {
     /// below the least value of the type, the least value stands for it. None: the bucket does not fit the type.
     #[must_use]
     pub const fn apply_number(self, number: i128, ty: ColumnType) -> Option<i128> {
-        let Self::Width(width) = self else { return None };
-        let Some(units) = units(width, ty) else { return None };
+        let Self::Width(width) = self else {
+            return None;
+        };
+        let Some(units) = units(width, ty) else {
+            return None;
+        };
         if units <= 0 {
             return None;
         }
@@ -242,9 +257,15 @@ impl Bucket {
 /// The start of the day that `floor` makes of the Shanghai day of an instant.
 fn on_shanghai_day(micros: i64, floor: impl FnOnce(Date) -> Option<Date>) -> Option<i64> {
     let epoch = chrono::DateTime::UNIX_EPOCH.date_naive();
-    let days = micros.saturating_add(SHANGHAI_MICROS).div_euclid(DAY_MICROS);
+    let days = micros
+        .saturating_add(SHANGHAI_MICROS)
+        .div_euclid(DAY_MICROS);
     let day = epoch.checked_add_signed(chrono::TimeDelta::try_days(days)?)?;
-    floor(day)?.signed_duration_since(epoch).num_days().checked_mul(DAY_MICROS)?.checked_sub(SHANGHAI_MICROS)
+    floor(day)?
+        .signed_duration_since(epoch)
+        .num_days()
+        .checked_mul(DAY_MICROS)?
+        .checked_sub(SHANGHAI_MICROS)
 }
 
 /// How many of the column's smallest decimal place make `width` whole units.
@@ -284,7 +305,9 @@ impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clear => f.pad("clear"),
-            Self::Masked(Mask::KeepEnds { head, tail }) => write!(f, "masked(keep_ends {head}, {tail})"),
+            Self::Masked(Mask::KeepEnds { head, tail }) => {
+                write!(f, "masked(keep_ends {head}, {tail})")
+            }
             Self::Masked(Mask::Year) => f.pad("masked(year)"),
             Self::Masked(Mask::Zero) => f.pad("masked(zero)"),
             Self::Masked(Mask::Hide) => f.pad("masked(hide)"),

@@ -22,6 +22,8 @@
 
 mod commitment;
 mod form;
+#[cfg(test)]
+mod form_tests;
 mod reason;
 mod scope;
 mod shape;
@@ -41,8 +43,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use form::{Bucket, Form, Mask, Value};
 pub use reason::{Reason, Verdict, Why};
-pub(crate) use scope::{GrantTerms, ScopeBuilder, ShapeNo, has_reason, holds_throughout};
 pub use scope::scope;
+pub(crate) use scope::{GrantTerms, ScopeBuilder, ShapeNo, has_reason, holds_throughout};
 pub use shape::{ColumnSet, Shape, ShapeItem};
 
 /// The name of an agreement in the ledger.
@@ -190,7 +192,9 @@ impl ActionSet {
 
     /// The actions in it.
     pub fn iter(self) -> impl Iterator<Item = Action> {
-        [Action::View, Action::Query, Action::Store, Action::Stream].into_iter().filter(move |a| self.contains(*a))
+        [Action::View, Action::Query, Action::Store, Action::Stream]
+            .into_iter()
+            .filter(move |a| self.contains(*a))
     }
 }
 
@@ -208,7 +212,9 @@ impl Serialize for ActionSet {
 
 impl<'de> Deserialize<'de> for ActionSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Vec::<Action>::deserialize(deserializer)?.into_iter().collect())
+        Ok(Vec::<Action>::deserialize(deserializer)?
+            .into_iter()
+            .collect())
     }
 }
 
@@ -295,27 +301,43 @@ impl DatasetScope {
     /// The shape of what this enterprise granted, an index into [`DatasetScope::shapes`]; 0: nothing.
     #[must_use]
     pub fn shape_of(&self, no: EnterpriseNo) -> usize {
-        self.members.iter().position(|members| members.contains(no.0)).unwrap_or(0)
+        self.members
+            .iter()
+            .position(|members| members.contains(no.0))
+            .unwrap_or(0)
     }
 
     /// The open columns that the grants of this enterprise cover in a row of this event date.
     #[must_use]
     pub fn covered(&self, no: EnterpriseNo, event_date: Option<Date>) -> ColumnSet {
         let dated = self.contract.event_date.is_some();
-        self.shapes.get(self.shape_of(no)).map_or(ColumnSet::EMPTY, |shape| shape.columns_at(dated, event_date))
+        self.shapes
+            .get(self.shape_of(no))
+            .map_or(ColumnSet::EMPTY, |shape| {
+                shape.columns_at(dated, event_date)
+            })
     }
 
     /// Whether a row of this enterprise and event date is visible, its disclosure window apart.
     #[must_use]
     pub fn row_visible(&self, no: EnterpriseNo, event_date: Option<Date>) -> bool {
         !self.columns.is_empty()
-            && self.subjects.as_ref().is_none_or(|subjects| subjects.contains(no.0))
+            && self
+                .subjects
+                .as_ref()
+                .is_none_or(|subjects| subjects.contains(no.0))
             && (self.all_rows || !self.covered(no, event_date).is_empty())
     }
 
     /// Whether the cell of column `index` is shown in a visible row; `flag` is the value of its `public_when` column.
     #[must_use]
-    pub fn cell_shown(&self, index: usize, no: EnterpriseNo, event_date: Option<Date>, flag: Option<bool>) -> bool {
+    pub fn cell_shown(
+        &self,
+        index: usize,
+        no: EnterpriseNo,
+        event_date: Option<Date>,
+        flag: Option<bool>,
+    ) -> bool {
         self.columns.get(index).is_some_and(|column| {
             column.always
                 || (column.public_when.is_some() && flag == Some(true))
@@ -332,6 +354,8 @@ impl DatasetScope {
     /// Every enterprise that granted something that is open here.
     #[must_use]
     pub fn granted(&self) -> RoaringBitmap {
-        self.members.iter().fold(RoaringBitmap::new(), |all, members| all | members)
+        self.members
+            .iter()
+            .fold(RoaringBitmap::new(), |all, members| all | members)
     }
 }

@@ -63,20 +63,37 @@ impl fmt::Display for Why {
         match self {
             Self::Public => f.write_str("it is public (L1)"),
             Self::Statute(id) => write!(f, "agreement `{id}` opens it by law"),
-            Self::Consent(id) => write!(f, "agreement `{id}` opens it where the enterprise granted it"),
+            Self::Consent(id) => write!(
+                f,
+                "agreement `{id}` opens it where the enterprise granted it"
+            ),
             Self::PublicWhen(flag) => write!(f, "it is public in rows where `{flag}` is true"),
             Self::NotInAgreement => f.write_str("no agreement in force names it"),
             Self::NeverOpened => f.write_str("it is never opened (L4)"),
             Self::AgreementNotInForce(id) => {
-                write!(f, "agreement `{id}` does not hold throughout the time of the request")
+                write!(
+                    f,
+                    "agreement `{id}` does not hold throughout the time of the request"
+                )
             }
-            Self::UnknownColumn(id) => write!(f, "agreement `{id}` names it, but the contract has no such column"),
+            Self::UnknownColumn(id) => write!(
+                f,
+                "agreement `{id}` names it, but the contract has no such column"
+            ),
             Self::GrantsNotInTime(count) => {
-                write!(f, "{count} grants do not hold throughout the time of the request")
+                write!(
+                    f,
+                    "{count} grants do not hold throughout the time of the request"
+                )
             }
-            Self::GrantsForOtherActions(count) => write!(f, "{count} grants are not for this action"),
+            Self::GrantsForOtherActions(count) => {
+                write!(f, "{count} grants are not for this action")
+            }
             Self::GrantsMetered(count) => {
-                write!(f, "{count} grants count their uses: name the enterprise to draw on them")
+                write!(
+                    f,
+                    "{count} grants count their uses: name the enterprise to draw on them"
+                )
             }
         }
     }

@@ -95,7 +95,9 @@ impl Reference<'_> {
     }
 
     fn covered_by_some(&self, row: &Row, column: &str) -> bool {
-        self.active_grants(row).into_iter().any(|grant| self.covers(grant, row, column))
+        self.active_grants(row)
+            .into_iter()
+            .any(|grant| self.covers(grant, row, column))
     }
 
     /// The open columns, in the order of the contract.
@@ -103,7 +105,9 @@ impl Reference<'_> {
         let agreements = self.active_agreements();
         let mut open = Vec::new();
         for column in &self.contract.columns {
-            let named = agreements.iter().any(|agreement| self.named_by(agreement, &column.name));
+            let named = agreements
+                .iter()
+                .any(|agreement| self.named_by(agreement, &column.name));
             let open_data = self.contract.row_level == Level::L1 && column.level == Level::L1;
             if column.level != Level::L4 && (named || open_data) {
                 open.push(column.name.clone());
@@ -124,13 +128,21 @@ impl Reference<'_> {
         }
         let agreements = self.active_agreements();
         let some_column_of_a = || {
-            self.contract.columns.iter().filter(|column| column.level != Level::L4).any(|column| {
-                agreements.iter().any(|agreement| self.named_by(agreement, &column.name))
-                    && self.covered_by_some(row, &column.name)
-            })
+            self.contract
+                .columns
+                .iter()
+                .filter(|column| column.level != Level::L4)
+                .any(|column| {
+                    agreements
+                        .iter()
+                        .any(|agreement| self.named_by(agreement, &column.name))
+                        && self.covered_by_some(row, &column.name)
+                })
         };
         self.contract.row_level == Level::L1
-            || agreements.iter().any(|agreement| agreement.basis != Basis::Consent)
+            || agreements
+                .iter()
+                .any(|agreement| agreement.basis != Basis::Consent)
             || some_column_of_a()
     }
 
@@ -140,12 +152,11 @@ impl Reference<'_> {
         let column = self.contract.column(name).unwrap();
         column.level == Level::L1
             || (column.public_when.is_some() && row.flag == Some(true))
-            || agreements
-                .iter()
-                .any(|agreement| agreement.basis != Basis::Consent && self.named_by(agreement, name))
-            || (agreements
-                .iter()
-                .any(|agreement| agreement.basis == Basis::Consent && self.named_by(agreement, name))
-                && self.covered_by_some(row, name))
+            || agreements.iter().any(|agreement| {
+                agreement.basis != Basis::Consent && self.named_by(agreement, name)
+            })
+            || (agreements.iter().any(|agreement| {
+                agreement.basis == Basis::Consent && self.named_by(agreement, name)
+            }) && self.covered_by_some(row, name))
     }
 }

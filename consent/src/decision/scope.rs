@@ -9,8 +9,8 @@ use qihui_catalog::{Column, Contract, EnterpriseNo, Level, Timestamp};
 use roaring::RoaringBitmap;
 
 use super::{
-    ActionSet, Agreement, AgreementColumn, AgreementId, Basis, ColumnScope, ColumnSet, DatasetScope, DecisionRequest,
-    Form, Grant, Reason, ScopeItem, Shape, ShapeItem, Verdict, Why,
+    ActionSet, Agreement, AgreementColumn, AgreementId, Basis, ColumnScope, ColumnSet,
+    DatasetScope, DecisionRequest, Form, Grant, Reason, ScopeItem, Shape, ShapeItem, Verdict, Why,
 };
 
 /// What of the dataset of `contract` is open to the request. See the [module](super) for the rules.
@@ -31,7 +31,10 @@ pub fn scope(
             && grant.purpose == request.purpose
             && grant.items.iter().any(|item| item.dataset == contract.id);
         if concerned && builder.counts(grant.no, GrantTerms::of(grant)) {
-            by_enterprise.entry(grant.no).or_default().push(&grant.items);
+            by_enterprise
+                .entry(grant.no)
+                .or_default()
+                .push(&grant.items);
         }
     }
     for (no, items) in by_enterprise {
@@ -52,12 +55,21 @@ pub(crate) struct GrantTerms {
 
 impl GrantTerms {
     fn of(grant: &Grant) -> Self {
-        Self { actions: grant.actions, starts: grant.starts, expires: grant.expires, metered: grant.metered }
+        Self {
+            actions: grant.actions,
+            starts: grant.starts,
+            expires: grant.expires,
+            metered: grant.metered,
+        }
     }
 }
 
 /// Whether something that holds in `[from, until)` holds throughout the time of the request.
-pub(crate) fn holds_throughout(request: &DecisionRequest, from: Timestamp, until: Timestamp) -> bool {
+pub(crate) fn holds_throughout(
+    request: &DecisionRequest,
+    from: Timestamp,
+    until: Timestamp,
+) -> bool {
     from <= request.at && request.at < until && request.until <= until
 }
 
@@ -83,16 +95,30 @@ pub(crate) struct ScopeBuilder<'a> {
 }
 
 impl<'a> ScopeBuilder<'a> {
-    pub(crate) fn new(contract: &'a Arc<Contract>, request: &'a DecisionRequest, agreements: &[Agreement]) -> Self {
+    pub(crate) fn new(
+        contract: &'a Arc<Contract>,
+        request: &'a DecisionRequest,
+        agreements: &[Agreement],
+    ) -> Self {
         let mut concerned: Vec<&Agreement> = agreements
             .iter()
-            .filter(|a| a.org == request.org && a.dataset == contract.id && a.purposes.contains(&request.purpose))
+            .filter(|a| {
+                a.org == request.org
+                    && a.dataset == contract.id
+                    && a.purposes.contains(&request.purpose)
+            })
             .collect();
         concerned.sort_by(|a, b| a.id.cmp(&b.id));
-        let (active, inactive): (Vec<_>, Vec<_>) =
-            concerned.into_iter().partition(|a| holds_throughout(request, a.valid_from, a.valid_until));
-        let by_statute = active.iter().any(|agreement| agreement.basis != Basis::Consent);
-        let subjects = request.subjects.as_ref().map(|subjects| subjects.iter().map(|no| no.0).collect());
+        let (active, inactive): (Vec<_>, Vec<_>) = concerned
+            .into_iter()
+            .partition(|a| holds_throughout(request, a.valid_from, a.valid_until));
+        let by_statute = active
+            .iter()
+            .any(|agreement| agreement.basis != Basis::Consent);
+        let subjects = request
+            .subjects
+            .as_ref()
+            .map(|subjects| subjects.iter().map(|no| no.0).collect());
         let mut builder = Self {
             contract,
             request,
@@ -100,7 +126,10 @@ impl<'a> ScopeBuilder<'a> {
             columns: Vec::new(),
             grantable: HashMap::new(),
             all_rows: contract.row_level == Level::L1 || by_statute,
-            agreements: active.iter().map(|agreement| agreement.id.clone()).collect(),
+            agreements: active
+                .iter()
+                .map(|agreement| agreement.id.clone())
+                .collect(),
             reasons: Vec::new(),
             shapes: vec![(Shape::default(), Vec::new())],
             numbers_of_shapes: HashMap::from([(Shape::default(), 0)]),
@@ -122,7 +151,12 @@ impl<'a> ScopeBuilder<'a> {
         }
         let naming: Vec<(&Agreement, &AgreementColumn)> = active
             .iter()
-            .flat_map(|agreement| agreement.columns.iter().map(move |named| (*agreement, named)))
+            .flat_map(|agreement| {
+                agreement
+                    .columns
+                    .iter()
+                    .map(move |named| (*agreement, named))
+            })
             .filter(|(_, named)| named.name == column.name)
             .collect();
         let public = column.level == Level::L1;
@@ -130,10 +164,18 @@ impl<'a> ScopeBuilder<'a> {
         if (naming.is_empty() && !open_data) || self.columns.len() >= ColumnSet::CAPACITY {
             return self.explain(Some(&column.name), Verdict::Closed, Why::NotInAgreement);
         }
-        let by_grant = naming.iter().any(|(agreement, _)| agreement.basis == Basis::Consent);
-        let by_statute = naming.iter().any(|(agreement, _)| agreement.basis != Basis::Consent);
+        let by_grant = naming
+            .iter()
+            .any(|(agreement, _)| agreement.basis == Basis::Consent);
+        let by_statute = naming
+            .iter()
+            .any(|(agreement, _)| agreement.basis != Basis::Consent);
         let always = public || by_statute;
-        let verdict = if always { Verdict::Open } else { Verdict::Restricted };
+        let verdict = if always {
+            Verdict::Open
+        } else {
+            Verdict::Restricted
+        };
         if public {
             self.explain(Some(&column.name), verdict, Why::Public);
         }
@@ -142,17 +184,26 @@ impl<'a> ScopeBuilder<'a> {
             let id = agreement.id.clone();
             if agreements.last() != Some(&id) {
                 agreements.push(id.clone());
-                let why = if agreement.basis == Basis::Consent { Why::Consent(id) } else { Why::Statute(id) };
+                let why = if agreement.basis == Basis::Consent {
+                    Why::Consent(id)
+                } else {
+                    Why::Statute(id)
+                };
                 self.explain(Some(&column.name), verdict, why);
             }
         }
         if let Some(flag) = column.public_when.as_ref().filter(|_| !always) {
             self.explain(Some(&column.name), verdict, Why::PublicWhen(flag.clone()));
         }
-        let form = naming.iter().map(|(_, named)| form_of(column, named)).reduce(Form::stricter).unwrap_or_default();
+        let form = naming
+            .iter()
+            .map(|(_, named)| form_of(column, named))
+            .reduce(Form::stricter)
+            .unwrap_or_default();
         // A grant needs a column of A to make a row visible, and one that is not shown anyhow to show a cell.
         if !naming.is_empty() && !(self.all_rows && (always || !by_grant)) {
-            self.grantable.insert(&column.name, ColumnSet::of(self.columns.len()));
+            self.grantable
+                .insert(&column.name, ColumnSet::of(self.columns.len()));
         }
         self.columns.push(ColumnScope {
             name: column.name.clone(),
@@ -172,7 +223,9 @@ impl<'a> ScopeBuilder<'a> {
             let id = agreement.id.clone();
             match agreement.basis {
                 Basis::Statute { .. } => self.explain(None, Verdict::Open, Why::Statute(id)),
-                Basis::Consent if !self.all_rows => self.explain(None, Verdict::Restricted, Why::Consent(id)),
+                Basis::Consent if !self.all_rows => {
+                    self.explain(None, Verdict::Restricted, Why::Consent(id))
+                }
                 Basis::Consent => {}
             }
             for named in &agreement.columns {
@@ -186,12 +239,20 @@ impl<'a> ScopeBuilder<'a> {
             self.explain(None, Verdict::Closed, Why::NotInAgreement);
         }
         for agreement in inactive {
-            self.explain(None, Verdict::Closed, Why::AgreementNotInForce(agreement.id.clone()));
+            self.explain(
+                None,
+                Verdict::Closed,
+                Why::AgreementNotInForce(agreement.id.clone()),
+            );
         }
     }
 
     fn explain(&mut self, column: Option<&str>, verdict: Verdict, why: Why) {
-        self.reasons.push(Reason { column: column.map(str::to_owned), verdict, why });
+        self.reasons.push(Reason {
+            column: column.map(str::to_owned),
+            verdict,
+            why,
+        });
     }
 
     /// Whether a grant could open anything; where none can, they need not be looked up.
@@ -201,7 +262,11 @@ impl<'a> ScopeBuilder<'a> {
 
     /// Whether a grant of this enterprise counts for the request; keeps count of those that do not.
     pub(crate) fn counts(&mut self, no: EnterpriseNo, terms: GrantTerms) -> bool {
-        if self.subjects.as_ref().is_some_and(|subjects| !subjects.contains(no.0)) {
+        if self
+            .subjects
+            .as_ref()
+            .is_some_and(|subjects| !subjects.contains(no.0))
+        {
             return false;
         }
         if !holds_throughout(self.request, terms.starts, terms.expires) {
@@ -224,13 +289,18 @@ impl<'a> ScopeBuilder<'a> {
         let dated = self.contract.event_date.is_some();
         let shape = Shape::canonical(items.into_iter().filter_map(|item| {
             // An item with a range says nothing about rows without a date.
-            let applies = item.dataset == self.contract.id && (dated || (item.from.is_none() && item.to.is_none()));
+            let applies = item.dataset == self.contract.id
+                && (dated || (item.from.is_none() && item.to.is_none()));
             let columns = item
                 .columns
                 .iter()
                 .filter_map(|name| self.grantable.get(name.as_str()))
                 .fold(ColumnSet::EMPTY, |set, column| set.union(*column));
-            applies.then_some(ShapeItem { columns, from: item.from, to: item.to })
+            applies.then_some(ShapeItem {
+                columns,
+                from: item.from,
+                to: item.to,
+            })
         }));
         let next = self.shapes.len();
         let number = *self.numbers_of_shapes.entry(shape.clone()).or_insert(next);
@@ -263,7 +333,10 @@ impl<'a> ScopeBuilder<'a> {
         let mut shapes = self.shapes;
         shapes.retain(|(shape, members)| shape.items.is_empty() || !members.is_empty());
         shapes.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let (shapes, members) = shapes.into_iter().map(|(shape, members)| (shape, bitmap(members))).unzip();
+        let (shapes, members) = shapes
+            .into_iter()
+            .map(|(shape, members)| (shape, bitmap(members)))
+            .unzip();
         DatasetScope {
             contract: Arc::clone(self.contract),
             columns: self.columns,
@@ -291,7 +364,10 @@ fn form_of(column: &Column, named: &AgreementColumn) -> Form {
 
 /// Whether the agreement says why it shows the column as it does.
 pub(crate) fn has_reason(named: &AgreementColumn) -> bool {
-    named.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty())
+    named
+        .reason
+        .as_ref()
+        .is_some_and(|reason| !reason.trim().is_empty())
 }
 
 fn bitmap(mut members: Vec<u32>) -> RoaringBitmap {

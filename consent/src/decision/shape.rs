@@ -17,7 +17,10 @@ impl ColumnSet {
     /// The set of one column; empty for an index of [`ColumnSet::CAPACITY`] or more.
     #[must_use]
     pub fn of(index: usize) -> Self {
-        u32::try_from(index).ok().and_then(|shift| 1_u128.checked_shl(shift)).map_or(Self::EMPTY, Self)
+        u32::try_from(index)
+            .ok()
+            .and_then(|shift| 1_u128.checked_shl(shift))
+            .map_or(Self::EMPTY, Self)
     }
 
     /// Whether the column is in the set.
@@ -58,7 +61,9 @@ impl ColumnSet {
 
 impl FromIterator<usize> for ColumnSet {
     fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
-        indices.into_iter().fold(Self::EMPTY, |set, index| set.union(Self::of(index)))
+        indices
+            .into_iter()
+            .fold(Self::EMPTY, |set, index| set.union(Self::of(index)))
     }
 }
 
@@ -79,7 +84,9 @@ impl ShapeItem {
     #[must_use]
     pub fn holds(&self, dated: bool, event_date: Option<Date>) -> bool {
         match event_date {
-            Some(date) if dated => self.from.is_none_or(|from| from <= date) && self.to.is_none_or(|to| date < to),
+            Some(date) if dated => {
+                self.from.is_none_or(|from| from <= date) && self.to.is_none_or(|to| date < to)
+            }
             None if dated => false,
             _ => self.from.is_none() && self.to.is_none(),
         }
@@ -106,7 +113,10 @@ impl Shape {
                 continue;
             }
             for column in item.columns.iter() {
-                columns.entry(column).or_default().push((item.from, item.to));
+                columns
+                    .entry(column)
+                    .or_default()
+                    .push((item.from, item.to));
             }
         }
         let mut ranges: BTreeMap<Range, ColumnSet> = BTreeMap::new();
@@ -116,8 +126,10 @@ impl Shape {
                 *set = set.union(ColumnSet::of(column));
             }
         }
-        let mut items: Vec<_> =
-            ranges.into_iter().map(|((from, to), columns)| ShapeItem { columns, from, to }).collect();
+        let mut items: Vec<_> = ranges
+            .into_iter()
+            .map(|((from, to), columns)| ShapeItem { columns, from, to })
+            .collect();
         items.sort_unstable();
         Self { items }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use qihui_catalog::{DatasetId, EnterpriseNo, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sqlx::SqliteConnection;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{EpochKey, Inner, epochs::Loss, not_before};
+use super::{EpochKey, Inner, Ledger, epochs::Loss, not_before};
 use crate::{
     error::{LedgerError, Result},
     store::events::{self, EventRow},
@@ -18,22 +18,15 @@ use crate::{
 /// The hash before the first event.
 pub(crate) const GENESIS: [u8; 32] = [0; 32];
 
-/// The one connection that writes, and whether a change was left unfinished on it.
-pub(crate) struct Writer {
-    connection: SqliteConnection,
-    unfinished: bool,
-}
-
-impl Writer {
-    pub(crate) fn new(connection: SqliteConnection) -> Self {
-        Self { connection, unfinished: false }
-    }
-}
-
-/// A transaction. Dropped before [`Change::commit`] it leaves no trace.
+/// A transaction. Dropped before [`Change::commit`] it leaves no trace and no lock: the rollback is under way when the
+/// drop returns.
 pub(crate) struct Change {
     inner: Arc<Inner>,
-    writer: OwnedMutexGuard<Writer>,
+    actor: Option<Arc<str>>,
+    /// Held until the epochs are raised: they rise in the order of positions, or who saw the later one would never
+    /// hear of the earlier.
+    turn: OwnedMutexGuard<()>,
+    transaction: Transaction<'static, Sqlite>,
     pub(crate) now: Timestamp,
     pub(crate) revision: u64,
     position: u64,
@@ -46,31 +39,46 @@ pub(crate) struct Change {
 /// The hash of an event: SHA-256 over the hash before it and the fields, one a line. Only the body, the last, could
 /// hold a line break, and canonical JSON has none.
 pub(crate) fn hash_of(event: &EventRow) -> [u8; 32] {
-    let (position, time, kind, subjects, body) =
-        (event.position, event.time.0, &event.kind, &event.subjects, &event.body);
+    let (position, time, kind, subjects, body) = (
+        event.position,
+        event.time.0,
+        &event.kind,
+        &event.subjects,
+        &event.body,
+    );
     let fields = format!("{position}\n{time}\n{kind}\n{subjects}\n{body}");
     text::sha256(&[event.prev.as_slice(), fields.as_bytes()].concat())
 }
 
 impl Change {
-    pub(crate) async fn begin(inner: &Arc<Inner>) -> Result<Self> {
-        let mut writer = Arc::clone(&inner.writer).lock_owned().await;
-        if writer.unfinished {
-            // Whoever began it was dropped half-way. The rollback fails when nothing was begun, which is as well.
-            let _ = sqlx::query("ROLLBACK").execute(&mut writer.connection).await;
-        }
-        writer.unfinished = true;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut writer.connection).await?;
-        let last = events::last(&mut writer.connection).await?;
-        let now = not_before(Timestamp(inner.clock.now_ms()), last.map(|(_, time, _)| time))?;
+    async fn begin(ledger: &Ledger) -> Result<Self> {
+        let inner = &ledger.inner;
+        let turn = Arc::clone(&inner.turn).lock_owned().await;
+        let mut transaction = inner.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let last = events::last(&mut transaction).await?;
+        let now = not_before(
+            Timestamp(inner.clock.now_ms()),
+            last.map(|(_, time, _)| time),
+        )?;
         let (position, prev) = last.map_or((0, GENESIS), |(position, _, hash)| (position, hash));
-        let revision = events::next_revision(&mut writer.connection).await?;
+        let revision = events::next_revision(&mut transaction).await?;
         let (losses, sweeping) = (Vec::new(), Vec::new());
-        Ok(Self { inner: Arc::clone(inner), writer, now, revision, position, prev, losses, sweeping })
+        Ok(Self {
+            inner: Arc::clone(inner),
+            actor: ledger.actor.clone(),
+            turn,
+            transaction,
+            now,
+            revision,
+            position,
+            prev,
+            losses,
+            sweeping,
+        })
     }
 
     pub(crate) fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.writer.connection
+        &mut self.transaction
     }
 
     /// The position that the next event will have.
@@ -87,12 +95,23 @@ impl Change {
         consent: Option<(&str, u32)>,
     ) -> Result<u64> {
         let position = self.next_position();
-        let body = with_position(body, position)?;
+        let body = text::canonical(&completed(body, position, self.actor.as_deref())?)?;
+        if body.len() > qihui_audit::MAX_BODY_BYTES {
+            // The log would never take it, and nothing after it either.
+            let reason = format!(
+                "it is larger than the {} bytes the log takes",
+                qihui_audit::MAX_BODY_BYTES
+            );
+            return Err(LedgerError::Malformed {
+                what: "event",
+                reason,
+            });
+        }
         let mut event = EventRow {
             position,
             time: self.now,
             kind: kind.to_owned(),
-            body: text::canonical(&body)?,
+            body,
             subjects: text::canonical(&subjects)?,
             consent: consent.map(|(id, version)| (id.to_owned(), version)),
             prev: self.prev,
@@ -100,6 +119,7 @@ impl Change {
         };
         event.hash = hash_of(&event);
         events::insert(self.connection(), &event).await?;
+        tracing::debug!(position, kind, "event");
         (self.position, self.prev) = (position, event.hash);
         Ok(position)
     }
@@ -118,35 +138,65 @@ impl Change {
     ///
     /// Runs to its end even when the caller stops waiting: a withdrawal that was committed must not stay unnoticed by
     /// running queries.
-    pub(crate) async fn commit(mut self) -> Result<()> {
+    pub(crate) async fn commit(self) -> Result<()> {
+        let Self {
+            inner,
+            turn,
+            transaction,
+            position,
+            losses,
+            sweeping,
+            ..
+        } = self;
         let finish = async move {
-            sqlx::query("COMMIT").execute(&mut self.writer.connection).await?;
-            self.writer.unfinished = false;
-            if !self.losses.is_empty() || !self.sweeping.is_empty() {
-                let _nothing_is_being_released = self.inner.release.write().await;
-                let mut epochs = self.inner.epochs.write();
-                for dataset in &self.sweeping {
-                    epochs.bump_all(self.position, dataset.as_ref());
+            transaction.commit().await?;
+            if !losses.is_empty() || !sweeping.is_empty() {
+                let _nothing_is_being_released = inner.release.write().await;
+                let mut epochs = inner.epochs.write();
+                for dataset in &sweeping {
+                    epochs.bump_all(position, dataset.as_ref());
                 }
-                for (key, loss) in std::mem::take(&mut self.losses) {
-                    epochs.bump(self.position, key, loss);
+                for (key, loss) in losses {
+                    epochs.bump(position, key, loss);
                 }
             }
+            drop(turn);
             Ok(())
         };
         tokio::spawn(finish).await.unwrap_or_else(|_| {
-            Err(LedgerError::Store { doing: "written", reason: "the commit was interrupted".to_owned(), source: None })
+            Err(LedgerError::Store {
+                doing: "written",
+                reason: "the commit was interrupted".to_owned(),
+                source: None,
+            })
         })
     }
 }
 
-/// The body of an event with its position in it.
-fn with_position(body: &impl Serialize, position: u64) -> Result<Map<String, Value>> {
+/// The body of an event with its position and who made it happen.
+fn completed(
+    body: &impl Serialize,
+    position: u64,
+    actor: Option<&str>,
+) -> Result<Map<String, Value>> {
     match serde_json::to_value(body) {
         Ok(Value::Object(mut body)) => {
             body.insert("ledger_position".to_owned(), position.into());
+            if let Some(actor) = actor {
+                body.insert("actor".to_owned(), actor.into());
+            }
             Ok(body)
         }
-        _ => Err(LedgerError::Malformed { what: "event", reason: "its body must be an object".to_owned() }),
+        _ => Err(LedgerError::Malformed {
+            what: "event",
+            reason: "its body must be an object".to_owned(),
+        }),
+    }
+}
+
+impl Ledger {
+    /// Begins a change.
+    pub(crate) async fn change(&self) -> Result<Change> {
+        Change::begin(self).await
     }
 }

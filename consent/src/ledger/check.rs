@@ -56,7 +56,11 @@ impl Ledger {
         }
         let consents = Self::check_consents(&mut snapshot).await?;
         snapshot.rollback().await?;
-        Ok(Checked { events: position, consents, head })
+        Ok(Checked {
+            events: position,
+            consents,
+            head,
+        })
     }
 
     async fn check_consents(snapshot: &mut sqlx::SqliteConnection) -> Result<u64> {
@@ -67,24 +71,38 @@ impl Ledger {
         let (mut after, mut count) = (0, 0);
         loop {
             let batch = consents::all(snapshot, after, BATCH).await?;
-            let Some(last) = batch.last() else { return Ok(count) };
+            let Some(last) = batch.last() else {
+                return Ok(count);
+            };
             after = last.seq;
             for row in batch {
                 let id = &row.document.consent_id;
                 let broken = |what: &str| LedgerError::Corrupt(format!("consent `{id}` {what}"));
                 let mut happened = Vec::new();
                 for event in events::of_consent(snapshot, id.as_str()).await? {
-                    if event.consent.as_ref().is_some_and(|(_, version)| *version == row.document.version) {
+                    if event
+                        .consent
+                        .as_ref()
+                        .is_some_and(|(_, version)| *version == row.document.version)
+                    {
                         happened.push(parsed::<Body>(&event.body, "an event")?.event);
                     }
                 }
                 if Progress::fold(&happened).ok().flatten().as_ref() != Some(&row.progress) {
                     return Err(broken("is not in the state that its events lead to"));
                 }
-                let before = row.document.version.checked_sub(1).filter(|version| *version > 0);
+                let before = row
+                    .document
+                    .version
+                    .checked_sub(1)
+                    .filter(|version| *version > 0);
                 let versions = consents::versions(snapshot, id).await?;
-                let before = versions.iter().find(|other| Some(other.document.version) == before);
-                let prev = before.map(|other| other.document.hash().map(hex::encode)).transpose()?;
+                let before = versions
+                    .iter()
+                    .find(|other| Some(other.document.version) == before);
+                let prev = before
+                    .map(|other| other.document.hash().map(hex::encode))
+                    .transpose()?;
                 if row.document.prev_hash != prev {
                     return Err(broken("does not follow its version before"));
                 }

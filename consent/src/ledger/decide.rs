@@ -6,13 +6,16 @@ use std::{
 };
 
 use qihui_catalog::{
-    Action, Catalog, Coded, ConsentId, Contract, DatasetId, EnterpriseNo, Kind, OrgId, PurposeCode, Timestamp,
+    Action, Catalog, Coded, ConsentId, Contract, DatasetId, EnterpriseNo, Kind, OrgId, PurposeCode,
+    Timestamp,
 };
 use sqlx::SqliteConnection;
 
 use super::{Ledger, agreements, consents::state_at, uses::MeteredUse};
 use crate::{
-    decision::{Agreement, DatasetScope, DecisionRequest, Grant, ScopeBuilder, holds_throughout, scope},
+    decision::{
+        Agreement, DatasetScope, DecisionRequest, Grant, ScopeBuilder, holds_throughout, scope,
+    },
     error::{LedgerError, Result},
     state::State,
     store::{
@@ -43,7 +46,9 @@ pub enum DecisionError {
     #[error("no organisation `{0}`")]
     UnknownOrganisation(OrgId),
     /// The organisation may not ask for this purpose.
-    #[error("organisation `{org}` has neither an agreement nor an assignment for purpose `{purpose}`")]
+    #[error(
+        "organisation `{org}` has neither an agreement nor an assignment for purpose `{purpose}`"
+    )]
     PurposeNotAssigned {
         /// The organisation.
         org: OrgId,
@@ -105,7 +110,10 @@ pub enum DecisionError {
 }
 
 fn subject_name(subject: Option<usize>) -> String {
-    subject.map_or_else(|| "the subject".to_owned(), |subject| format!("subject {subject}"))
+    subject.map_or_else(
+        || "the subject".to_owned(),
+        |subject| format!("subject {subject}"),
+    )
 }
 
 impl Coded for DecisionError {
@@ -142,7 +150,11 @@ impl From<sqlx::Error> for DecisionError {
 
 impl Ledger {
     /// The decision on a request.
-    pub async fn decide(&self, catalog: &Catalog, request: &DecisionRequest) -> Result<Decision, DecisionError> {
+    pub async fn decide(
+        &self,
+        catalog: &Catalog,
+        request: &DecisionRequest,
+    ) -> Result<Decision, DecisionError> {
         self.decide_for(catalog, request, None).await
     }
 
@@ -158,25 +170,49 @@ impl Ledger {
         }
         // INVARIANT: epochs first. What is taken away after this line raises one of them, so that the decision is seen
         // to be stale even if it did not see the event.
-        let epoch = |dataset: &DatasetId| (dataset.clone(), self.epoch(&request.org, &request.purpose, dataset));
+        let epoch = |dataset: &DatasetId| {
+            (
+                dataset.clone(),
+                self.epoch(&request.org, &request.purpose, dataset),
+            )
+        };
         let epochs = request.datasets.iter().map(epoch).collect();
         let mut reader = self.inner.reader().await?;
         let mut snapshot = sqlx::Connection::begin(&mut *reader).await?;
         self.inner.now(&mut snapshot).await?;
-        let ledger_position = events::last(&mut snapshot).await?.map_or(0, |(position, _, _)| position);
-        let logged_position = events::last_logged(&mut snapshot).await?.map_or(0, |(position, _)| position);
-        let agreed = self.authority(&mut snapshot, request, logged_position).await?;
-        let mut decision =
-            Decision { ledger_position, logged_position, epochs, scopes: BTreeMap::new(), uses: Vec::new() };
+        let ledger_position = events::last(&mut snapshot)
+            .await?
+            .map_or(0, |(position, _, _)| position);
+        let logged_position = events::last_logged(&mut snapshot)
+            .await?
+            .map_or(0, |(position, _)| position);
+        let agreed = self
+            .authority(&mut snapshot, request, logged_position)
+            .await?;
+        let mut decision = Decision {
+            ledger_position,
+            logged_position,
+            epochs,
+            scopes: BTreeMap::new(),
+            uses: Vec::new(),
+        };
         for dataset in &request.datasets {
             let Some(contract) = catalog.contracts.get(dataset) else {
                 return Err(DecisionError::UnknownDataset(dataset.clone()));
             };
             let scope = if request.subjects.is_some() {
                 let access_id = access_id.unwrap_or_default();
-                self.named(&mut snapshot, contract, request, (&agreed, access_id), &mut decision.uses).await?
+                self.named(
+                    &mut snapshot,
+                    contract,
+                    request,
+                    (&agreed, access_id),
+                    &mut decision.uses,
+                )
+                .await?
             } else {
-                self.unnamed(&mut snapshot, contract, request, &agreed).await?
+                self.unnamed(&mut snapshot, contract, request, &agreed)
+                    .await?
             };
             decision.scopes.insert(dataset.clone(), scope);
         }
@@ -200,7 +236,11 @@ impl Ledger {
                 && holds_throughout(request, agreement.valid_from, agreement.valid_until)
         });
         let assigned = parties::assignments(connection, &request.org, logged).await?;
-        if by_agreement || assigned.iter().any(|(_, purpose)| *purpose == request.purpose) {
+        if by_agreement
+            || assigned
+                .iter()
+                .any(|(_, purpose)| *purpose == request.purpose)
+        {
             return Ok(agreed);
         }
         let (org, purpose) = (request.org.clone(), request.purpose.clone());
@@ -216,7 +256,8 @@ impl Ledger {
         agreed: &[Agreement],
     ) -> Result<DatasetScope> {
         let builder = ScopeBuilder::new(contract, request, agreed);
-        let grantee = grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
+        let grantee =
+            grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
         match grantee.filter(|_| builder.needs_grants()) {
             Some(grantee) => self.grants(connection, grantee).await?.scope(builder),
             None => Ok(builder.finish()),
@@ -234,7 +275,10 @@ impl Ledger {
     ) -> Result<DatasetScope, DecisionError> {
         let subjects = request.subjects.as_deref().unwrap_or_default();
         let (mut permitting, mut metered, mut used_up) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (grant, document) in self.grants_of(connection, contract, request, subjects).await? {
+        for (grant, document) in self
+            .grants_of(connection, contract, request, subjects)
+            .await?
+        {
             if grant.metered {
                 let one = MeteredUse::of(&document, grant.no);
                 if !one.is_left(connection, access_id, request.at).await? {
@@ -259,8 +303,15 @@ impl Ledger {
             return Ok(found);
         }
         for (index, no) in subjects.iter().enumerate() {
-            if !permitting.iter().any(|grant| grant.no == *no && permits(request, grant)) {
-                let asked = Asked { request, dataset: &contract.id, subject: index + 1 };
+            if !permitting
+                .iter()
+                .any(|grant| grant.no == *no && permits(request, grant))
+            {
+                let asked = Asked {
+                    request,
+                    dataset: &contract.id,
+                    subject: index + 1,
+                };
                 return Err(asked.refusal(connection, *no, used_up.contains(no)).await?);
             }
         }
@@ -275,8 +326,11 @@ impl Ledger {
         request: &DecisionRequest,
         subjects: &[EnterpriseNo],
     ) -> Result<Vec<(Grant, crate::document::ConsentDocument)>> {
-        let grantee = grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
-        let Some(grantee) = grantee else { return Ok(Vec::new()) };
+        let grantee =
+            grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
+        let Some(grantee) = grantee else {
+            return Ok(Vec::new());
+        };
         let numbers: Vec<u32> = subjects.iter().map(|no| no.0).collect();
         let mut found = Vec::new();
         for (entry, consent) in grants::of(connection, grantee, &numbers).await? {
@@ -324,13 +378,26 @@ impl Asked<'_> {
             return Ok(self.invalid("its uses are used up"));
         }
         let rows = consents::between(connection, no, &self.request.org).await?;
-        let about: Vec<&ConsentRow> =
-            rows.iter().filter(|row| row.document.scope.iter().any(|line| line.dataset == *self.dataset)).collect();
-        let same: Vec<&ConsentRow> =
-            about.iter().copied().filter(|row| row.document.purpose.code == self.request.purpose).collect();
+        let about: Vec<&ConsentRow> = rows
+            .iter()
+            .filter(|row| {
+                row.document
+                    .scope
+                    .iter()
+                    .any(|line| line.dataset == *self.dataset)
+            })
+            .collect();
+        let same: Vec<&ConsentRow> = about
+            .iter()
+            .copied()
+            .filter(|row| row.document.purpose.code == self.request.purpose)
+            .collect();
         let active = |row: &&ConsentRow| state_at(row, self.request.at) == State::Active;
         let telling = same.iter().rev().copied().find(active).or_else(|| {
-            same.iter().rev().copied().find(|row| row.progress.state != State::Superseded)
+            same.iter()
+                .rev()
+                .copied()
+                .find(|row| row.progress.state != State::Superseded)
         });
         Ok(match telling {
             Some(row) => self.because_of(row),
@@ -345,21 +412,30 @@ impl Asked<'_> {
             State::Active if !row.document.actions.contains(self.request.action) => {
                 self.invalid("it consented to other actions only")
             }
-            State::Active if !holds_throughout(self.request, row.document.starts, row.document.expires) => {
+            State::Active
+                if !holds_throughout(self.request, row.document.starts, row.document.expires) =>
+            {
                 DecisionError::InvalidDateRange { subject, dataset }
             }
             State::Active => self.invalid("its consent is not yet in the log"),
             State::Paused => DecisionError::ConsentPaused { subject, dataset },
             State::Expired => DecisionError::ConsentExpired { subject, dataset },
-            State::Requested | State::PartiallySigned => self.invalid("its consent is not signed yet"),
-            State::Rejected | State::Withdrawn | State::Revoked | State::Invalidated | State::Superseded => {
-                DecisionError::ConsentRevoked { subject, dataset }
+            State::Requested | State::PartiallySigned => {
+                self.invalid("its consent is not signed yet")
             }
+            State::Rejected
+            | State::Withdrawn
+            | State::Revoked
+            | State::Invalidated
+            | State::Superseded => DecisionError::ConsentRevoked { subject, dataset },
         }
     }
 
     const fn invalid(&self, reason: &'static str) -> DecisionError {
-        DecisionError::InvalidConsentUse { subject: Some(self.subject), reason }
+        DecisionError::InvalidConsentUse {
+            subject: Some(self.subject),
+            reason,
+        }
     }
 }
 

@@ -47,17 +47,24 @@ struct History {
 
 impl History {
     fn epoch(&self) -> u64 {
-        self.losses.back().map_or(self.floor, |(position, _)| *position)
+        self.losses
+            .back()
+            .map_or(self.floor, |(position, _)| *position)
     }
 }
 
 impl Epochs {
     pub(crate) fn starting_at(position: u64) -> Self {
-        Self { start: position, keys: HashMap::new() }
+        Self {
+            start: position,
+            keys: HashMap::new(),
+        }
     }
 
     pub(crate) fn of(&self, key: &EpochKey) -> u64 {
-        self.keys.get(key).map_or(self.start, |history| history.epoch().max(self.start))
+        self.keys
+            .get(key)
+            .map_or(self.start, |history| history.epoch().max(self.start))
     }
 
     pub(crate) fn taken_since(&self, key: &EpochKey, epoch: u64) -> Taken {
@@ -65,14 +72,26 @@ impl Epochs {
         if epoch < floor.max(self.start) {
             return Taken::Everything;
         }
-        let losses = self.keys.get(key).into_iter().flat_map(|history| &history.losses);
-        Taken::From(losses.filter(|(position, _)| *position > epoch).map(|(_, no)| no.0).collect())
+        let losses = self
+            .keys
+            .get(key)
+            .into_iter()
+            .flat_map(|history| &history.losses);
+        Taken::From(
+            losses
+                .filter(|(position, _)| *position > epoch)
+                .map(|(_, no)| no.0)
+                .collect(),
+        )
     }
 
     /// Notes that the event at `position` took something away from a key.
     pub(crate) fn bump(&mut self, position: u64, key: EpochKey, loss: Loss) {
         let start = self.start;
-        let history = self.keys.entry(key).or_insert_with(|| History { floor: start, losses: VecDeque::new() });
+        let history = self.keys.entry(key).or_insert_with(|| History {
+            floor: start,
+            losses: VecDeque::new(),
+        });
         match loss {
             Loss::Everything => {
                 history.floor = position;
@@ -91,7 +110,8 @@ impl Epochs {
     pub(crate) fn bump_all(&mut self, position: u64, dataset: Option<&DatasetId>) {
         // INVARIANT: keys without a history have the epoch `start`, so a change to a dataset raises it for all.
         self.start = self.start.max(position);
-        self.keys.retain(|(_, _, of), _| dataset.is_some_and(|dataset| dataset != of));
+        self.keys
+            .retain(|(_, _, of), _| dataset.is_some_and(|dataset| dataset != of));
     }
 }
 
@@ -100,7 +120,11 @@ mod tests {
     use super::*;
 
     fn key(dataset: &str) -> EpochKey {
-        ("bank".parse().unwrap(), "credit".parse().unwrap(), dataset.parse().unwrap())
+        (
+            "bank".parse().unwrap(),
+            "credit".parse().unwrap(),
+            dataset.parse().unwrap(),
+        )
     }
 
     #[test]
@@ -109,13 +133,29 @@ mod tests {
         assert_eq!(epochs.of(&key("tax")), 10);
         epochs.bump(11, key("tax"), Loss::Of(EnterpriseNo(7)));
         epochs.bump(12, key("tax"), Loss::Of(EnterpriseNo(9)));
-        assert_eq!((epochs.of(&key("tax")), epochs.of(&key("customs"))), (12, 10));
-        assert_eq!(epochs.taken_since(&key("tax"), 11), Taken::From([9].into_iter().collect()));
-        assert_eq!(epochs.taken_since(&key("tax"), 12), Taken::From(RoaringBitmap::new()));
-        assert_eq!(epochs.taken_since(&key("tax"), 9), Taken::Everything, "from before the restart");
+        assert_eq!(
+            (epochs.of(&key("tax")), epochs.of(&key("customs"))),
+            (12, 10)
+        );
+        assert_eq!(
+            epochs.taken_since(&key("tax"), 11),
+            Taken::From([9].into_iter().collect())
+        );
+        assert_eq!(
+            epochs.taken_since(&key("tax"), 12),
+            Taken::From(RoaringBitmap::new())
+        );
+        assert_eq!(
+            epochs.taken_since(&key("tax"), 9),
+            Taken::Everything,
+            "from before the restart"
+        );
         epochs.bump(13, key("tax"), Loss::Everything);
         assert_eq!(epochs.taken_since(&key("tax"), 12), Taken::Everything);
-        assert_eq!(epochs.taken_since(&key("tax"), 13), Taken::From(RoaringBitmap::new()));
+        assert_eq!(
+            epochs.taken_since(&key("tax"), 13),
+            Taken::From(RoaringBitmap::new())
+        );
     }
 
     #[test]
@@ -126,7 +166,10 @@ mod tests {
         }
         assert_eq!(epochs.of(&key("tax")), 2000);
         assert_eq!(epochs.taken_since(&key("tax"), 100), Taken::Everything);
-        assert_eq!(epochs.taken_since(&key("tax"), 1990), Taken::From([1].into_iter().collect()));
+        assert_eq!(
+            epochs.taken_since(&key("tax"), 1990),
+            Taken::From([1].into_iter().collect())
+        );
     }
 
     #[test]

@@ -35,16 +35,26 @@ pub(crate) struct GrantCache {
 
 impl Ledger {
     /// The grants in force to a grantee.
-    pub(crate) async fn grants(&self, reader: &mut SqliteConnection, grantee: i64) -> Result<GrantCache> {
+    pub(crate) async fn grants(
+        &self,
+        reader: &mut SqliteConnection,
+        grantee: i64,
+    ) -> Result<GrantCache> {
         let revision = events::revision(reader).await?;
         let cached = self.inner.grants.lock().get(&grantee).cloned();
         let cache = match cached {
             Some(cache) if cache.revision == revision => return Ok(cache),
-            Some(cache) if cache.revision < revision => Self::renewed(reader, grantee, cache, revision).await?,
+            Some(cache) if cache.revision < revision => {
+                Self::renewed(reader, grantee, cache, revision).await?
+            }
             _ => Self::loaded(reader, grantee, revision).await?,
         };
         let mut all = self.inner.grants.lock();
-        let others: usize = all.iter().filter(|(id, _)| **id != grantee).map(|(_, cache)| cache.entries.len()).sum();
+        let others: usize = all
+            .iter()
+            .filter(|(id, _)| **id != grantee)
+            .map(|(_, cache)| cache.entries.len())
+            .sum();
         if others + cache.entries.len() > MAX_CACHED {
             all.clear();
         }
@@ -52,10 +62,18 @@ impl Ledger {
         Ok(cache)
     }
 
-    async fn loaded(reader: &mut SqliteConnection, grantee: i64, revision: u64) -> Result<GrantCache> {
+    async fn loaded(
+        reader: &mut SqliteConnection,
+        grantee: i64,
+        revision: u64,
+    ) -> Result<GrantCache> {
         let entries = grants::all(reader, grantee).await?;
         let terms = missing_terms(reader, &entries, &HashMap::new()).await?;
-        Ok(GrantCache { revision, entries: Arc::new(entries), terms: Arc::new(terms) })
+        Ok(GrantCache {
+            revision,
+            entries: Arc::new(entries),
+            terms: Arc::new(terms),
+        })
     }
 
     async fn renewed(
@@ -69,11 +87,18 @@ impl Ledger {
             return Self::loaded(reader, grantee, revision).await;
         }
         if !changed.is_empty() {
-            let fresh: Vec<Entry> =
-                grants::of(reader, grantee, &changed).await?.into_iter().map(|(entry, _)| entry).collect();
+            let fresh: Vec<Entry> = grants::of(reader, grantee, &changed)
+                .await?
+                .into_iter()
+                .map(|(entry, _)| entry)
+                .collect();
             let terms = missing_terms(reader, &fresh, &cache.terms).await?;
-            let mut entries: Vec<Entry> =
-                cache.entries.iter().filter(|entry| changed.binary_search(&entry.no).is_err()).copied().collect();
+            let mut entries: Vec<Entry> = cache
+                .entries
+                .iter()
+                .filter(|entry| changed.binary_search(&entry.no).is_err())
+                .copied()
+                .collect();
             entries.extend(fresh);
             entries.sort_by_key(|entry| (entry.no, entry.terms));
             cache.entries = Arc::new(entries);
@@ -91,8 +116,11 @@ async fn missing_terms(
     entries: &[Entry],
     known: &HashMap<u32, Vec<ScopeItem>>,
 ) -> Result<HashMap<u32, Vec<ScopeItem>>> {
-    let wanted: BTreeSet<u32> =
-        entries.iter().map(|entry| entry.terms).filter(|terms| !known.contains_key(terms)).collect();
+    let wanted: BTreeSet<u32> = entries
+        .iter()
+        .map(|entry| entry.terms)
+        .filter(|terms| !known.contains_key(terms))
+        .collect();
     if wanted.is_empty() {
         return Ok(HashMap::new());
     }
@@ -111,8 +139,22 @@ impl GrantCache {
             let no = of_one.first().map_or(0, |entry| entry.no);
             let no = qihui_catalog::EnterpriseNo(no);
             for entry in of_one {
-                let Entry { actions, starts, expires, metered, .. } = *entry;
-                if builder.counts(no, GrantTerms { actions, starts, expires, metered }) {
+                let Entry {
+                    actions,
+                    starts,
+                    expires,
+                    metered,
+                    ..
+                } = *entry;
+                if builder.counts(
+                    no,
+                    GrantTerms {
+                        actions,
+                        starts,
+                        expires,
+                        metered,
+                    },
+                ) {
                     counting.push(entry.terms);
                 }
             }
@@ -126,7 +168,9 @@ impl GrantCache {
                 Some(shape) => *shape,
                 None => {
                     let items = counting.iter().map(|terms| {
-                        self.terms.get(terms).ok_or_else(|| LedgerError::Corrupt("a grant has no terms".to_owned()))
+                        self.terms
+                            .get(terms)
+                            .ok_or_else(|| LedgerError::Corrupt("a grant has no terms".to_owned()))
                     });
                     let items: Vec<_> = items.collect::<Result<_>>()?;
                     let shape = builder.shape(items.into_iter().flatten());

@@ -46,15 +46,34 @@ pub struct Event {
 impl Event {
     fn new(row: events::EventRow) -> Result<Self> {
         let subjects = row.subjects()?;
-        let events::EventRow { position, time, kind, body, prev, hash, .. } = row;
-        Ok(Self { position, time, kind, body, subjects, prev, hash })
+        let events::EventRow {
+            position,
+            time,
+            kind,
+            body,
+            prev,
+            hash,
+            ..
+        } = row;
+        Ok(Self {
+            position,
+            time,
+            kind,
+            body,
+            subjects,
+            prev,
+            hash,
+        })
     }
 }
 
 impl Ledger {
     /// The latest version of a consent.
     pub async fn consent(&self, id: &ConsentId) -> Result<Consent> {
-        self.versions(id).await?.pop().ok_or_else(|| LedgerError::UnknownConsent(id.clone()))
+        self.versions(id)
+            .await?
+            .pop()
+            .ok_or_else(|| LedgerError::UnknownConsent(id.clone()))
     }
 
     /// Every version of a consent, from the first; none when there is no such consent.
@@ -62,7 +81,9 @@ impl Ledger {
         let mut reader = self.inner.reader().await?;
         let (now, logged) = self.moment(&mut reader).await?;
         let rows = consents::versions(&mut reader, id).await?;
-        rows.into_iter().map(|row| Consent::new(row, logged, now)).collect()
+        rows.into_iter()
+            .map(|row| Consent::new(row, logged, now))
+            .collect()
     }
 
     /// A page of consents in their latest versions, oldest first, and the mark of the next page if there is one.
@@ -71,12 +92,21 @@ impl Ledger {
         let (now, logged) = self.moment(&mut reader).await?;
         let limit = filter.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
         let after = filter.after.unwrap_or(0);
-        let mut rows =
-            consents::list(&mut reader, filter.enterprise, filter.org.as_ref(), after, limit.saturating_add(1)).await?;
+        let mut rows = consents::list(
+            &mut reader,
+            filter.enterprise,
+            filter.org.as_ref(),
+            after,
+            limit.saturating_add(1),
+        )
+        .await?;
         let more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
         let next = rows.last().filter(|_| more).map(|row| row.seq);
-        let consents = rows.into_iter().map(|row| Consent::new(row, logged, now)).collect::<Result<_>>()?;
+        let consents = rows
+            .into_iter()
+            .map(|row| Consent::new(row, logged, now))
+            .collect::<Result<_>>()?;
         Ok((consents, next))
     }
 
@@ -95,7 +125,9 @@ impl Ledger {
     }
 
     async fn moment(&self, reader: &mut sqlx::SqliteConnection) -> Result<(Timestamp, u64)> {
-        let logged = events::last_logged(reader).await?.map_or(0, |(position, _)| position);
+        let logged = events::last_logged(reader)
+            .await?
+            .map_or(0, |(position, _)| position);
         Ok((Timestamp(self.inner.clock.now_ms()), logged))
     }
 }

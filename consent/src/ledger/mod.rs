@@ -27,9 +27,10 @@ mod numbers;
 mod outbox;
 mod parties;
 mod preview;
+mod transitions;
 mod uses;
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, RwLock};
 use qihui_audit::Clock;
@@ -53,7 +54,6 @@ use crate::{
     store::{self, events},
     text,
 };
-use change::Writer;
 use epochs::Epochs;
 use grants::GrantCache;
 use numbers::Numbers;
@@ -61,6 +61,8 @@ pub(crate) use numbers::store_error as numbers_error;
 
 /// How many connections read at the same time.
 const READERS: u32 = 4;
+/// How long an operation waits for those before it.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How far the clock may lag behind the last event before it counts as set back; less is evened out.
 pub const CLOCK_TOLERANCE_MS: i64 = qihui_audit::CLOCK_TOLERANCE_MS;
 
@@ -68,6 +70,7 @@ pub const CLOCK_TOLERANCE_MS: i64 = qihui_audit::CLOCK_TOLERANCE_MS;
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<Inner>,
+    actor: Option<Arc<str>>,
 }
 
 /// An organisation, a purpose and a dataset: what an epoch is about.
@@ -76,7 +79,9 @@ pub(crate) type EpochKey = (OrgId, PurposeCode, DatasetId);
 pub(crate) struct Inner {
     hub: String,
     clock: Arc<dyn Clock>,
-    writer: Arc<tokio::sync::Mutex<Writer>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// A pool of one: the writer.
+    writer: SqlitePool,
     readers: SqlitePool,
     epochs: RwLock<Epochs>,
     release: Arc<tokio::sync::RwLock<()>>,
@@ -86,7 +91,9 @@ pub(crate) struct Inner {
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("hub", &self.inner.hub).finish_non_exhaustive()
+        f.debug_struct("Ledger")
+            .field("hub", &self.inner.hub)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,23 +101,54 @@ impl Ledger {
     /// Opens the ledger in this file, creating it where there is none.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut connection = store::open(path).await?;
-        let hub = events::hub(&mut connection, &format!("hub-{}", text::random_hex::<8>()?)).await?;
-        let position = events::last(&mut connection).await?.map_or(0, |(position, _, _)| position);
-        let readers = SqlitePoolOptions::new()
+        let hub = events::hub(
+            &mut connection,
+            &format!("hub-{}", text::random_hex::<8>()?),
+        )
+        .await?;
+        let position = events::last(&mut connection)
+            .await?
+            .map_or(0, |(position, _, _)| position);
+        sqlx::Connection::close(connection).await?;
+        // Neither pool lets go of an idle connection: opening one anew would only cost.
+        let pool = || {
+            SqlitePoolOptions::new()
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(false)
+        };
+        let writer = pool()
+            .max_connections(1)
+            .acquire_timeout(WRITER_TIMEOUT)
+            .connect_lazy_with(store::options(path));
+        let readers = pool()
             .max_connections(READERS)
             .min_connections(0)
             .connect_lazy_with(store::options(path).read_only(true));
         let inner = Inner {
             hub,
             clock,
-            writer: Arc::new(tokio::sync::Mutex::new(Writer::new(connection))),
+            turn: Arc::default(),
+            writer,
             readers,
             epochs: RwLock::new(Epochs::starting_at(position)),
             release: Arc::new(tokio::sync::RwLock::new(())),
             grants: Mutex::default(),
             numbers: Numbers::open(path)?,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+            actor: None,
+        })
+    }
+
+    /// The same ledger for what `actor` does, `local:root` for example: every event names it.
+    #[must_use]
+    pub fn acting_as(&self, actor: &str) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            actor: Some(actor.into()),
+        }
     }
 
     /// The name of the hub, which every signed text names; drawn when the ledger was created.
@@ -122,7 +160,9 @@ impl Ledger {
     /// The position of the last event; 0 before the first.
     pub async fn position(&self) -> Result<u64> {
         let mut reader = self.inner.reader().await?;
-        Ok(events::last(&mut reader).await?.map_or(0, |(position, _, _)| position))
+        Ok(events::last(&mut reader)
+            .await?
+            .map_or(0, |(position, _, _)| position))
     }
 
     /// Counts what took something away from what an organisation sees of a dataset for a purpose. Comes from memory.
@@ -130,13 +170,25 @@ impl Ledger {
     /// A decision holds as long as the epochs it names are the present ones. Epochs never fall, across restarts too.
     #[must_use]
     pub fn epoch(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId) -> u64 {
-        self.inner.epochs.read().of(&(org.clone(), purpose.clone(), dataset.clone()))
+        self.inner
+            .epochs
+            .read()
+            .of(&(org.clone(), purpose.clone(), dataset.clone()))
     }
 
     /// Whose grants were taken away since an epoch.
     #[must_use]
-    pub fn taken_since(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId, epoch: u64) -> Taken {
-        self.inner.epochs.read().taken_since(&(org.clone(), purpose.clone(), dataset.clone()), epoch)
+    pub fn taken_since(
+        &self,
+        org: &OrgId,
+        purpose: &PurposeCode,
+        dataset: &DatasetId,
+        epoch: u64,
+    ) -> Taken {
+        self.inner
+            .epochs
+            .read()
+            .taken_since(&(org.clone(), purpose.clone(), dataset.clone()), epoch)
     }
 
     /// The lock that whoever releases rows holds for reading from the last look at the epoch until the bytes are out.
@@ -149,6 +201,7 @@ impl Ledger {
     /// Closes the files. Without it they are closed when the last clone is gone.
     pub async fn close(&self) {
         self.inner.readers.close().await;
+        self.inner.writer.close().await;
     }
 }
 
@@ -168,7 +221,10 @@ impl Inner {
 fn not_before(now: Timestamp, last: Option<Timestamp>) -> Result<Timestamp> {
     match last {
         Some(last) if now.0.saturating_add(CLOCK_TOLERANCE_MS) < last.0 => {
-            Err(LedgerError::ClockBack { now: now.to_string(), last: last.to_string() })
+            Err(LedgerError::ClockBack {
+                now: now.to_string(),
+                last: last.to_string(),
+            })
         }
         Some(last) => Ok(now.max(last)),
         None => Ok(now),

@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     thread,
 };
@@ -22,17 +22,21 @@ use tokio::runtime::Builder;
 use super::Ledger;
 use crate::{
     error::{LedgerError, Result},
-    store::{self, numbers},
+    store::numbers,
 };
 
 /// How many enterprises are remembered.
 const MAX_KNOWN: usize = 3_000_000;
+/// From so many unknown enterprises on it may pay to read all that are stored.
+const BULK: usize = 20_000;
 
 type Answer<T> = SyncSender<Result<T, NumbersError>>;
 
 enum Question {
-    Assign(Vec<NumberRequest>, Answer<Vec<u32>>),
-    Lookup(Vec<Uscc>, Answer<Vec<u32>>),
+    Assign(Vec<NumberRequest>, usize, Answer<Vec<u32>>),
+    Lookup(Vec<Uscc>, usize, Answer<Vec<u32>>),
+    Count(Answer<usize>),
+    All(Answer<Vec<(Uscc, u32)>>),
     UsccOf(Vec<u32>, Answer<Vec<Option<Uscc>>>),
 }
 
@@ -46,14 +50,18 @@ impl Numbers {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (questions, asked) = channel();
         let path = path.to_owned();
-        thread::Builder::new().name("enterprise-numbers".to_owned()).spawn(move || keep(&path, &asked)).map_err(
-            |error| LedgerError::Store {
+        thread::Builder::new()
+            .name("enterprise-numbers".to_owned())
+            .spawn(move || keep(&path, &asked))
+            .map_err(|error| LedgerError::Store {
                 doing: "opened",
                 reason: "no thread for the enterprise numbers".to_owned(),
                 source: Some(Box::new(error)),
-            },
-        )?;
-        Ok(Self { questions, known: RwLock::default() })
+            })?;
+        Ok(Self {
+            questions,
+            known: RwLock::default(),
+        })
     }
 
     fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, NumbersError> {
@@ -63,102 +71,165 @@ impl Numbers {
         answered.recv().map_err(|_| gone())?
     }
 
-    /// Answers from memory, and for the rest from the store: `wanted` are the enterprises, `ask` gets their places.
+    /// Answers from memory, and for the rest from the store.
     fn answer(
         &self,
-        wanted: impl ExactSizeIterator<Item = Uscc> + Clone,
-        ask: impl FnOnce(&[usize]) -> Result<Vec<u32>, NumbersError>,
+        usccs: &[Uscc],
+        ask: impl FnOnce(Missing<'_>) -> Result<Vec<u32>, NumbersError>,
     ) -> Result<Vec<u32>, NumbersError> {
-        let mut numbers = Vec::with_capacity(wanted.len());
-        let mut unknown = Vec::new();
-        {
-            let known = self.known.read();
-            for (place, uscc) in wanted.clone().enumerate() {
-                let number = known.get(&uscc).copied().unwrap_or(0);
-                if number == 0 {
-                    unknown.push(place);
-                }
-                numbers.push(number);
-            }
+        let (mut numbers, mut places, mut remembered) = self.remembered(usccs);
+        if places.len() >= BULK && self.learn_all(places.len(), remembered)? {
+            (numbers, places, remembered) = self.remembered(usccs);
         }
-        if unknown.is_empty() {
+        if places.is_empty() {
             return Ok(numbers);
         }
-        let found = ask(&unknown)?;
-        for (place, number) in unknown.iter().zip(found) {
-            if let Some(slot) = numbers.get_mut(*place) {
-                *slot = number;
-            }
-        }
+        let found = ask(Missing {
+            places: &places,
+            remembered,
+        })?;
         let mut known = self.known.write();
-        if known.len() + unknown.len() > MAX_KNOWN {
+        if known.len() + places.len() > MAX_KNOWN {
             known.clear();
         }
-        let learned = wanted.zip(&numbers).filter(|(_, number)| **number != 0);
-        for (uscc, number) in learned.take(MAX_KNOWN) {
-            known.insert(uscc, *number);
+        for (place, number) in places.into_iter().zip(found) {
+            if let (Some(slot), Some(uscc)) = (numbers.get_mut(place), usccs.get(place)) {
+                *slot = number;
+                if number != 0 && known.len() < MAX_KNOWN {
+                    known.insert(*uscc, number);
+                }
+            }
         }
         Ok(numbers)
     }
+
+    /// What memory says, 0 where it says nothing; the places of the latter; and how many enterprises it held then.
+    fn remembered(&self, usccs: &[Uscc]) -> (Vec<u32>, Vec<usize>, usize) {
+        let known = self.known.read();
+        let numbers: Vec<u32> = usccs
+            .iter()
+            .map(|uscc| known.get(uscc).copied().unwrap_or(0))
+            .collect();
+        let missing = numbers
+            .iter()
+            .enumerate()
+            .filter(|(_, number)| **number == 0)
+            .map(|(place, _)| place);
+        let missing = missing.collect();
+        (numbers, missing, known.len())
+    }
+
+    /// Reads every enterprise into memory, where that is cheaper than asking for `missing` of them one by one.
+    fn learn_all(&self, missing: usize, remembered: usize) -> Result<bool, NumbersError> {
+        let stored = self.ask(Question::Count)?;
+        if stored == remembered || stored > MAX_KNOWN || stored / 8 > missing {
+            return Ok(false);
+        }
+        let all = self.ask(Question::All)?;
+        let mut known = self.known.write();
+        known.reserve(all.len());
+        known.extend(all);
+        Ok(true)
+    }
+}
+
+/// The enterprises that memory does not hold.
+struct Missing<'p> {
+    places: &'p [usize],
+    /// How many it held when they were looked for: when that is how many there are, they have no numbers.
+    remembered: usize,
 }
 
 fn failed(reason: &str) -> NumbersError {
-    NumbersError::Store { reason: reason.to_owned(), source: None }
+    NumbersError::Store {
+        reason: reason.to_owned(),
+        source: None,
+    }
 }
 
 fn at<T: Copy>(all: &[T], places: &[usize]) -> Vec<T> {
-    places.iter().filter_map(|place| all.get(*place)).copied().collect()
+    places
+        .iter()
+        .filter_map(|place| all.get(*place))
+        .copied()
+        .collect()
 }
 
 impl EnterpriseNumbers for Ledger {
     fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
         let numbers = &self.inner.numbers;
-        let found = numbers.answer(wanted.iter().map(|wanted| wanted.uscc), |places| {
-            let missing = at(wanted, places);
-            numbers.ask(|answer| Question::Assign(missing, answer))
+        let usccs: Vec<Uscc> = wanted.iter().map(|wanted| wanted.uscc).collect();
+        let found = numbers.answer(&usccs, |missing| {
+            let wanted = at(wanted, missing.places);
+            numbers.ask(|answer| Question::Assign(wanted, missing.remembered, answer))
         })?;
         Ok(found.into_iter().map(EnterpriseNo).collect())
     }
 
     fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
         let numbers = &self.inner.numbers;
-        let found = numbers.answer(usccs.iter().copied(), |places| {
-            let missing = at(usccs, places);
-            numbers.ask(|answer| Question::Lookup(missing, answer))
+        let found = numbers.answer(usccs, |missing| {
+            let wanted = at(usccs, missing.places);
+            numbers.ask(|answer| Question::Lookup(wanted, missing.remembered, answer))
         })?;
-        Ok(found.into_iter().map(|number| Some(EnterpriseNo(number)).filter(|number| number.0 != 0)).collect())
+        Ok(found
+            .into_iter()
+            .map(|number| Some(EnterpriseNo(number)).filter(|number| number.0 != 0))
+            .collect())
     }
 
     fn uscc_of(&self, wanted: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
         let wanted = wanted.iter().map(|number| number.0).collect();
-        self.inner.numbers.ask(|answer| Question::UsccOf(wanted, answer))
+        self.inner
+            .numbers
+            .ask(|answer| Question::UsccOf(wanted, answer))
     }
 }
 
 /// The thread: answers until nobody can ask any more.
-fn keep(path: &PathBuf, asked: &Receiver<Question>) {
-    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
-    let mut connection: Option<SqliteConnection> = None;
+fn keep(path: &Path, asked: &Receiver<Question>) {
+    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+        return;
+    };
+    let mut kept: Option<SqliteConnection> = None;
     while let Ok(question) = asked.recv() {
         runtime.block_on(async {
-            match question {
-                Question::Assign(wanted, answer) => {
-                    let result = async { numbers::assign(opened(&mut connection, path).await?, &wanted).await }.await;
-                    reply(&answer, result, &mut connection);
+            let store = match opened(&mut kept, path).await {
+                Ok(store) => store,
+                Err(error) => return question.refuse(error),
+            };
+            let done = match question {
+                Question::Assign(wanted, remembered, answer) => {
+                    reply(&answer, numbers::assign(store, &wanted, remembered).await)
                 }
-                Question::Lookup(usccs, answer) => {
-                    let result = async { numbers::lookup(opened(&mut connection, path).await?, &usccs).await }.await;
-                    reply(&answer, result, &mut connection);
+                Question::Lookup(usccs, remembered, answer) => {
+                    reply(&answer, numbers::lookup(store, &usccs, remembered).await)
                 }
+                Question::Count(answer) => reply(&answer, numbers::count(store).await),
+                Question::All(answer) => reply(&answer, numbers::all(store).await),
                 Question::UsccOf(wanted, answer) => {
-                    let result = async { numbers::uscc_of(opened(&mut connection, path).await?, &wanted).await }.await;
-                    reply(&answer, result, &mut connection);
+                    reply(&answer, numbers::uscc_of(store, &wanted).await)
                 }
+            };
+            if !done {
+                // With the connection goes whatever was begun on it.
+                kept = None;
             }
         });
     }
-    if let Some(connection) = connection {
+    if let Some(connection) = kept {
         let _ = runtime.block_on(sqlx::Connection::close(connection));
+    }
+}
+
+impl Question {
+    fn refuse(self, error: NumbersError) {
+        match self {
+            Self::Assign(_, _, answer) | Self::Lookup(_, _, answer) => reply(&answer, Err(error)),
+            Self::Count(answer) => reply(&answer, Err(error)),
+            Self::All(answer) => reply(&answer, Err(error)),
+            Self::UsccOf(_, answer) => reply(&answer, Err(error)),
+        };
     }
 }
 
@@ -168,23 +239,24 @@ async fn opened<'c>(
 ) -> Result<&'c mut SqliteConnection, NumbersError> {
     let open = match connection.take() {
         Some(open) => open,
-        None => store::open(path).await.map_err(store_error)?,
+        None => numbers::open(path).await?,
     };
     Ok(connection.insert(open))
 }
 
-/// Answers; after a failure the connection is opened anew for the next question.
-fn reply<T>(answer: &Answer<T>, result: Result<T, NumbersError>, connection: &mut Option<SqliteConnection>) {
-    if result.is_err() {
-        *connection = None;
-    }
-    // Who asked may have gone.
+/// Answers; whether the answer is a good one. Who asked may have gone.
+fn reply<T>(answer: &Answer<T>, result: Result<T, NumbersError>) -> bool {
+    let good = result.is_ok();
     let _ = answer.send(result);
+    good
 }
 
 pub(crate) fn store_error(error: LedgerError) -> NumbersError {
     match error {
         LedgerError::Numbers(error) => error,
-        error => NumbersError::Store { reason: error.to_string(), source: Some(Box::new(error)) },
+        error => NumbersError::Store {
+            reason: error.to_string(),
+            source: Some(Box::new(error)),
+        },
     }
 }

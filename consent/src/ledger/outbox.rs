@@ -49,12 +49,19 @@ impl Ledger {
     /// At most `limit` events that are not yet marked as logged, in order.
     pub async fn pending(&self, limit: u32) -> Result<Vec<OutboxItem>> {
         let mut reader = self.inner.reader().await?;
-        let logged = events::last_logged(&mut reader).await?.map_or(0, |(position, _)| position);
+        let logged = events::last_logged(&mut reader)
+            .await?
+            .map_or(0, |(position, _)| position);
         let rows = events::after(&mut reader, logged, limit).await?;
         rows.into_iter()
             .map(|row: EventRow| {
                 let subjects = row.subjects()?;
-                Ok(OutboxItem { position: row.position, kind: row.kind, body: row.body.into_bytes(), subjects })
+                Ok(OutboxItem {
+                    position: row.position,
+                    kind: row.kind,
+                    body: row.body.into_bytes(),
+                    subjects,
+                })
             })
             .collect()
     }
@@ -68,12 +75,27 @@ impl Ledger {
     /// Marks events as logged: pairs of position and log index, without gaps after the last mark. What they give is in
     /// force when this returns.
     pub async fn mark_logged(&self, marks: &[(u64, u64)]) -> Result<()> {
-        let Some((last, _)) = marks.last().copied() else { return Ok(()) };
-        let mut change = super::change::Change::begin(&self.inner).await?;
-        let mut next = events::last_logged(change.connection()).await?.map_or(1, |(position, _)| position + 1);
+        let Some((last, _)) = marks.last().copied() else {
+            return Ok(());
+        };
+        let mut change = self.change().await?;
+        let mut next = events::last_logged(change.connection())
+            .await?
+            .map_or(1, |(position, _)| position + 1);
+        let present = events::last(change.connection())
+            .await?
+            .map_or(0, |(position, _, _)| position);
+        if last > present {
+            let reason =
+                "the log holds events that it does not: it is an older copy of itself".to_owned();
+            return Err(LedgerError::Corrupt(reason));
+        }
         for (position, log_index) in marks {
             if *position != next {
-                return Err(LedgerError::OutOfOrder { got: *position, next });
+                return Err(LedgerError::OutOfOrder {
+                    got: *position,
+                    next,
+                });
             }
             events::insert_logged(change.connection(), *position, *log_index).await?;
             next += 1;
@@ -94,7 +116,9 @@ pub struct Drainer {
 
 impl std::fmt::Debug for Drainer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Drainer").field("ledger", &self.ledger).finish_non_exhaustive()
+        f.debug_struct("Drainer")
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,15 +126,26 @@ impl Drainer {
     /// A drainer from this ledger into this sink.
     #[must_use]
     pub fn new(ledger: Ledger, sink: Arc<dyn Sink>) -> Self {
-        Self { ledger, sink, turn: Arc::default() }
+        Self {
+            ledger,
+            sink,
+            turn: Arc::default(),
+        }
     }
 
     /// Marks what the log already holds. `found` are the pairs (ledger position, log index) of the entries in the log
     /// after the one that [`Ledger::last_logged`] names, in order; pairs up to the last mark are skipped.
     pub async fn resume(&self, found: impl IntoIterator<Item = (u64, u64)>) -> Result<()> {
         let _turn = self.turn.lock().await;
-        let marked = self.ledger.last_logged().await?.map_or(0, |(position, _)| position);
-        let found: Vec<_> = found.into_iter().filter(|(position, _)| *position > marked).collect();
+        let marked = self
+            .ledger
+            .last_logged()
+            .await?
+            .map_or(0, |(position, _)| position);
+        let found: Vec<_> = found
+            .into_iter()
+            .filter(|(position, _)| *position > marked)
+            .collect();
         self.ledger.mark_logged(&found).await
     }
 
@@ -123,11 +158,23 @@ impl Drainer {
             if items.is_empty() {
                 return Ok(drained);
             }
-            let indices = self.sink.append(&items).await.map_err(|error| LedgerError::Log { reason: error.to_string() })?;
+            let indices = self
+                .sink
+                .append(&items)
+                .await
+                .map_err(|error| LedgerError::Log {
+                    reason: error.to_string(),
+                })?;
             if indices.len() != items.len() {
-                return Err(LedgerError::Log { reason: "it did not say where every event is".to_owned() });
+                return Err(LedgerError::Log {
+                    reason: "it did not say where every event is".to_owned(),
+                });
             }
-            let marks: Vec<_> = items.iter().map(|item| item.position).zip(indices).collect();
+            let marks: Vec<_> = items
+                .iter()
+                .map(|item| item.position)
+                .zip(indices)
+                .collect();
             self.ledger.mark_logged(&marks).await?;
             drained += marks.len() as u64;
         }

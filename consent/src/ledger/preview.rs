@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use qihui_catalog::{Action, Catalog, ConsentId, DatasetId, Date, EnterpriseNo, OrgId, PurposeCode, Timestamp};
+use qihui_catalog::{
+    Action, Catalog, ConsentId, DatasetId, Date, EnterpriseNo, OrgId, PurposeCode, Timestamp,
+};
 use serde::Serialize;
 
-use super::{Ledger, agreements, consents::by_dataset, decide::first_instant};
+use super::{Ledger, agreements, decide::first_instant, transitions::by_dataset};
 use crate::{
-    decision::{ColumnScope, ColumnSet, DatasetScope, DecisionRequest, Form, Grant, ShapeItem, Why},
+    decision::{
+        ColumnScope, ColumnSet, DatasetScope, DecisionRequest, Form, Grant, ShapeItem, Why,
+    },
     document::ConsentDocument,
     error::{LedgerError, Result},
     store::{consents, events},
@@ -89,11 +93,17 @@ impl Ledger {
         catalog: &Catalog,
         id: &ConsentId,
         action: Action,
-    ) -> Result<(DecisionRequest, BTreeMap<DatasetId, Hypothesis>, ConsentDocument)> {
+    ) -> Result<(
+        DecisionRequest,
+        BTreeMap<DatasetId, Hypothesis>,
+        ConsentDocument,
+    )> {
         let mut reader = self.inner.reader().await?;
         let mut snapshot = sqlx::Connection::begin(&mut *reader).await?;
         let now = self.inner.now(&mut snapshot).await?;
-        let row = consents::latest(&mut snapshot, id).await?.ok_or_else(|| LedgerError::UnknownConsent(id.clone()))?;
+        let row = consents::latest(&mut snapshot, id)
+            .await?
+            .ok_or_else(|| LedgerError::UnknownConsent(id.clone()))?;
         let document = row.document;
         let at = first_instant(now, document.starts);
         let datasets = by_dataset(&document);
@@ -104,14 +114,21 @@ impl Ledger {
             at,
             until: at,
             subjects: Some(vec![row.no]),
-            datasets: datasets.iter().map(|(dataset, _)| dataset.clone()).collect(),
+            datasets: datasets
+                .iter()
+                .map(|(dataset, _)| dataset.clone())
+                .collect(),
         };
-        let logged = events::last_logged(&mut snapshot).await?.map_or(0, |(position, _)| position);
+        let logged = events::last_logged(&mut snapshot)
+            .await?
+            .map_or(0, |(position, _)| position);
         let agreed = agreements::effective(&mut snapshot, &request.org, logged).await?;
         let mut hypotheses = BTreeMap::new();
         for (dataset, items) in datasets {
-            let contract =
-                catalog.contracts.get(&dataset).ok_or_else(|| LedgerError::UnknownDataset(dataset.clone()))?;
+            let contract = catalog
+                .contracts
+                .get(&dataset)
+                .ok_or_else(|| LedgerError::UnknownDataset(dataset.clone()))?;
             let grant = Grant {
                 consent_id: document.consent_id.clone(),
                 version: document.version,
@@ -124,7 +141,9 @@ impl Ledger {
                 expires: document.expires,
                 metered: document.is_metered(),
             };
-            let (with, without) = self.with_and_without(&mut snapshot, contract, &request, &agreed, grant).await?;
+            let (with, without) = self
+                .with_and_without(&mut snapshot, contract, &request, &agreed, grant)
+                .await?;
             hypotheses.insert(dataset, Hypothesis { with, without });
         }
         snapshot.rollback().await?;
@@ -133,10 +152,24 @@ impl Ledger {
 
     /// What a consent would open, for the first of its actions.
     pub async fn preview(&self, catalog: &Catalog, id: &ConsentId) -> Result<Preview> {
-        let action = self.consent(id).await?.document.actions.iter().next().unwrap_or(Action::Query);
+        let action = self
+            .consent(id)
+            .await?
+            .document
+            .actions
+            .iter()
+            .next()
+            .unwrap_or(Action::Query);
         let (request, hypotheses, document) = self.hypotheses(catalog, id, action).await?;
-        let no = request.subjects.as_deref().and_then(<[_]>::first).copied().unwrap_or(EnterpriseNo(0));
-        let datasets = hypotheses.iter().map(|(dataset, found)| dataset_preview(dataset, found, &document, no));
+        let no = request
+            .subjects
+            .as_deref()
+            .and_then(<[_]>::first)
+            .copied()
+            .unwrap_or(EnterpriseNo(0));
+        let datasets = hypotheses
+            .iter()
+            .map(|(dataset, found)| dataset_preview(dataset, found, &document, no));
         Ok(Preview {
             consent_id: document.consent_id.clone(),
             version: document.version,
@@ -158,23 +191,46 @@ fn dataset_preview(
     no: EnterpriseNo,
 ) -> DatasetPreview {
     let named = |name: &str| {
-        document.scope.iter().any(|line| line.dataset == *dataset && line.columns.iter().any(|column| column == name))
+        document.scope.iter().any(|line| {
+            line.dataset == *dataset && line.columns.iter().any(|column| column == name)
+        })
     };
-    let items = |scope: &DatasetScope| scope.shapes.get(scope.shape_of(no)).map(|shape| shape.items.clone());
-    let (with, without) = (items(&found.with).unwrap_or_default(), items(&found.without).unwrap_or_default());
-    let columns = found.with.contract.landed().filter(|column| named(&column.name)).map(|column| {
-        let place = found.with.columns.iter().position(|open| open.name == column.name);
-        let scope = place.and_then(|index| found.with.columns.get(index));
-        PreviewColumn {
-            name: column.name.clone(),
-            form: scope.map(|scope| scope.form),
-            opened: place.map_or_else(Vec::new, |index| opened(scope, index, &with, &without)),
-            always: scope.is_some_and(|scope| scope.always),
-            reasons: reasons(&found.with, &column.name),
-        }
-    });
+    let items = |scope: &DatasetScope| {
+        scope
+            .shapes
+            .get(scope.shape_of(no))
+            .map(|shape| shape.items.clone())
+    };
+    let (with, without) = (
+        items(&found.with).unwrap_or_default(),
+        items(&found.without).unwrap_or_default(),
+    );
+    let columns = found
+        .with
+        .contract
+        .landed()
+        .filter(|column| named(&column.name))
+        .map(|column| {
+            let place = found
+                .with
+                .columns
+                .iter()
+                .position(|open| open.name == column.name);
+            let scope = place.and_then(|index| found.with.columns.get(index));
+            PreviewColumn {
+                name: column.name.clone(),
+                form: scope.map(|scope| scope.form),
+                opened: place.map_or_else(Vec::new, |index| opened(scope, index, &with, &without)),
+                always: scope.is_some_and(|scope| scope.always),
+                reasons: reasons(&found.with, &column.name),
+            }
+        });
     let opens_rows = !found.with.all_rows && with != without;
-    DatasetPreview { dataset: dataset.clone(), opens_rows, columns: columns.collect() }
+    DatasetPreview {
+        dataset: dataset.clone(),
+        opens_rows,
+        columns: columns.collect(),
+    }
 }
 
 /// The ranges that cover a column with the consent and not without it.
@@ -188,12 +244,17 @@ fn opened(
         return Vec::new();
     }
     let ranges = |items: &[ShapeItem]| -> Vec<(Option<Date>, Option<Date>)> {
-        let covering = items.iter().filter(|item| item.columns.intersection(ColumnSet::of(index)) != ColumnSet::EMPTY);
+        let covering = items
+            .iter()
+            .filter(|item| item.columns.intersection(ColumnSet::of(index)) != ColumnSet::EMPTY);
         covering.map(|item| (item.from, item.to)).collect()
     };
     let mut left = ranges(with);
     for (from, to) in ranges(without) {
-        left = left.into_iter().flat_map(|range| cut(range, (from, to))).collect();
+        left = left
+            .into_iter()
+            .flat_map(|range| cut(range, (from, to)))
+            .collect();
     }
     left.sort_unstable();
     left
@@ -220,7 +281,10 @@ fn cut(
 }
 
 fn reasons(scope: &DatasetScope, column: &str) -> Vec<String> {
-    let of_column = scope.reasons.iter().filter(|reason| reason.column.as_deref() == Some(column));
+    let of_column = scope
+        .reasons
+        .iter()
+        .filter(|reason| reason.column.as_deref() == Some(column));
     let of_column: Vec<&Why> = of_column.map(|reason| &reason.why).collect();
     of_column.into_iter().map(ToString::to_string).collect()
 }

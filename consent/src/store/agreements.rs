@@ -22,7 +22,11 @@ fn read(row: &SqliteRow) -> Result<AgreementRow> {
     })
 }
 
-pub(crate) async fn insert(connection: &mut SqliteConnection, agreement: &Agreement, position: u64) -> Result<()> {
+pub(crate) async fn insert(
+    connection: &mut SqliteConnection,
+    agreement: &Agreement,
+    position: u64,
+) -> Result<()> {
     sqlx::query("INSERT INTO agreement (id, org, document, added) VALUES (?, ?, ?, ?)")
         .bind(agreement.id.as_str())
         .bind(agreement.org.as_str())
@@ -33,7 +37,10 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, agreement: &Agreem
     Ok(())
 }
 
-pub(crate) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<Option<AgreementRow>> {
+pub(crate) async fn find(
+    connection: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<AgreementRow>> {
     let row = sqlx::query("SELECT document, added, revoked FROM agreement WHERE id = ?")
         .bind(id)
         .fetch_optional(connection)
@@ -41,7 +48,11 @@ pub(crate) async fn find(connection: &mut SqliteConnection, id: &str) -> Result<
     row.as_ref().map(read).transpose()
 }
 
-pub(crate) async fn revoke(connection: &mut SqliteConnection, id: &str, position: u64) -> Result<()> {
+pub(crate) async fn revoke(
+    connection: &mut SqliteConnection,
+    id: &str,
+    position: u64,
+) -> Result<()> {
     sqlx::query("UPDATE agreement SET revoked = ? WHERE id = ? AND revoked IS NULL")
         .bind(fit::<_, i64>(position, "a position")?)
         .bind(id)
@@ -50,16 +61,21 @@ pub(crate) async fn revoke(connection: &mut SqliteConnection, id: &str, position
     Ok(())
 }
 
-pub(crate) async fn of_org(connection: &mut SqliteConnection, org: &OrgId) -> Result<Vec<AgreementRow>> {
-    let rows = sqlx::query("SELECT document, added, revoked FROM agreement WHERE org = ? ORDER BY id")
-        .bind(org.as_str())
-        .fetch_all(connection)
-        .await?;
+pub(crate) async fn of_org(
+    connection: &mut SqliteConnection,
+    org: &OrgId,
+) -> Result<Vec<AgreementRow>> {
+    let rows =
+        sqlx::query("SELECT document, added, revoked FROM agreement WHERE org = ? ORDER BY id")
+            .bind(org.as_str())
+            .fetch_all(connection)
+            .await?;
     rows.iter().map(read).collect()
 }
 
 pub(crate) async fn all(connection: &mut SqliteConnection) -> Result<Vec<AgreementRow>> {
-    let rows =
-        sqlx::query("SELECT document, added, revoked FROM agreement ORDER BY id").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT document, added, revoked FROM agreement ORDER BY id")
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(read).collect()
 }

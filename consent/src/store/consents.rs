@@ -20,7 +20,10 @@ pub(crate) struct ConsentRow {
 
 macro_rules! columns {
     ($rest:literal) => {
-        concat!("SELECT seq, no, document, progress, nonce, requested, given FROM consent ", $rest)
+        concat!(
+            "SELECT seq, no, document, progress, nonce, requested, given FROM consent ",
+            $rest
+        )
     };
 }
 
@@ -32,7 +35,10 @@ fn read(row: &SqliteRow) -> Result<ConsentRow> {
         progress: parsed(row.try_get("progress")?, "the progress of a consent")?,
         nonce: row.try_get("nonce")?,
         requested: fit(row.try_get::<i64, _>("requested")?, "a position")?,
-        given: row.try_get::<Option<i64>, _>("given")?.map(|given| fit(given, "a position")).transpose()?,
+        given: row
+            .try_get::<Option<i64>, _>("given")?
+            .map(|given| fit(given, "a position"))
+            .transpose()?,
     })
 }
 
@@ -68,7 +74,11 @@ pub(crate) async fn update(connection: &mut SqliteConnection, row: &ConsentRow) 
         .bind(row.progress.state.as_str())
         .bind(crate::text::canonical(&row.progress)?)
         .bind(&row.nonce)
-        .bind(row.given.map(|given| fit::<_, i64>(given, "a position")).transpose()?)
+        .bind(
+            row.given
+                .map(|given| fit::<_, i64>(given, "a position"))
+                .transpose()?,
+        )
         .bind(row.seq)
         .execute(connection)
         .await?;
@@ -76,18 +86,28 @@ pub(crate) async fn update(connection: &mut SqliteConnection, row: &ConsentRow) 
 }
 
 /// The latest version of a consent.
-pub(crate) async fn latest(connection: &mut SqliteConnection, id: &ConsentId) -> Result<Option<ConsentRow>> {
-    let row = sqlx::query(columns!("WHERE consent_id = ? ORDER BY version DESC LIMIT 1"))
-        .bind(id.as_str())
-        .fetch_optional(connection)
-        .await?;
+pub(crate) async fn latest(
+    connection: &mut SqliteConnection,
+    id: &ConsentId,
+) -> Result<Option<ConsentRow>> {
+    let row = sqlx::query(columns!(
+        "WHERE consent_id = ? ORDER BY version DESC LIMIT 1"
+    ))
+    .bind(id.as_str())
+    .fetch_optional(connection)
+    .await?;
     row.as_ref().map(read).transpose()
 }
 
 /// Every version of a consent, from the first.
-pub(crate) async fn versions(connection: &mut SqliteConnection, id: &ConsentId) -> Result<Vec<ConsentRow>> {
-    let rows =
-        sqlx::query(columns!("WHERE consent_id = ? ORDER BY version")).bind(id.as_str()).fetch_all(connection).await?;
+pub(crate) async fn versions(
+    connection: &mut SqliteConnection,
+    id: &ConsentId,
+) -> Result<Vec<ConsentRow>> {
+    let rows = sqlx::query(columns!("WHERE consent_id = ? ORDER BY version"))
+        .bind(id.as_str())
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(read).collect()
 }
 
@@ -117,7 +137,11 @@ pub(crate) async fn list(
 }
 
 /// Every version, for a check of everything.
-pub(crate) async fn all(connection: &mut SqliteConnection, after: i64, limit: u32) -> Result<Vec<ConsentRow>> {
+pub(crate) async fn all(
+    connection: &mut SqliteConnection,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<ConsentRow>> {
     let rows = sqlx::query(columns!("WHERE seq > ? ORDER BY seq LIMIT ?"))
         .bind(after)
         .bind(limit)
@@ -127,7 +151,11 @@ pub(crate) async fn all(connection: &mut SqliteConnection, after: i64, limit: u3
 }
 
 /// Consents whose time is over and that do not yet say so.
-pub(crate) async fn due(connection: &mut SqliteConnection, now: Timestamp, limit: u32) -> Result<Vec<ConsentRow>> {
+pub(crate) async fn due(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<ConsentRow>> {
     let rows = sqlx::query(columns!(
         "WHERE state IN ('REQUESTED', 'PARTIALLY_SIGNED', 'ACTIVE', 'PAUSED') AND expires <= ? ORDER BY expires, seq LIMIT ?"
     ))
@@ -145,13 +173,14 @@ pub(crate) async fn uses(
     since: Timestamp,
     except: &str,
 ) -> Result<u64> {
-    let count: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM use WHERE consent_id = ? AND at_ms >= ? AND access_id <> ?")
-            .bind(id.as_str())
-            .bind(since.0)
-            .bind(except)
-            .fetch_one(connection)
-            .await?;
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM use WHERE consent_id = ? AND at_ms >= ? AND access_id <> ?",
+    )
+    .bind(id.as_str())
+    .bind(since.0)
+    .bind(except)
+    .fetch_one(connection)
+    .await?;
     fit(count, "a count")
 }
 
@@ -172,17 +201,26 @@ pub(crate) async fn insert_use(
 }
 
 /// Whether an access was counted for a consent.
-pub(crate) async fn was_used(connection: &mut SqliteConnection, id: &ConsentId, access_id: &str) -> Result<bool> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM use WHERE consent_id = ? AND access_id = ?)")
-        .bind(id.as_str())
-        .bind(access_id)
-        .fetch_one(connection)
-        .await?)
+pub(crate) async fn was_used(
+    connection: &mut SqliteConnection,
+    id: &ConsentId,
+    access_id: &str,
+) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM use WHERE consent_id = ? AND access_id = ?)",
+    )
+    .bind(id.as_str())
+    .bind(access_id)
+    .fetch_one(connection)
+    .await?)
 }
 
 /// One version by its sequence number.
 pub(crate) async fn by_seq(connection: &mut SqliteConnection, seq: i64) -> Result<ConsentRow> {
-    let row = sqlx::query(columns!("WHERE seq = ?")).bind(seq).fetch_one(connection).await?;
+    let row = sqlx::query(columns!("WHERE seq = ?"))
+        .bind(seq)
+        .fetch_one(connection)
+        .await?;
     read(&row)
 }
 

@@ -40,17 +40,25 @@ impl EventRow {
     }
 }
 
-const COLUMNS_FROM: &str = "SELECT position, time_ms, kind, body, subjects, consent_id, version, prev, hash
+const COLUMNS_FROM: &str =
+    "SELECT position, time_ms, kind, body, subjects, consent_id, version, prev, hash
      FROM event WHERE position > ? ORDER BY position LIMIT ?";
 
 /// Position, time and hash of the last event.
-pub(crate) async fn last(connection: &mut SqliteConnection) -> Result<Option<(u64, Timestamp, [u8; 32])>> {
-    let row = sqlx::query("SELECT position, time_ms, hash FROM event ORDER BY position DESC LIMIT 1")
-        .fetch_optional(connection)
-        .await?;
+pub(crate) async fn last(
+    connection: &mut SqliteConnection,
+) -> Result<Option<(u64, Timestamp, [u8; 32])>> {
+    let row =
+        sqlx::query("SELECT position, time_ms, hash FROM event ORDER BY position DESC LIMIT 1")
+            .fetch_optional(connection)
+            .await?;
     row.map(|row| {
         let position = fit(row.try_get::<i64, _>("position")?, "a position")?;
-        Ok((position, Timestamp(row.try_get("time_ms")?), hash(row.try_get("hash")?)?))
+        Ok((
+            position,
+            Timestamp(row.try_get("time_ms")?),
+            hash(row.try_get("hash")?)?,
+        ))
     })
     .transpose()
 }
@@ -76,7 +84,11 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, event: &EventRow) 
 }
 
 /// At most `limit` events after a position, in order.
-pub(crate) async fn after(connection: &mut SqliteConnection, position: u64, limit: u32) -> Result<Vec<EventRow>> {
+pub(crate) async fn after(
+    connection: &mut SqliteConnection,
+    position: u64,
+    limit: u32,
+) -> Result<Vec<EventRow>> {
     let rows = sqlx::query(COLUMNS_FROM)
         .bind(fit::<_, i64>(position, "a position")?)
         .bind(limit)
@@ -86,7 +98,10 @@ pub(crate) async fn after(connection: &mut SqliteConnection, position: u64, limi
 }
 
 /// The events of all versions of a consent, in order.
-pub(crate) async fn of_consent(connection: &mut SqliteConnection, consent_id: &str) -> Result<Vec<EventRow>> {
+pub(crate) async fn of_consent(
+    connection: &mut SqliteConnection,
+    consent_id: &str,
+) -> Result<Vec<EventRow>> {
     let rows = sqlx::query(
         "SELECT position, time_ms, kind, body, subjects, consent_id, version, prev, hash
          FROM event WHERE consent_id = ? ORDER BY position",
@@ -109,7 +124,11 @@ pub(crate) async fn last_logged(connection: &mut SqliteConnection) -> Result<Opt
     .transpose()
 }
 
-pub(crate) async fn insert_logged(connection: &mut SqliteConnection, position: u64, log_index: u64) -> Result<()> {
+pub(crate) async fn insert_logged(
+    connection: &mut SqliteConnection,
+    position: u64,
+    log_index: u64,
+) -> Result<()> {
     sqlx::query("INSERT INTO logged (position, log_index) VALUES (?, ?)")
         .bind(fit::<_, i64>(position, "a position")?)
         .bind(fit::<_, i64>(log_index, "a log index")?)
@@ -118,7 +137,10 @@ pub(crate) async fn insert_logged(connection: &mut SqliteConnection, position: u
     Ok(())
 }
 
-pub(crate) async fn log_index(connection: &mut SqliteConnection, position: u64) -> Result<Option<u64>> {
+pub(crate) async fn log_index(
+    connection: &mut SqliteConnection,
+    position: u64,
+) -> Result<Option<u64>> {
     let found: Option<i64> = sqlx::query_scalar("SELECT log_index FROM logged WHERE position = ?")
         .bind(fit::<_, i64>(position, "a position")?)
         .fetch_optional(connection)
@@ -127,14 +149,17 @@ pub(crate) async fn log_index(connection: &mut SqliteConnection, position: u64) 
 }
 
 pub(crate) async fn revision(connection: &mut SqliteConnection) -> Result<u64> {
-    let revision: i64 = sqlx::query_scalar("SELECT revision FROM revision").fetch_one(connection).await?;
+    let revision: i64 = sqlx::query_scalar("SELECT revision FROM revision")
+        .fetch_one(connection)
+        .await?;
     fit(revision, "the revision")
 }
 
 pub(crate) async fn next_revision(connection: &mut SqliteConnection) -> Result<u64> {
-    let revision: i64 = sqlx::query_scalar("UPDATE revision SET revision = revision + 1 RETURNING revision")
-        .fetch_one(connection)
-        .await?;
+    let revision: i64 =
+        sqlx::query_scalar("UPDATE revision SET revision = revision + 1 RETURNING revision")
+            .fetch_one(connection)
+            .await?;
     fit(revision, "the revision")
 }
 
@@ -144,7 +169,11 @@ pub(crate) async fn hub(connection: &mut SqliteConnection, fresh: &str) -> Resul
         .bind(fresh)
         .execute(&mut *connection)
         .await?;
-    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = 'hub'").fetch_one(connection).await?)
+    Ok(
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'hub'")
+            .fetch_one(connection)
+            .await?,
+    )
 }
 
 pub(crate) async fn insert_artefact(
@@ -181,7 +210,11 @@ pub(crate) async fn artefact(
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok((row.try_get(0)?, hash(row.try_get(1)?)?, fit(row.try_get::<i64, _>(2)?, "a position")?))
+        Ok((
+            row.try_get(0)?,
+            hash(row.try_get(1)?)?,
+            fit(row.try_get::<i64, _>(2)?, "a position")?,
+        ))
     })
     .transpose()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use qihui_catalog::{DatasetId, EnterpriseNo, OrgId, PurposeCode, Timestamp};
+use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
 use sqlx::{Row, SqliteConnection};
 
 use super::{fit, parsed};
@@ -36,12 +36,14 @@ pub(crate) async fn grantee(
     purpose: &PurposeCode,
     dataset: &DatasetId,
 ) -> Result<Option<i64>> {
-    Ok(sqlx::query_scalar("SELECT id FROM grantee WHERE org = ? AND purpose = ? AND dataset = ?")
-        .bind(org.as_str())
-        .bind(purpose.as_str())
-        .bind(dataset.as_str())
-        .fetch_optional(connection)
-        .await?)
+    Ok(
+        sqlx::query_scalar("SELECT id FROM grantee WHERE org = ? AND purpose = ? AND dataset = ?")
+            .bind(org.as_str())
+            .bind(purpose.as_str())
+            .bind(dataset.as_str())
+            .fetch_optional(connection)
+            .await?,
+    )
 }
 
 pub(crate) async fn ensure_grantee(
@@ -60,10 +62,19 @@ pub(crate) async fn ensure_grantee(
     id.ok_or_else(|| LedgerError::Corrupt("a grantee was not kept".to_owned()))
 }
 
-pub(crate) async fn ensure_terms(connection: &mut SqliteConnection, items: &[ScopeItem]) -> Result<i64> {
+pub(crate) async fn ensure_terms(
+    connection: &mut SqliteConnection,
+    items: &[ScopeItem],
+) -> Result<i64> {
     let items = text::canonical(&items)?;
-    sqlx::query("INSERT OR IGNORE INTO terms (items) VALUES (?)").bind(&items).execute(&mut *connection).await?;
-    Ok(sqlx::query_scalar("SELECT id FROM terms WHERE items = ?").bind(items).fetch_one(connection).await?)
+    sqlx::query("INSERT OR IGNORE INTO terms (items) VALUES (?)")
+        .bind(&items)
+        .execute(&mut *connection)
+        .await?;
+    Ok(sqlx::query_scalar("SELECT id FROM terms WHERE items = ?")
+        .bind(items)
+        .fetch_one(connection)
+        .await?)
 }
 
 /// A grant to be stored.
@@ -102,7 +113,11 @@ pub(crate) async fn put(connection: &mut SqliteConnection, grant: NewGrant) -> R
 }
 
 /// Takes everything that a version of a consent opens out of force.
-pub(crate) async fn switch_off(connection: &mut SqliteConnection, consent: i64, revision: u64) -> Result<()> {
+pub(crate) async fn switch_off(
+    connection: &mut SqliteConnection,
+    consent: i64,
+    revision: u64,
+) -> Result<()> {
     sqlx::query("UPDATE grant_row SET status = ?, revision = ? WHERE consent = ?")
         .bind(OFF)
         .bind(fit::<_, i64>(revision, "the revision")?)
@@ -113,12 +128,18 @@ pub(crate) async fn switch_off(connection: &mut SqliteConnection, consent: i64, 
 }
 
 /// Puts into force what waited for the log up to a position; how many.
-pub(crate) async fn switch_on(connection: &mut SqliteConnection, logged: u64, revision: u64) -> Result<u64> {
-    let done = sqlx::query("UPDATE grant_row SET status = 2, revision = ? WHERE status = 1 AND given <= ?")
-        .bind(fit::<_, i64>(revision, "the revision")?)
-        .bind(fit::<_, i64>(logged, "a position")?)
-        .execute(connection)
-        .await?;
+pub(crate) async fn switch_on(
+    connection: &mut SqliteConnection,
+    logged: u64,
+    revision: u64,
+) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE grant_row SET status = 2, revision = ? WHERE status = 1 AND given <= ?",
+    )
+    .bind(fit::<_, i64>(revision, "the revision")?)
+    .bind(fit::<_, i64>(logged, "a position")?)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
 }
 
@@ -136,15 +157,32 @@ pub(crate) async fn all(connection: &mut SqliteConnection, grantee: i64) -> Resu
     .await?;
     let mut entries = Vec::new();
     for row in rows {
-        let (terms, actions, metered) = (row.try_get(0)?, ActionSet::from_bits(row.try_get(1)?), row.try_get(2)?);
+        let (terms, actions, metered) = (
+            row.try_get(0)?,
+            ActionSet::from_bits(row.try_get(1)?),
+            row.try_get(2)?,
+        );
         let numbers: &str = row.try_get(3)?;
         let mut words = numbers.split_ascii_whitespace();
         while let Some(no) = words.next() {
-            let (starts, expires) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-            let word = |word: &str| word.parse::<i64>().map_err(|_| LedgerError::Corrupt("a grant is torn".to_owned()));
+            let (starts, expires) = (
+                words.next().unwrap_or_default(),
+                words.next().unwrap_or_default(),
+            );
+            let word = |word: &str| {
+                word.parse::<i64>()
+                    .map_err(|_| LedgerError::Corrupt("a grant is torn".to_owned()))
+            };
             let no = fit(word(no)?, "an enterprise number")?;
             let (starts, expires) = (Timestamp(word(starts)?), Timestamp(word(expires)?));
-            entries.push(Entry { no, terms, starts, expires, actions, metered });
+            entries.push(Entry {
+                no,
+                terms,
+                starts,
+                expires,
+                actions,
+                metered,
+            });
         }
     }
     entries.sort_unstable_by_key(|entry| (entry.no, entry.terms));
@@ -152,12 +190,18 @@ pub(crate) async fn all(connection: &mut SqliteConnection, grantee: i64) -> Resu
 }
 
 /// Which enterprises' grants to a grantee changed after a revision.
-pub(crate) async fn changed(connection: &mut SqliteConnection, grantee: i64, revision: u64) -> Result<Vec<u32>> {
-    Ok(sqlx::query_scalar("SELECT DISTINCT no FROM grant_row WHERE grantee = ? AND revision > ? ORDER BY no")
-        .bind(grantee)
-        .bind(fit::<_, i64>(revision, "the revision")?)
-        .fetch_all(connection)
-        .await?)
+pub(crate) async fn changed(
+    connection: &mut SqliteConnection,
+    grantee: i64,
+    revision: u64,
+) -> Result<Vec<u32>> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT no FROM grant_row WHERE grantee = ? AND revision > ? ORDER BY no",
+    )
+    .bind(grantee)
+    .bind(fit::<_, i64>(revision, "the revision")?)
+    .fetch_all(connection)
+    .await?)
 }
 
 /// The grants in force of these enterprises to a grantee, with their consents, ascending by number.
@@ -194,9 +238,17 @@ pub(crate) async fn terms(
     connection: &mut SqliteConnection,
     wanted: &[u32],
 ) -> Result<HashMap<u32, Vec<ScopeItem>>> {
-    let rows = sqlx::query("SELECT id, items FROM terms WHERE id IN (SELECT value FROM json_each(?))")
-        .bind(text::canonical(&wanted)?)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, parsed(row.try_get(1)?, "the terms of a grant")?))).collect()
+    let rows =
+        sqlx::query("SELECT id, items FROM terms WHERE id IN (SELECT value FROM json_each(?))")
+            .bind(text::canonical(&wanted)?)
+            .fetch_all(connection)
+            .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                row.try_get(0)?,
+                parsed(row.try_get(1)?, "the terms of a grant")?,
+            ))
+        })
+        .collect()
 }

@@ -7,7 +7,7 @@ pub(crate) mod grants;
 pub(crate) mod numbers;
 pub(crate) mod parties;
 
-use std::{path::Path, time::Duration};
+use std::{fs::OpenOptions, io::ErrorKind, path::Path, time::Duration};
 
 use sqlx::{
     ConnectOptions, SqliteConnection,
@@ -37,10 +37,16 @@ pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
 
 /// Opens the file, creating it where there is none, and brings it to the present format.
 pub(crate) async fn open(path: &Path) -> Result<SqliteConnection> {
-    let mut connection = options(path).create_if_missing(true).connect().await?;
-    let format: u32 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await?;
+    create(path)?;
+    let mut connection = options(path).connect().await?;
+    let format: u32 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut connection)
+        .await?;
     if format > FORMAT {
-        return Err(LedgerError::NewerFormat { found: format, known: FORMAT });
+        return Err(LedgerError::NewerFormat {
+            found: format,
+            known: FORMAT,
+        });
     }
     if format < FORMAT {
         migrate(&mut connection).await?;
@@ -48,14 +54,42 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection> {
     Ok(connection)
 }
 
+/// Creates an empty file that only its owner can read, where there is none: the files beside it take after it.
+fn create(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => {
+            let reason = error.to_string();
+            Err(LedgerError::Store {
+                doing: "created",
+                reason,
+                source: Some(Box::new(error)),
+            })
+        }
+    }
+}
+
 async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
-    sqlx::query("BEGIN EXCLUSIVE").execute(&mut *connection).await?;
+    sqlx::query("BEGIN EXCLUSIVE")
+        .execute(&mut *connection)
+        .await?;
     // Another process may have been first.
-    let format: u32 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
+    let format: u32 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?;
     for migration in MIGRATIONS.into_iter().skip(format as usize) {
         sqlx::raw_sql(migration).execute(&mut *connection).await?;
     }
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {FORMAT}"))).execute(&mut *connection).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "PRAGMA user_version = {FORMAT}"
+    )))
+    .execute(&mut *connection)
+    .await?;
     sqlx::query("COMMIT").execute(connection).await?;
     Ok(())
 }
@@ -72,7 +106,8 @@ pub(crate) fn parsed<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> 
 
 /// An identifier of the store.
 pub(crate) fn named<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
-    text.parse().map_err(|_| LedgerError::Corrupt(format!("{what} is malformed")))
+    text.parse()
+        .map_err(|_| LedgerError::Corrupt(format!("{what} is malformed")))
 }
 
 /// A hash of the store.

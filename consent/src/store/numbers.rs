@@ -3,7 +3,7 @@
 //! A statement costs some ten microseconds and a row that leaves the store about one, so lists go in and come out as
 //! one value: a JSON list in, concatenated text out.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use qihui_catalog::{EnterpriseNo, NumberRequest, NumbersError, Uscc};
 use sqlx::{Row, SqliteConnection};
@@ -12,6 +12,8 @@ use crate::ledger::numbers_error;
 
 /// How many enterprises one statement is about.
 const BATCH: usize = 20_000;
+/// How many numbers one statement reads.
+const RANGE: u32 = 1 << 16;
 /// The digits of a number inside a batch; every number has at most ten.
 const DIGITS: usize = 10;
 /// The symbols of a USCC.
@@ -22,11 +24,69 @@ fn store_error(error: sqlx::Error) -> NumbersError {
 }
 
 fn damaged() -> NumbersError {
-    NumbersError::Store { reason: "the enterprise numbers are damaged: restore them from a backup".to_owned(), source: None }
+    NumbersError::Store {
+        reason: "the enterprise numbers are damaged: restore them from a backup".to_owned(),
+        source: None,
+    }
 }
 
-/// The number of each enterprise, 0 where it has none.
-pub(crate) async fn lookup(connection: &mut SqliteConnection, usccs: &[Uscc]) -> Result<Vec<u32>, NumbersError> {
+/// A connection for numbers, with room for the pages that a million enterprises touch.
+pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, NumbersError> {
+    let mut connection = super::open(path).await.map_err(numbers_error)?;
+    sqlx::query("PRAGMA cache_size = -131072")
+        .execute(&mut connection)
+        .await
+        .map_err(store_error)?;
+    Ok(connection)
+}
+
+/// How many enterprises have a number.
+pub(crate) async fn count(connection: &mut SqliteConnection) -> Result<usize, NumbersError> {
+    let count: i64 = sqlx::query_scalar("SELECT coalesce(sum(used) - 1, 0) FROM number_block")
+        .fetch_one(connection)
+        .await
+        .map_err(store_error)?;
+    usize::try_from(count).map_err(|_| damaged())
+}
+
+/// Every enterprise with its number.
+pub(crate) async fn all(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<(Uscc, u32)>, NumbersError> {
+    let last: Option<u32> = sqlx::query_scalar("SELECT max(no) FROM enterprise")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(store_error)?;
+    let mut all = Vec::new();
+    for from in (0..=last.unwrap_or(0)).step_by(RANGE as usize) {
+        let found: Option<String> = sqlx::query_scalar(
+            "SELECT group_concat(no || uscc, ' ') FROM enterprise WHERE no BETWEEN ? AND ?",
+        )
+        .bind(from)
+        .bind(from.saturating_add(RANGE - 1))
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(store_error)?;
+        for word in found.unwrap_or_default().split_ascii_whitespace() {
+            let digits = word.len().checked_sub(USCC).ok_or_else(damaged)?;
+            let (number, uscc) = word.split_at_checked(digits).ok_or_else(damaged)?;
+            let number = number.parse().map_err(|_| damaged())?;
+            all.push((Uscc::normalise(uscc).map_err(|_| damaged())?, number));
+        }
+    }
+    Ok(all)
+}
+
+/// The number of each enterprise, 0 where it has none. The caller remembers so many, but none of these.
+pub(crate) async fn lookup(
+    connection: &mut SqliteConnection,
+    usccs: &[Uscc],
+    remembered: usize,
+) -> Result<Vec<u32>, NumbersError> {
+    // INVARIANT: numbers are never taken back, so who remembers as many as there are remembers all.
+    if count(connection).await? == remembered {
+        return Ok(vec![0; usccs.len()]);
+    }
     let mut numbers = Vec::with_capacity(usccs.len());
     for batch in usccs.chunks(BATCH) {
         let packed: String = batch.iter().map(Uscc::as_str).collect();
@@ -45,7 +105,11 @@ pub(crate) async fn lookup(connection: &mut SqliteConnection, usccs: &[Uscc]) ->
             numbers.push(word.parse().map_err(|_| damaged())?);
         }
     }
-    if numbers.len() == usccs.len() { Ok(numbers) } else { Err(damaged()) }
+    if numbers.len() == usccs.len() {
+        Ok(numbers)
+    } else {
+        Err(damaged())
+    }
 }
 
 /// The enterprise behind each number.
@@ -65,51 +129,79 @@ pub(crate) async fn uscc_of(
         .await
         .map_err(store_error)?;
         for word in found.unwrap_or_default().split_ascii_whitespace() {
-            usccs.push(if word == "-" { None } else { Some(Uscc::normalise(word).map_err(|_| damaged())?) });
+            usccs.push(if word == "-" {
+                None
+            } else {
+                Some(Uscc::normalise(word).map_err(|_| damaged())?)
+            });
         }
     }
-    if usccs.len() == numbers.len() { Ok(usccs) } else { Err(damaged()) }
+    if usccs.len() == numbers.len() {
+        Ok(usccs)
+    } else {
+        Err(damaged())
+    }
 }
 
 /// The number of each enterprise, in one transaction; those that have none get the next of their county and section.
 pub(crate) async fn assign(
     connection: &mut SqliteConnection,
     wanted: &[NumberRequest],
+    remembered: usize,
 ) -> Result<Vec<u32>, NumbersError> {
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(store_error)?;
-    let assigned = assign_inside(connection, wanted).await;
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut *connection)
+        .await
+        .map_err(store_error)?;
+    let assigned = assign_inside(connection, wanted, remembered).await;
     // The caller drops the connection after an error, and with it the transaction.
     let assigned = assigned?;
-    sqlx::query("COMMIT").execute(connection).await.map_err(store_error)?;
+    sqlx::query("COMMIT")
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
     Ok(assigned)
 }
 
 async fn assign_inside(
     connection: &mut SqliteConnection,
     wanted: &[NumberRequest],
+    remembered: usize,
 ) -> Result<Vec<u32>, NumbersError> {
     // Ascending codes: neighbours in the index are touched together.
-    let mut order: Vec<(Uscc, usize)> = wanted.iter().enumerate().map(|(place, wanted)| (wanted.uscc, place)).collect();
+    let mut order: Vec<(Uscc, usize)> = wanted
+        .iter()
+        .enumerate()
+        .map(|(place, wanted)| (wanted.uscc, place))
+        .collect();
     order.sort_unstable();
     let mut distinct: Vec<Uscc> = order.iter().map(|(uscc, _)| *uscc).collect();
     distinct.dedup();
-    let mut numbers = lookup(connection, &distinct).await?;
+    let mut numbers = lookup(connection, &distinct, remembered).await?;
     let mut groups: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
-    let first_wish = order.chunk_by(|a, b| a.0 == b.0).filter_map(|same| same.first());
+    let first_wish = order
+        .chunk_by(|a, b| a.0 == b.0)
+        .filter_map(|same| same.first());
     for (index, (_, place)) in first_wish.enumerate() {
-        if numbers.get(index) == Some(&0) && let Some(wish) = wanted.get(*place) {
+        if numbers.get(index) == Some(&0)
+            && let Some(wish) = wanted.get(*place)
+        {
             groups.entry(home(wish)).or_default().push(index);
         }
     }
+    let mut new = Vec::new();
     for ((county, section), members) in groups {
         let fresh = next_numbers(connection, &county, &section, members.len()).await?;
         for (index, number) in members.into_iter().zip(fresh) {
-            if let Some(slot) = numbers.get_mut(index) {
+            if let (Some(slot), Some(uscc)) = (numbers.get_mut(index), distinct.get(index)) {
                 *slot = number;
+                new.push((*uscc, number));
             }
         }
     }
-    insert_new(connection, &distinct, &numbers).await?;
+    // In the order of the index, whose pages are the more.
+    new.sort_unstable();
+    insert_new(connection, &new).await?;
     let mut result = vec![0; wanted.len()];
     for (same, number) in order.chunk_by(|a, b| a.0 == b.0).zip(&numbers) {
         for (_, place) in same {
@@ -123,7 +215,10 @@ async fn assign_inside(
 
 /// The county and section whose block an enterprise belongs to. Without a county that of its code stands in.
 fn home(wish: &NumberRequest) -> (String, String) {
-    let county = wish.county.as_ref().and_then(|county| std::str::from_utf8(county).ok());
+    let county = wish
+        .county
+        .as_ref()
+        .and_then(|county| std::str::from_utf8(county).ok());
     let county = county.unwrap_or_else(|| wish.uscc.division()).to_owned();
     (county, wish.section.map(String::from).unwrap_or_default())
 }
@@ -144,7 +239,10 @@ async fn next_numbers(
     .await
     .map_err(store_error)?;
     let mut open: Option<(u32, u32)> = match open {
-        Some(row) => Some((row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?)),
+        Some(row) => Some((
+            row.try_get(0).map_err(store_error)?,
+            row.try_get(1).map_err(store_error)?,
+        )),
         None => None,
     };
     let mut numbers = Vec::with_capacity(count);
@@ -174,8 +272,10 @@ async fn new_block(
     county: &str,
     section: &str,
 ) -> Result<(u32, u32), NumbersError> {
-    let last: Option<u32> =
-        sqlx::query_scalar("SELECT max(block) FROM number_block").fetch_one(&mut *connection).await.map_err(store_error)?;
+    let last: Option<u32> = sqlx::query_scalar("SELECT max(block) FROM number_block")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(store_error)?;
     let block = last.map_or(0, |last| last + 1);
     if block > EnterpriseNo::MAX.block() {
         return Err(NumbersError::Exhausted);
@@ -192,24 +292,22 @@ async fn new_block(
     Ok((block, used))
 }
 
-/// Stores the enterprises; those that were there before are left alone.
+/// Stores enterprises with their new numbers.
 async fn insert_new(
     connection: &mut SqliteConnection,
-    usccs: &[Uscc],
-    numbers: &[u32],
+    new: &[(Uscc, u32)],
 ) -> Result<(), NumbersError> {
-    let mut packed = String::with_capacity(BATCH.min(usccs.len()) * (DIGITS + USCC));
-    for (usccs, numbers) in usccs.chunks(BATCH).zip(numbers.chunks(BATCH)) {
-        packed.clear();
-        for (uscc, number) in usccs.iter().zip(numbers) {
+    for batch in new.chunks(BATCH) {
+        let mut packed = String::with_capacity(batch.len() * (DIGITS + USCC));
+        for (uscc, number) in batch {
             let _ = write!(packed, "{number:010}{uscc}");
         }
         sqlx::query(
             "WITH RECURSIVE place (i) AS (SELECT 0 UNION ALL SELECT i + 28 FROM place WHERE i + 28 < length(?1))
-             INSERT OR IGNORE INTO enterprise (no, uscc)
+             INSERT INTO enterprise (no, uscc)
              SELECT CAST(substr(?1, i + 1, 10) AS INTEGER), CAST(substr(?1, i + 11, 18) AS TEXT) FROM place",
         )
-        .bind(packed.clone().into_bytes())
+        .bind(packed.into_bytes())
         .execute(&mut *connection)
         .await
         .map_err(store_error)?;

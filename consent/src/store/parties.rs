@@ -24,17 +24,29 @@ pub(crate) async fn insert_org(
 }
 
 pub(crate) async fn org_exists(connection: &mut SqliteConnection, id: &OrgId) -> Result<bool> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM organisation WHERE id = ?)")
-        .bind(id.as_str())
-        .fetch_one(connection)
-        .await?)
+    Ok(
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM organisation WHERE id = ?)")
+            .bind(id.as_str())
+            .fetch_one(connection)
+            .await?,
+    )
 }
 
 /// Identifier, name and kind of every organisation.
-pub(crate) async fn orgs(connection: &mut SqliteConnection) -> Result<Vec<(OrgId, String, String)>> {
-    let rows = sqlx::query("SELECT id, name, kind FROM organisation ORDER BY id").fetch_all(connection).await?;
+pub(crate) async fn orgs(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<(OrgId, String, String)>> {
+    let rows = sqlx::query("SELECT id, name, kind FROM organisation ORDER BY id")
+        .fetch_all(connection)
+        .await?;
     rows.iter()
-        .map(|row| Ok((named(row.try_get(0)?, "an organisation")?, row.try_get(1)?, row.try_get(2)?)))
+        .map(|row| {
+            Ok((
+                named(row.try_get(0)?, "an organisation")?,
+                row.try_get(1)?,
+                row.try_get(2)?,
+            ))
+        })
         .collect()
 }
 
@@ -65,12 +77,14 @@ pub(crate) async fn unassign_purpose(
     principal: &str,
     purpose: &PurposeCode,
 ) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM purpose_assignment WHERE org = ? AND principal = ? AND purpose = ?")
-        .bind(org.as_str())
-        .bind(principal)
-        .bind(purpose.as_str())
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(
+        "DELETE FROM purpose_assignment WHERE org = ? AND principal = ? AND purpose = ?",
+    )
+    .bind(org.as_str())
+    .bind(principal)
+    .bind(purpose.as_str())
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -87,7 +101,9 @@ pub(crate) async fn assignments(
     .bind(i64::try_from(up_to).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, named(row.try_get(1)?, "a purpose")?))).collect()
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, named(row.try_get(1)?, "a purpose")?)))
+        .collect()
 }
 
 pub(crate) async fn insert_signatory(
@@ -114,12 +130,14 @@ pub(crate) async fn remove_signatory(
     name: &str,
     position: u64,
 ) -> Result<bool> {
-    let done = sqlx::query("UPDATE signatory SET removed = ? WHERE no = ? AND name = ? AND removed IS NULL")
-        .bind(fit::<_, i64>(position, "a position")?)
-        .bind(no.0)
-        .bind(name)
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE signatory SET removed = ? WHERE no = ? AND name = ? AND removed IS NULL",
+    )
+    .bind(fit::<_, i64>(position, "a position")?)
+    .bind(no.0)
+    .bind(name)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -128,11 +146,15 @@ pub(crate) async fn signatories(
     connection: &mut SqliteConnection,
     no: EnterpriseNo,
 ) -> Result<Vec<(String, PublicKey)>> {
-    let rows = sqlx::query("SELECT name, key FROM signatory WHERE no = ? AND removed IS NULL ORDER BY name")
-        .bind(no.0)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, PublicKey::from_bytes(row.try_get(1)?)?))).collect()
+    let rows = sqlx::query(
+        "SELECT name, key FROM signatory WHERE no = ? AND removed IS NULL ORDER BY name",
+    )
+    .bind(no.0)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, PublicKey::from_bytes(row.try_get(1)?)?)))
+        .collect()
 }
 
 /// How many signatories of an enterprise have to sign what gives.
@@ -144,7 +166,11 @@ pub(crate) async fn threshold(connection: &mut SqliteConnection, no: EnterpriseN
     Ok(found.unwrap_or(1))
 }
 
-pub(crate) async fn set_threshold(connection: &mut SqliteConnection, no: EnterpriseNo, threshold: u32) -> Result<()> {
+pub(crate) async fn set_threshold(
+    connection: &mut SqliteConnection,
+    no: EnterpriseNo,
+    threshold: u32,
+) -> Result<()> {
     sqlx::query(
         "INSERT INTO threshold (no, threshold) VALUES (?, ?) ON CONFLICT (no) DO UPDATE SET threshold = excluded.threshold",
     )

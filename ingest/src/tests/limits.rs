@@ -13,7 +13,10 @@ const CHILD: &str = "QIHUI_INGEST_TEST_LIMITS";
 /// The greatest amount of memory this process ever held, in kB.
 fn peak_kb() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -37,12 +40,16 @@ fn ing_3_a_line_of_two_gib_is_quarantined_in_bounded_memory() {
         return;
     }
     const LINE: u64 = 2 << 30;
-    for (fixture, before) in [(Fixture::csv(), format!("{HEADER}\n")), (Fixture::json(), String::new())] {
+    for (fixture, before) in [
+        (Fixture::csv(), format!("{HEADER}\n")),
+        (Fixture::json(), String::new()),
+    ] {
         let path = fixture.input().join("payments.txt");
         let mut file = BufWriter::new(File::create(&path).unwrap());
         file.write_all(before.as_bytes()).unwrap();
         // A hole reads as NUL bytes and takes no room.
-        file.seek(SeekFrom::Current(i64::try_from(LINE).unwrap())).unwrap();
+        file.seek(SeekFrom::Current(i64::try_from(LINE).unwrap()))
+            .unwrap();
         let good = match before.is_empty() {
             false => record(1, 1, 0, "1"),
             true => format!(r#"{{"uscc":"{}","serial":"S1","amount":1}}"#, uscc(1)),
@@ -50,10 +57,23 @@ fn ing_3_a_line_of_two_gib_is_quarantined_in_bounded_memory() {
         write!(file, "\n{good}\n").unwrap();
         file.into_inner().unwrap();
         let report = fixture.run(&path, &mut fixture.preview()).unwrap();
-        assert_eq!((report.counts.read, report.landed(), report.counts.quarantined), (2, 1, 1));
+        assert_eq!(
+            (
+                report.counts.read,
+                report.landed(),
+                report.counts.quarantined
+            ),
+            (2, 1, 1)
+        );
         let entry = fixture.quarantine().remove(0);
-        assert_eq!((entry.problems[0].code, entry.length), (crate::Reason::RecordTooLong, LINE));
-        let kept = Quarantine::new(&fixture.state()).raw(&fixture.feed.name, &entry.id).unwrap().unwrap();
+        assert_eq!(
+            (entry.problems[0].code, entry.length),
+            (crate::Reason::RecordTooLong, LINE)
+        );
+        let kept = Quarantine::new(&fixture.state())
+            .raw(&fixture.feed.name, &entry.id)
+            .unwrap()
+            .unwrap();
         assert_eq!(kept.len(), Limits::DEFAULT.kept_bytes);
     }
     assert!(peak_kb() < 64 << 10, "{} kB", peak_kb());
@@ -71,45 +91,96 @@ fn ing_3_memory_does_not_grow_with_the_file() {
         async fn last_run(&mut self, _: &str) -> Result<Option<i64>, IngestError> {
             Ok(None)
         }
-        async fn classify(&mut self, rows: &crate::LandingRows) -> Result<(Vec<crate::Outcome>, ()), IngestError> {
+        async fn classify(
+            &mut self,
+            rows: &crate::LandingRows,
+        ) -> Result<(Vec<crate::Outcome>, ()), IngestError> {
             Ok((vec![crate::Outcome::Inserted; rows.batch.num_rows()], ()))
         }
-        async fn commit(&mut self, (): (), _: &crate::CommitInfo) -> Result<i64, crate::CommitFault> {
+        async fn commit(
+            &mut self,
+            (): (),
+            _: &crate::CommitInfo,
+        ) -> Result<i64, crate::CommitFault> {
             Ok(1)
         }
     }
-    let limits = Limits { chunk_rows: 2_000, record_bytes: 1 << 16, field_bytes: 1 << 15, kept_bytes: 1 << 10, ..Limits::DEFAULT };
+    let limits = Limits {
+        chunk_rows: 2_000,
+        record_bytes: 1 << 16,
+        field_bytes: 1 << 15,
+        kept_bytes: 1 << 10,
+        ..Limits::DEFAULT
+    };
     let fixture = Fixture::csv().limits(limits);
     let path = fixture.input().join("payments.csv");
     let mut file = BufWriter::new(File::create(&path).unwrap());
     writeln!(file, "{HEADER}").unwrap();
     for i in 0..200_000 {
-        if i % 5 == 0 { writeln!(file, "wrong,{i}").unwrap() } else { writeln!(file, "{}", record(i, i, 0, "1")).unwrap() }
+        if i % 5 == 0 {
+            writeln!(file, "wrong,{i}").unwrap()
+        } else {
+            writeln!(file, "{}", record(i, i, 0, "1")).unwrap()
+        }
     }
     file.into_inner().unwrap();
     let report = fixture.run(&path, &mut Nothing).unwrap();
-    assert_eq!((report.counts.read, report.counts.quarantined), (200_000, 40_000));
-    assert!(peak_kb() < 96 << 10, "{} kB for a file of {} kB", peak_kb(), fs::metadata(&path).unwrap().len() / 1024);
+    assert_eq!(
+        (report.counts.read, report.counts.quarantined),
+        (200_000, 40_000)
+    );
+    assert!(
+        peak_kb() < 96 << 10,
+        "{} kB for a file of {} kB",
+        peak_kb(),
+        fs::metadata(&path).unwrap().len() / 1024
+    );
 }
 
 #[test]
 fn ing_3_fields_and_columns_are_capped() {
-    let limits = Limits { record_bytes: 1 << 12, field_bytes: 1 << 8, kept_bytes: 16, ..Limits::DEFAULT };
+    let limits = Limits {
+        record_bytes: 1 << 12,
+        field_bytes: 1 << 8,
+        kept_bytes: 16,
+        ..Limits::DEFAULT
+    };
     let fixture = Fixture::csv().limits(limits);
     let long = |length: usize| record(1, 1, 0, "1").replace("某公司1", &"x".repeat(length));
-    let path = fixture.write_csv("payments.csv", &[long(30), long(300), long(5_000), record(2, 2, 0, "1")]);
+    let path = fixture.write_csv(
+        "payments.csv",
+        &[long(30), long(300), long(5_000), record(2, 2, 0, "1")],
+    );
     let report = fixture.run(&path, &mut fixture.preview()).unwrap();
     assert_eq!((report.landed(), report.counts.quarantined), (2, 2));
-    assert_eq!(fixture.reasons(), [(3, "FieldTooLong".to_owned()), (4, "RecordTooLong".to_owned())]);
+    assert_eq!(
+        fixture.reasons(),
+        [
+            (3, "FieldTooLong".to_owned()),
+            (4, "RecordTooLong".to_owned())
+        ]
+    );
 }
 
 #[test]
 fn limits_that_cannot_work_are_refused() {
     for limits in [
-        Limits { record_bytes: 0, ..Limits::DEFAULT },
-        Limits { record_bytes: usize::MAX, ..Limits::DEFAULT },
-        Limits { chunk_rows: 0, ..Limits::DEFAULT },
-        Limits { kept_bytes: 2 << 20, ..Limits::DEFAULT },
+        Limits {
+            record_bytes: 0,
+            ..Limits::DEFAULT
+        },
+        Limits {
+            record_bytes: usize::MAX,
+            ..Limits::DEFAULT
+        },
+        Limits {
+            chunk_rows: 0,
+            ..Limits::DEFAULT
+        },
+        Limits {
+            kept_bytes: 2 << 20,
+            ..Limits::DEFAULT
+        },
     ] {
         assert_eq!(limits.check().unwrap_err().code(), "BadLimit");
     }

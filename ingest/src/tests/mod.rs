@@ -7,7 +7,7 @@ mod limits;
 mod outcomes;
 mod promises;
 mod real;
-//WH mod warehouse;
+mod warehouse;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,13 +17,15 @@ use std::{
 };
 
 use qihui_catalog::{
-    CodeListRef, Column, ColumnType, Contract, DatasetId, Encoding, EnterpriseNo, EnterpriseNumbers, FeedFormat,
-    FeedSpec, Level, NumberRequest, NumbersError, Partition, QualityRule, Tombstone, Unit, Uscc,
+    CodeListRef, Column, ColumnType, Contract, DatasetId, Encoding, EnterpriseNo,
+    EnterpriseNumbers, FeedFormat, FeedSpec, Level, NumberRequest, NumbersError, Partition,
+    QualityRule, Tombstone, Unit, Uscc,
 };
 use tempfile::TempDir;
 
 use crate::{
-    IngestError, Landing, Limits, Preview, Quarantine, QuarantineEntry, Quiet, RunOptions, RunReport,
+    IngestError, Landing, Limits, Preview, Quarantine, QuarantineEntry, Quiet, RunOptions,
+    RunReport,
     run::{Job, Place},
     tally::Tally,
 };
@@ -33,13 +35,20 @@ pub(crate) struct SerialNumbers;
 
 impl SerialNumbers {
     fn number(uscc: &Uscc) -> EnterpriseNo {
-        EnterpriseNo(uscc.as_str()[8..16].parse::<u32>().map_or(1, |serial| serial + 1))
+        EnterpriseNo(
+            uscc.as_str()[8..16]
+                .parse::<u32>()
+                .map_or(1, |serial| serial + 1),
+        )
     }
 }
 
 impl EnterpriseNumbers for SerialNumbers {
     fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
-        Ok(wanted.iter().map(|request| Self::number(&request.uscc)).collect())
+        Ok(wanted
+            .iter()
+            .map(|request| Self::number(&request.uscc))
+            .collect())
     }
 
     fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
@@ -53,7 +62,9 @@ impl EnterpriseNumbers for SerialNumbers {
 
 /// The code of the enterprise with this serial.
 pub(crate) fn uscc(serial: u32) -> String {
-    Uscc::from_parts('9', '1', "330106", &format!("{serial:08}")).unwrap().to_string()
+    Uscc::from_parts('9', '1', "330106", &format!("{serial:08}"))
+        .unwrap()
+        .to_string()
 }
 
 fn column(name: &str, ty: ColumnType) -> Column {
@@ -72,14 +83,26 @@ fn column(name: &str, ty: ColumnType) -> Column {
 }
 
 fn listed(name: &str, list: &str, at: Option<&str>) -> Column {
-    let code_list = Some(CodeListRef { name: list.to_owned(), at: at.map(str::to_owned) });
-    Column { code_list, ..column(name, ColumnType::String) }
+    let code_list = Some(CodeListRef {
+        name: list.to_owned(),
+        at: at.map(str::to_owned),
+    });
+    Column {
+        code_list,
+        ..column(name, ColumnType::String)
+    }
 }
 
 /// A contract with every type, a personal column, a code list by date, and rules.
 pub(crate) fn contract() -> Contract {
-    let money = ColumnType::Decimal { precision: 18, scale: 2 };
-    let from_zero = QualityRule::Range { min: Some(qihui_catalog::Bound::Number(0)), max: None };
+    let money = ColumnType::Decimal {
+        precision: 18,
+        scale: 2,
+    };
+    let from_zero = QualityRule::Range {
+        min: Some(qihui_catalog::Bound::Number(0)),
+        max: None,
+    };
     Contract {
         id: DatasetId::new("payments").unwrap(),
         version: "1.0.0".to_owned(),
@@ -100,14 +123,26 @@ pub(crate) fn contract() -> Contract {
         columns: vec![
             column("uscc", ColumnType::String),
             column("serial", ColumnType::String),
-            Column { quality: vec![QualityRule::Length { min: 1, max: 40 }], ..column("name", ColumnType::String) },
-            Column { level: Level::L4, ..column("person", ColumnType::String) },
-            Column { nullable: false, quality: vec![from_zero], ..column("amount", money) },
+            Column {
+                quality: vec![QualityRule::Length { min: 1, max: 40 }],
+                ..column("name", ColumnType::String)
+            },
+            Column {
+                level: Level::L4,
+                ..column("person", ColumnType::String)
+            },
+            Column {
+                nullable: false,
+                quality: vec![from_zero],
+                ..column("amount", money)
+            },
             listed("amountcur", "currency", None),
             listed("grade", "customs_credit", Some("paid_on")),
             column("paid_on", ColumnType::Date),
             Column {
-                quality: vec![QualityRule::NotAfter { column: "paid_on".to_owned() }],
+                quality: vec![QualityRule::NotAfter {
+                    column: "paid_on".to_owned(),
+                }],
                 ..column("due_on", ColumnType::Date)
             },
             column("public", ColumnType::Boolean),
@@ -158,7 +193,10 @@ pub(crate) fn feed(format: FeedFormat, encoding: Encoding) -> FeedSpec {
         constants: BTreeMap::from([text(("department", "税务"))]),
         units: BTreeMap::new(),
         booleans: BTreeMap::new(),
-        tombstone: Some(Tombstone { column: "mark".to_owned(), value: "D".to_owned() }),
+        tombstone: Some(Tombstone {
+            column: "mark".to_owned(),
+            value: "D".to_owned(),
+        }),
         hash: [2; 32],
     }
 }
@@ -176,7 +214,12 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("in")).unwrap();
         let (feed, contract) = (Arc::new(feed(format, encoding)), Arc::new(contract()));
-        Self { dir, feed, contract, options: RunOptions::default() }
+        Self {
+            dir,
+            feed,
+            contract,
+            options: RunOptions::default(),
+        }
     }
 
     pub fn csv() -> Self {
@@ -221,7 +264,11 @@ impl Fixture {
     }
 
     pub fn place(&self) -> Place {
-        Place { numbers: Arc::new(SerialNumbers), state_dir: self.state(), input_root: None }
+        Place {
+            numbers: Arc::new(SerialNumbers),
+            state_dir: self.state(),
+            input_root: None,
+        }
     }
 
     pub fn job(&self) -> Job {
@@ -229,23 +276,36 @@ impl Fixture {
     }
 
     pub fn run<L: Landing>(&self, input: &Path, landing: &mut L) -> Result<RunReport, IngestError> {
-        let run = async { self.job().run(&self.place(), input, landing, &mut Tally::default()).await };
+        let run = async {
+            self.job()
+                .run(&self.place(), input, landing, &mut Tally::default())
+                .await
+        };
         runtime().block_on(run)
     }
 
     pub fn quarantine(&self) -> Vec<QuarantineEntry> {
-        let entries = Quarantine::new(&self.state()).entries(&self.feed.name).unwrap();
+        let entries = Quarantine::new(&self.state())
+            .entries(&self.feed.name)
+            .unwrap();
         entries.collect::<Result<_, _>>().unwrap()
     }
 
     /// The first reason of each quarantined record, by line.
     pub fn reasons(&self) -> Vec<(u64, String)> {
-        self.quarantine().iter().map(|entry| (entry.line, entry.problems[0].to_string())).collect()
+        self.quarantine()
+            .iter()
+            .map(|entry| (entry.line, entry.problems[0].to_string()))
+            .collect()
     }
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// A good record of the CSV form; `version` orders the versions of a serial.
@@ -261,5 +321,8 @@ pub(crate) fn record(enterprise: u32, serial: u32, version: u32, amount: &str) -
 /// A retraction in the CSV form.
 pub(crate) fn retraction(enterprise: u32, serial: u32, version: u32) -> String {
     let (minute, second) = (version / 60, version % 60);
-    format!("{},S{serial},,,,,,,,,,,2024-05-06 10:{minute:02}:{second:02},D,", uscc(enterprise))
+    format!(
+        "{},S{serial},,,,,,,,,,,2024-05-06 10:{minute:02}:{second:02},D,",
+        uscc(enterprise)
+    )
 }

@@ -23,7 +23,10 @@ impl Landing for Keeper {
         Ok(None)
     }
 
-    async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, LandingRows), IngestError> {
+    async fn classify(
+        &mut self,
+        rows: &LandingRows,
+    ) -> Result<(Vec<Outcome>, LandingRows), IngestError> {
         Ok((vec![Outcome::Inserted; rows.batch.num_rows()], rows.clone()))
     }
 
@@ -35,19 +38,40 @@ impl Landing for Keeper {
 
 /// Printing a time zone would need a database of them.
 fn without_zones(batch: &RecordBatch) -> RecordBatch {
-    let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
-        let column: ArrayRef = match column.as_primitive_opt::<TimestampMicrosecondType>() {
-            Some(times) => Arc::new(times.clone().with_timezone_opt(None::<Arc<str>>)),
-            None => Arc::clone(column),
-        };
-        (field.name().clone(), column)
-    });
+    let columns = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| {
+            let column: ArrayRef = match column.as_primitive_opt::<TimestampMicrosecondType>() {
+                Some(times) => Arc::new(times.clone().with_timezone_opt(None::<Arc<str>>)),
+                None => Arc::clone(column),
+            };
+            (field.name().clone(), column)
+        });
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
 fn counts(report: &RunReport) -> [u64; 7] {
-    let Counts { read, inserted, replaced, unchanged, superseded, retracted, quarantined } = report.counts;
-    [read, inserted, replaced, unchanged, superseded, retracted, quarantined]
+    let Counts {
+        read,
+        inserted,
+        replaced,
+        unchanged,
+        superseded,
+        retracted,
+        quarantined,
+    } = report.counts;
+    [
+        read,
+        inserted,
+        replaced,
+        unchanged,
+        superseded,
+        retracted,
+        quarantined,
+    ]
 }
 
 #[test]
@@ -62,13 +86,34 @@ fn values_land_as_they_are_meant() {
     );
     let mut kept = Keeper::default();
     let report = fixture.run(&path, &mut kept).unwrap();
-    assert_eq!(counts(&report), [2, 2, 0, 0, 0, 0, 0], "{:?}", fixture.reasons());
-    let batch = concat_batches(kept.0[0].batch.schema_ref(), kept.0.iter().map(|rows| &rows.batch)).unwrap();
-    let text = arrow::util::pretty::pretty_format_batches(&[without_zones(&batch)]).unwrap().to_string();
-    assert!(!text.contains("张三") && !text.contains("李四"), "personal columns never land");
+    assert_eq!(
+        counts(&report),
+        [2, 2, 0, 0, 0, 0, 0],
+        "{:?}",
+        fixture.reasons()
+    );
+    let batch = concat_batches(
+        kept.0[0].batch.schema_ref(),
+        kept.0.iter().map(|rows| &rows.batch),
+    )
+    .unwrap();
+    let text = arrow::util::pretty::pretty_format_batches(&[without_zones(&batch)])
+        .unwrap()
+        .to_string();
+    assert!(
+        !text.contains("张三") && !text.contains("李四"),
+        "personal columns never land"
+    );
     assert!(batch.column_by_name("person").is_none());
     super::golden::compare("values.txt", &text);
-    assert_eq!(batch.column_by_name("amount").unwrap().as_primitive::<Decimal128Type>().value(0), 800_000_000);
+    assert_eq!(
+        batch
+            .column_by_name("amount")
+            .unwrap()
+            .as_primitive::<Decimal128Type>()
+            .value(0),
+        800_000_000
+    );
 }
 
 #[test]
@@ -111,7 +156,10 @@ fn every_kind_of_fault_has_its_reason() {
     let records: Vec<String> = cases.iter().map(|(record, _)| record.clone()).collect();
     let path = fixture.write_csv("payments.csv", &records);
     let report = fixture.run(&path, &mut fixture.preview()).unwrap();
-    let expected: Vec<_> = (2..).zip(&cases).map(|(line, (_, reason))| (line, (*reason).to_owned())).collect();
+    let expected: Vec<_> = (2..)
+        .zip(&cases)
+        .map(|(line, (_, reason))| (line, (*reason).to_owned()))
+        .collect();
     assert_eq!(fixture.reasons(), expected);
     assert_eq!(report.counts.quarantined, cases.len() as u64);
 }
@@ -119,14 +167,24 @@ fn every_kind_of_fault_has_its_reason() {
 #[test]
 fn several_problems_of_one_record_are_all_named() {
     let fixture = Fixture::csv();
-    let path = fixture.write_csv("payments.csv", &[format!("x,,n,p,y,CNY,,z,,?,a,b,c,,")]);
+    let path = fixture.write_csv("payments.csv", &["x,,n,p,y,CNY,,z,,?,a,b,c,,".to_owned()]);
     fixture.run(&path, &mut fixture.preview()).unwrap();
-    let named: Vec<String> = fixture.quarantine()[0].problems.iter().map(ToString::to_string).collect();
+    let named: Vec<String> = fixture.quarantine()[0]
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         named,
         [
-            "UsccLength in `uscc`", "BadNumber in `amount`", "BadDate in `paid_on`", "BadBoolean in `public`",
-            "BadNumber in `pages`", "BadNumber in `visits`", "BadTime in `changed`", "MissingValue in `serial`",
+            "UsccLength in `uscc`",
+            "BadNumber in `amount`",
+            "BadDate in `paid_on`",
+            "BadBoolean in `public`",
+            "BadNumber in `pages`",
+            "BadNumber in `visits`",
+            "BadTime in `changed`",
+            "MissingValue in `serial`",
         ]
     );
 }
@@ -134,7 +192,10 @@ fn several_problems_of_one_record_are_all_named() {
 #[test]
 fn json_lines_read_like_csv() {
     let fixture = Fixture::json();
-    let good = format!(r#"{{"uscc":"{}","serial":"S1","amount":12.50,"paid":"20240506","public":true,"pages":3}}"#, uscc(3));
+    let good = format!(
+        r#"{{"uscc":"{}","serial":"S1","amount":12.50,"paid":"20240506","public":true,"pages":3}}"#,
+        uscc(3)
+    );
     let lines = [
         good.clone(),
         good.replace("12.50", "1e2").replace("S1", "S2"),
@@ -180,7 +241,11 @@ fn encodings_declared_and_detected() {
         let fixture = Fixture::new(FeedFormat::Csv, encoding);
         let path = fixture.write("payments.csv", content);
         let report = fixture.run(&path, &mut fixture.preview()).unwrap();
-        assert_eq!((report.counts.read, report.landed()), (2, landed), "{encoding:?}");
+        assert_eq!(
+            (report.counts.read, report.landed()),
+            (2, landed),
+            "{encoding:?}"
+        );
     }
 }
 
@@ -191,11 +256,21 @@ fn mixed_encodings_are_read_record_by_record_when_detected() {
     content.extend_from_slice(&GB18030.encode(&gb).0);
     content.extend_from_slice(b"\n\xFF\xFE,broken\n");
     let detected = Fixture::csv();
-    let report = detected.run(&detected.write("payments.csv", &content), &mut detected.preview()).unwrap();
+    let report = detected
+        .run(
+            &detected.write("payments.csv", &content),
+            &mut detected.preview(),
+        )
+        .unwrap();
     assert_eq!((report.counts.read, report.landed()), (3, 2));
     assert_eq!(detected.reasons(), [(4, "BadEncoding".to_owned())]);
     let declared = Fixture::new(FeedFormat::Csv, Encoding::Utf8);
-    let report = declared.run(&declared.write("payments.csv", &content), &mut declared.preview()).unwrap();
+    let report = declared
+        .run(
+            &declared.write("payments.csv", &content),
+            &mut declared.preview(),
+        )
+        .unwrap();
     assert_eq!((report.counts.read, report.landed()), (3, 1));
 }
 
@@ -203,21 +278,54 @@ fn mixed_encodings_are_read_record_by_record_when_detected() {
 fn corrections_retractions_and_old_files() {
     let fixture = Fixture::csv();
     let mut table = fixture.preview();
-    let first = fixture.write_csv("payments-1.csv", &[record(1, 1, 1, "10"), record(2, 2, 1, "20"), record(3, 3, 1, "30")]);
-    let second = fixture.write_csv("payments-2.csv", &[record(1, 1, 2, "11"), retraction(2, 2, 2), record(9, 3, 2, "31")]);
-    assert_eq!(counts(&fixture.run(&first, &mut table).unwrap()), [3, 3, 0, 0, 0, 0, 0]);
-    assert_eq!(counts(&fixture.run(&second, &mut table).unwrap()), [3, 0, 1, 0, 0, 1, 1]);
+    let first = fixture.write_csv(
+        "payments-1.csv",
+        &[
+            record(1, 1, 1, "10"),
+            record(2, 2, 1, "20"),
+            record(3, 3, 1, "30"),
+        ],
+    );
+    let second = fixture.write_csv(
+        "payments-2.csv",
+        &[
+            record(1, 1, 2, "11"),
+            retraction(2, 2, 2),
+            record(9, 3, 2, "31"),
+        ],
+    );
+    assert_eq!(
+        counts(&fixture.run(&first, &mut table).unwrap()),
+        [3, 3, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(
+        counts(&fixture.run(&second, &mut table).unwrap()),
+        [3, 0, 1, 0, 0, 1, 1]
+    );
     assert_eq!(fixture.reasons(), [(4, "UsccChanged in `uscc`".to_owned())]);
     let after = table.fingerprint();
-    assert_eq!(counts(&fixture.run(&first, &mut table).unwrap()), [3, 0, 0, 1, 2, 0, 0]);
-    assert_eq!(counts(&fixture.run(&second, &mut table).unwrap()), [3, 0, 0, 2, 0, 0, 1]);
+    assert_eq!(
+        counts(&fixture.run(&first, &mut table).unwrap()),
+        [3, 0, 0, 1, 2, 0, 0]
+    );
+    assert_eq!(
+        counts(&fixture.run(&second, &mut table).unwrap()),
+        [3, 0, 0, 2, 0, 0, 1]
+    );
     assert_eq!(table.fingerprint(), after);
 }
 
 #[test]
 fn a_dry_run_says_what_a_run_then_does() {
-    let records: Vec<String> =
-        (0..50).map(|i| if i % 7 == 3 { "broken".to_owned() } else { record(i % 5, i % 11, i, "1") }).collect();
+    let records: Vec<String> = (0..50)
+        .map(|i| {
+            if i % 7 == 3 {
+                "broken".to_owned()
+            } else {
+                record(i % 5, i % 11, i, "1")
+            }
+        })
+        .collect();
     let mut fixture = Fixture::csv().chunks_of(8);
     let path = fixture.write_csv("payments.csv", &records);
     fixture.options.dry_run = true;
@@ -233,10 +341,19 @@ fn a_dry_run_says_what_a_run_then_does() {
 fn a_corrected_contract_empties_the_quarantine() {
     let mut fixture = Fixture::csv();
     let mut table = fixture.preview();
-    let path = fixture.write_csv("payments.csv", &[record(1, 1, 0, "-5"), record(2, 2, 0, "x")]);
-    assert_eq!(fixture.run(&path, &mut table).unwrap().counts.quarantined, 2);
+    let path = fixture.write_csv(
+        "payments.csv",
+        &[record(1, 1, 0, "-5"), record(2, 2, 0, "x")],
+    );
+    assert_eq!(
+        fixture.run(&path, &mut table).unwrap().counts.quarantined,
+        2
+    );
     let mut contract = contract();
-    contract.columns.iter_mut().for_each(|column| column.quality.clear());
+    contract
+        .columns
+        .iter_mut()
+        .for_each(|column| column.quality.clear());
     contract.hash = [9; 32];
     fixture.contract = Arc::new(contract);
     let report = fixture.run(&path, &mut table).unwrap();

@@ -3,18 +3,39 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{CommitFault, CommitInfo, LandingRows, Outcome, PreviewClassified, checkpoint::Position, frame::Framer};
+use crate::{
+    CommitFault, CommitInfo, LandingRows, Outcome, PreviewClassified, checkpoint::Position,
+    frame::Framer,
+};
 
 /// Good records, records with faults, records that are no records.
 fn ugly_line() -> impl Strategy<Value = Vec<u8>> {
-    let good = (0_u32..40, 0_u32..12, 0_u32..5).prop_map(|(e, s, v)| record(e, s, v, "12.5").into_bytes());
-    let gone = (0_u32..40, 0_u32..12, 0_u32..5).prop_map(|(e, s, v)| retraction(e, s, v).into_bytes());
-    let broken = (good.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut line, at, byte)| {
-        let at = at.index(line.len());
-        line[at] = byte;
-        line
-    });
-    let cell = prop::sample::select(vec!["", "-", "无", "\"", "\"a\nb\"", "\"a\"\"b\"", "\u{feff}", "１２", "1e5", "公示", "\0", "2099-12-31", "💥"]);
+    let good =
+        (0_u32..40, 0_u32..12, 0_u32..5).prop_map(|(e, s, v)| record(e, s, v, "12.5").into_bytes());
+    let gone =
+        (0_u32..40, 0_u32..12, 0_u32..5).prop_map(|(e, s, v)| retraction(e, s, v).into_bytes());
+    let broken = (good.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
+        |(mut line, at, byte)| {
+            let at = at.index(line.len());
+            line[at] = byte;
+            line
+        },
+    );
+    let cell = prop::sample::select(vec![
+        "",
+        "-",
+        "无",
+        "\"",
+        "\"a\nb\"",
+        "\"a\"\"b\"",
+        "\u{feff}",
+        "１２",
+        "1e5",
+        "公示",
+        "\0",
+        "2099-12-31",
+        "💥",
+    ]);
     let mixed = prop::collection::vec(cell, 0..20).prop_map(|cells| cells.join(",").into_bytes());
     let bytes = prop::collection::vec(any::<u8>(), 0..80);
     prop_oneof![6 => good, 1 => gone, 2 => broken, 2 => mixed, 1 => bytes]
@@ -22,13 +43,20 @@ fn ugly_line() -> impl Strategy<Value = Vec<u8>> {
 
 fn ugly_file() -> impl Strategy<Value = Vec<u8>> {
     let end = prop::sample::select(vec![&b"\n"[..], b"\r\n", b"\n\n"]);
-    prop::collection::vec((ugly_line(), end), 0..60)
-        .prop_map(|lines| lines.into_iter().flat_map(|(line, end)| [line, end.to_vec()].concat()).collect())
+    prop::collection::vec((ugly_line(), end), 0..60).prop_map(|lines| {
+        lines
+            .into_iter()
+            .flat_map(|(line, end)| [line, end.to_vec()].concat())
+            .collect()
+    })
 }
 
 fn records_in(fixture: &Fixture, content: &[u8]) -> u64 {
     let quoting = match fixture.feed.format {
-        FeedFormat::Csv => Some(crate::frame::Quoting { delimiter: b',', quote: b'"' }),
+        FeedFormat::Csv => Some(crate::frame::Quoting {
+            delimiter: b',',
+            quote: b'"',
+        }),
         FeedFormat::JsonLines => None,
     };
     let mut framer = Framer::new(content, Position::START, quoting, &fixture.options.limits);
@@ -42,7 +70,7 @@ proptest! {
     #[test]
     fn ing_1_every_record_of_an_ugly_file_is_accounted_for(body in ugly_file(), chunk_rows in 1_usize..20, json: bool) {
         let fixture = if json { Fixture::json() } else { Fixture::csv() }.chunks_of(chunk_rows);
-        let content = if json { body.clone() } else { [HEADER.as_bytes(), b"\n", &body].concat() };
+        let content = if json { body } else { [HEADER.as_bytes(), b"\n", &body].concat() };
         let path = fixture.write("payments.txt", &content);
         let report = match fixture.run(&path, &mut fixture.preview()) {
             Ok(report) => report,
@@ -172,16 +200,31 @@ impl Landing for Mortal {
         self.inner.last_run(app_id).await
     }
 
-    async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
-        if self.dies() { Err(Self::death()) } else { self.inner.classify(rows).await }
+    async fn classify(
+        &mut self,
+        rows: &LandingRows,
+    ) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
+        if self.dies() {
+            Err(Self::death())
+        } else {
+            self.inner.classify(rows).await
+        }
     }
 
-    async fn commit(&mut self, classified: PreviewClassified, info: &CommitInfo) -> Result<i64, CommitFault> {
+    async fn commit(
+        &mut self,
+        classified: PreviewClassified,
+        info: &CommitInfo,
+    ) -> Result<i64, CommitFault> {
         if self.dies() {
             return Err(CommitFault::Failed(Self::death()));
         }
         let version = self.inner.commit(classified, info).await?;
-        if self.dies() { Err(CommitFault::Failed(Self::death())) } else { Ok(version) }
+        if self.dies() {
+            Err(CommitFault::Failed(Self::death()))
+        } else {
+            Ok(version)
+        }
     }
 }
 
@@ -194,10 +237,17 @@ fn ing_2_another_writers_commit_only_costs_a_try() {
         async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError> {
             self.0.last_run(app_id).await
         }
-        async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
+        async fn classify(
+            &mut self,
+            rows: &LandingRows,
+        ) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
             self.0.classify(rows).await
         }
-        async fn commit(&mut self, classified: PreviewClassified, info: &CommitInfo) -> Result<i64, CommitFault> {
+        async fn commit(
+            &mut self,
+            classified: PreviewClassified,
+            info: &CommitInfo,
+        ) -> Result<i64, CommitFault> {
             match self.1.checked_sub(1) {
                 None => self.0.commit(classified, info).await,
                 Some(left) => {
@@ -211,9 +261,19 @@ fn ing_2_another_writers_commit_only_costs_a_try() {
     let path = fixture.write_csv("payments.csv", &[record(1, 1, 0, "1"), "broken".to_owned()]);
     let mut table = Busy(fixture.preview(), 3);
     let report = fixture.run(&path, &mut table).unwrap();
-    assert_eq!((report.landed(), report.counts.quarantined, report.runs().count()), (1, 1, 1));
+    assert_eq!(
+        (
+            report.landed(),
+            report.counts.quarantined,
+            report.runs().count()
+        ),
+        (1, 1, 1)
+    );
     let mut table = Busy(fixture.preview(), u32::MAX);
-    assert_eq!(fixture.run(&path, &mut table).unwrap_err().code(), "TableContended");
+    assert_eq!(
+        fixture.run(&path, &mut table).unwrap_err().code(),
+        "TableContended"
+    );
 }
 
 #[test]
@@ -225,17 +285,32 @@ fn ing_2_a_file_that_changes_while_it_is_read_is_not_landed() {
         async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError> {
             self.0.last_run(app_id).await
         }
-        async fn classify(&mut self, rows: &LandingRows) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
+        async fn classify(
+            &mut self,
+            rows: &LandingRows,
+        ) -> Result<(Vec<Outcome>, PreviewClassified), IngestError> {
             use std::io::Write;
-            fs::OpenOptions::new().append(true).open(&self.1).unwrap().write_all(b"more\n").unwrap();
+            fs::OpenOptions::new()
+                .append(true)
+                .open(&self.1)
+                .unwrap()
+                .write_all(b"more\n")
+                .unwrap();
             self.0.classify(rows).await
         }
-        async fn commit(&mut self, _: PreviewClassified, _: &CommitInfo) -> Result<i64, CommitFault> {
+        async fn commit(
+            &mut self,
+            _: PreviewClassified,
+            _: &CommitInfo,
+        ) -> Result<i64, CommitFault> {
             unreachable!("nothing of a changed file is committed")
         }
     }
     let fixture = Fixture::csv();
     let path = fixture.write_csv("payments.csv", &[record(1, 1, 0, "1")]);
     let mut table = Writer(fixture.preview(), path.clone());
-    assert_eq!(fixture.run(&path, &mut table).unwrap_err().code(), "SourceChanged");
+    assert_eq!(
+        fixture.run(&path, &mut table).unwrap_err().code(),
+        "SourceChanged"
+    );
 }

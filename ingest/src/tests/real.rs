@@ -1,26 +1,120 @@
-//! The real register: every row accounted for, true reasons, a second run all unchanged.
+//! The feeds that ship with the program; and the real register: every row accounted for, a second run all unchanged.
+
+use std::sync::Mutex;
 
 use qihui_catalog::Catalog;
 
 use super::*;
 
-/// Where the real data lies: `QIHUI_REAL_DATA`.
-fn real_file() -> PathBuf {
-    let dir = std::env::var_os("QIHUI_REAL_DATA").expect("QIHUI_REAL_DATA names the folder with the real data");
-    PathBuf::from(dir).join("enterprises_zhejiang.csv")
+/// Keeps what it is asked for.
+#[derive(Default)]
+struct Asked(Mutex<Vec<NumberRequest>>);
+
+impl EnterpriseNumbers for Asked {
+    fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
+        self.0.lock().unwrap().extend_from_slice(wanted);
+        SerialNumbers.assign(wanted)
+    }
+
+    fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
+        SerialNumbers.lookup(usccs)
+    }
+
+    fn uscc_of(&self, numbers: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
+        SerialNumbers.uscc_of(numbers)
+    }
+}
+
+fn shipped(name: &str) -> Fixture {
+    let catalog = Catalog::builtin().unwrap();
+    let feed = Arc::clone(&catalog.feeds[name]);
+    let contract = Arc::clone(&catalog.contracts[&feed.dataset]);
+    Fixture {
+        feed,
+        contract,
+        ..Fixture::csv()
+    }
 }
 
 #[test]
+fn every_shipped_feed_fits_its_contract() {
+    for name in Catalog::builtin().unwrap().feeds.keys() {
+        shipped(name.as_str()).job();
+    }
+}
+
+#[test]
+fn enterprises_are_numbered_by_where_they_sit_and_what_they_do() {
+    let fixture = shipped("registry_csv");
+    let header = "uscc,ent_name,est_date,ent_type,reg_capital_wan,reg_capital_currency,business_scope,province,city,reg_division_code";
+    let row = |serial, division: &str| {
+        format!(
+            "{},某公司,2001-02-03,,500,CNY,,浙江,杭州,{division}",
+            uscc(serial)
+        )
+    };
+    let rows = [row(1, "330108"), row(2, ""), row(1, "330108")];
+    let path = fixture.write(
+        "enterprises.csv",
+        format!("{header}\n{}\n", rows.join("\n")),
+    );
+    let asked = Arc::new(Asked::default());
+    let numbers: Arc<dyn EnterpriseNumbers> = Arc::<Asked>::clone(&asked);
+    let place = Place {
+        numbers,
+        ..fixture.place()
+    };
+    let run = async {
+        fixture
+            .job()
+            .run(&place, &path, &mut fixture.preview(), &mut Tally::default())
+            .await
+    };
+    let report = runtime().block_on(run).unwrap();
+    assert_eq!(report.counts.accounted(), 3);
+    let asked: Vec<_> = asked
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|request| (request.county, request.section))
+        .collect();
+    assert_eq!(
+        asked,
+        [(Some(*b"330108"), None), (None, None)],
+        "each enterprise once, without a seat none is made up"
+    );
+    let plan = crate::plan::Plan::new(&shipped("enterprise_registration").feed, &fixture.contract)
+        .unwrap();
+    let name = |column: &usize| plan.columns[*column].name.clone();
+    assert_eq!(
+        plan.counties.iter().map(name).collect::<Vec<_>>(),
+        ["domdistrict", "regorg"]
+    );
+    assert_eq!(
+        plan.industry.as_ref().map(name).as_deref(),
+        Some("industryco")
+    );
+}
+
+/// Where the real data lies: `QIHUI_REAL_DATA`.
+fn real_file() -> PathBuf {
+    let dir = std::env::var_os("QIHUI_REAL_DATA")
+        .expect("QIHUI_REAL_DATA names the folder with the real data");
+    PathBuf::from(dir).join("enterprises_zhejiang.csv")
+}
+
+#[expect(clippy::print_stderr, reason = "the counts are for people")]
+#[test]
 #[ignore = "needs the real register in the folder QIHUI_REAL_DATA"]
 fn ing_1_every_row_of_the_real_register_is_accounted_for() {
-    let catalog = Catalog::builtin().unwrap();
-    let name: qihui_catalog::FeedName = "registry_csv".parse().unwrap();
-    let (feed, mut fixture) = (Arc::clone(&catalog.feeds[&name]), Fixture::csv());
-    fixture.contract = Arc::clone(&catalog.contracts[&feed.dataset]);
-    fixture.feed = feed;
+    let fixture = shipped("registry_csv");
     let mut table = fixture.preview();
     let first = fixture.run(&real_file(), &mut table).unwrap();
-    eprintln!("{}", serde_json::to_string_pretty(&(&first.counts, &first.reasons)).unwrap());
+    eprintln!(
+        "{}",
+        serde_json::to_string_pretty(&(&first.counts, &first.reasons)).unwrap()
+    );
     assert_eq!(first.counts.read, 47_168);
     assert_eq!(first.counts.accounted(), 47_168);
     let after = table.fingerprint();

@@ -21,8 +21,14 @@ fn land(fixture: &Fixture, dir: &Path, input: &Path) -> Result<RunReport, Ingest
         let warehouse = Warehouse::open(&dir.join("warehouse")).map_err(failed)?;
         let table = warehouse.table(&fixture.contract).await.map_err(failed)?;
         let mut landing = TableLanding::new(&fixture.contract.id, table);
-        let place = Place { state_dir: dir.join("state"), ..fixture.place() };
-        fixture.job().run(&place, input, &mut landing, &mut Tally::default()).await
+        let place = Place {
+            state_dir: dir.join("state"),
+            ..fixture.place()
+        };
+        fixture
+            .job()
+            .run(&place, input, &mut landing, &mut Tally::default())
+            .await
     })
 }
 
@@ -36,7 +42,11 @@ fn table(fixture: &Fixture, dir: &Path) -> Vec<String> {
     let mut rows = Vec::new();
     for file in snapshot.iter().flat_map(|snapshot| snapshot.files.iter()) {
         let file = fs::File::open(root.join(&file.path)).unwrap();
-        for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .build()
+            .unwrap()
+        {
             let batch = batch.unwrap();
             for row in 0..batch.num_rows() {
                 rows.push(format!("{:?}", batch.slice(row, 1).columns()));
@@ -56,7 +66,12 @@ fn content(records: u32, seed: u64) -> Vec<String> {
             match random.random_range(0..20) {
                 0 => "broken".to_owned(),
                 1 => retraction(serial % 97, serial, random.random_range(0..3600)),
-                _ => record(serial % 97, serial, random.random_range(0..3600), &serial.to_string()),
+                _ => record(
+                    serial % 97,
+                    serial,
+                    random.random_range(0..3600),
+                    &serial.to_string(),
+                ),
             }
         })
         .collect()
@@ -79,12 +94,17 @@ fn kill_fixture() -> Fixture {
 
 #[test]
 fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
-    const NAME: &str = "tests::warehouse::ing_2_a_process_killed_at_random_points_leaves_the_same_table";
+    const NAME: &str =
+        "tests::warehouse::ing_2_a_process_killed_at_random_points_leaves_the_same_table";
     if let Some(dir) = std::env::var_os(CHILD) {
         child(Path::new(&dir)).unwrap();
         return;
     }
-    let rounds: u64 = std::env::var("QIHUI_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let rounds: u64 = std::env::var("QIHUI_KILL_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(6);
+    let mut all_kills = 0;
     for round in 0..rounds {
         let fixture = kill_fixture();
         let records = content(6_000, round);
@@ -92,7 +112,11 @@ fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
         let stormy = fixture.dir.path().join("stormy");
         for dir in [&calm, &stormy] {
             fs::create_dir(dir).unwrap();
-            fs::write(dir.join("payments.csv"), format!("{HEADER}\n{}\n", records.join("\n"))).unwrap();
+            fs::write(
+                dir.join("payments.csv"),
+                format!("{HEADER}\n{}\n", records.join("\n")),
+            )
+            .unwrap();
         }
         let started = Instant::now();
         let expected = child(&calm).unwrap();
@@ -100,9 +124,14 @@ fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(round);
         let mut kills = 0;
         loop {
-            let mut process =
-                test_of(NAME).env(CHILD, &stormy).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            let patience = whole.mul_f64(random.random_range(0.05..0.9)) + Duration::from_millis(20);
+            let mut process = test_of(NAME)
+                .env(CHILD, &stormy)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let patience =
+                whole.mul_f64(random.random_range(0.05..0.9)) + Duration::from_millis(20);
             let deadline = Instant::now() + patience;
             let ended = loop {
                 match process.try_wait().unwrap() {
@@ -127,13 +156,24 @@ fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
         let last = child(&stormy).unwrap();
         assert_eq!(last.counts.read, expected.counts.read);
         assert_eq!(last.counts.quarantined, expected.counts.quarantined);
-        assert_eq!(table(&fixture, &stormy), table(&fixture, &calm), "round {round}, {kills} kills");
+        assert_eq!(
+            table(&fixture, &stormy),
+            table(&fixture, &calm),
+            "round {round}, {kills} kills"
+        );
         let entries = |dir: &Path| -> Vec<_> {
-            let entries = Quarantine::new(&dir.join("state")).entries(&fixture.feed.name).unwrap();
-            entries.map(|entry| entry.unwrap()).map(|entry| (entry.id, entry.problems)).collect()
+            let entries = Quarantine::new(&dir.join("state"))
+                .entries(&fixture.feed.name)
+                .unwrap();
+            entries
+                .map(|entry| entry.unwrap())
+                .map(|entry| (entry.id, entry.problems))
+                .collect()
         };
         assert_eq!(entries(&stormy), entries(&calm));
+        all_kills += kills;
     }
+    assert!(all_kills >= rounds, "{all_kills} kills in {rounds} rounds prove little");
 }
 
 #[test]
@@ -145,17 +185,27 @@ fn ing_2_a_full_disk_loses_nothing() {
         return;
     }
     let fixture = kill_fixture();
-    let (calm, full) = (fixture.dir.path().join("calm"), fixture.dir.path().join("full"));
+    let (calm, full) = (
+        fixture.dir.path().join("calm"),
+        fixture.dir.path().join("full"),
+    );
     let records = content(3_000, 1);
     for dir in [&calm, &full] {
         fs::create_dir(dir).unwrap();
-        fs::write(dir.join("payments.csv"), format!("{HEADER}\n{}\n", records.join("\n"))).unwrap();
+        fs::write(
+            dir.join("payments.csv"),
+            format!("{HEADER}\n{}\n", records.join("\n")),
+        )
+        .unwrap();
     }
     child(&calm).unwrap();
     // A limit on the size of files fails like a full disk; the shell has the signal ignored, as `write` then returns.
     for blocks in [1, 4, 8, 16] {
         let status = Command::new("sh")
-            .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+            .args([
+                "-c",
+                &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""),
+            ])
             .arg(std::env::current_exe().unwrap())
             .args([NAME, "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, &full)
@@ -174,7 +224,10 @@ fn ing_2_old_and_repeated_files_change_nothing() {
     let dir = fixture.dir.path().to_owned();
     let all = content(4_000, 3);
     let (old, new) = all.split_at(2_000);
-    let (old, new) = (fixture.write_csv("payments-old.csv", old), fixture.write_csv("payments-new.csv", new));
+    let (old, new) = (
+        fixture.write_csv("payments-old.csv", old),
+        fixture.write_csv("payments-new.csv", new),
+    );
     land(&fixture, &dir, &old).unwrap();
     let first = land(&fixture, &dir, &new).unwrap();
     assert_eq!(first.counts.read, first.counts.accounted());
@@ -195,9 +248,18 @@ fn ing_2_old_and_repeated_files_change_nothing() {
 #[test]
 fn a_check_tells_what_the_table_will_say_and_makes_none() {
     let fixture = kill_fixture();
-    let (dir, path) = (fixture.dir.path().to_owned(), fixture.write_csv("payments.csv", &content(2_000, 5)));
+    let (dir, path) = (
+        fixture.dir.path().to_owned(),
+        fixture.write_csv("payments.csv", &content(2_000, 5)),
+    );
     let preview = || {
-        let checked = Fixture { options: RunOptions { dry_run: true, ..fixture.options }, ..kill_fixture() };
+        let checked = Fixture {
+            options: RunOptions {
+                dry_run: true,
+                ..fixture.options
+            },
+            ..kill_fixture()
+        };
         runtime().block_on(async {
             let warehouse = Warehouse::open(&dir.join("warehouse")).unwrap();
             let table = match warehouse.snapshot(&fixture.contract.id).await.unwrap() {
@@ -208,8 +270,15 @@ fn a_check_tells_what_the_table_will_say_and_makes_none() {
                 }
             };
             let mut landing = Preview::new(&fixture.contract, table);
-            let place = Place { state_dir: dir.join("state"), ..fixture.place() };
-            checked.job().run(&place, &path, &mut landing, &mut Tally::default()).await.unwrap()
+            let place = Place {
+                state_dir: dir.join("state"),
+                ..fixture.place()
+            };
+            checked
+                .job()
+                .run(&place, &path, &mut landing, &mut Tally::default())
+                .await
+                .unwrap()
         })
     };
     let told = preview();

@@ -130,7 +130,7 @@ fn printable(sql: &str) -> String {
 }
 
 /// The columns that a plan reads of each table.
-fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
+pub fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
     let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     // The walk only collects, so it cannot fail.
     let _ = plan.apply_with_subqueries(|node| {

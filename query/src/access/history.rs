@@ -1,7 +1,7 @@
 //! An enterprise's own accesses, out of the log.
 
 use qihui_audit::{AuditLog, LogError};
-use qihui_catalog::EnterpriseNo;
+use qihui_catalog::{EnterpriseNo, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ pub fn accesses_of(log: &AuditLog, no: EnterpriseNo) -> Result<Vec<AccessRecord>
         };
         records.push(AccessRecord {
             index,
-            time: entry.leaf.time_text(),
+            time: Timestamp(entry.leaf.time_ms).to_string(),
             org: text(&decided, "org"),
             purpose: text(&decided, "purpose"),
             datasets,

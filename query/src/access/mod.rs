@@ -543,17 +543,21 @@ fn summary(
     sha256: String,
 ) -> Summary {
     let mut passed = prepared.planned.account.passed();
+    let mut read = entries::columns_read(&prepared.planned.logical);
     let datasets = prepared
         .scopes
         .iter()
         .map(|(dataset, scope)| {
             let passed = passed.remove(dataset).unwrap_or_default();
             let scope = scope.scope();
+            let columns = read.remove(dataset.as_str()).unwrap_or_default();
+            let mut withheld: BTreeMap<String, u64> = columns.into_iter().map(|column| (column, 0)).collect();
+            withheld.extend(passed.withheld);
             let summary = DatasetSummary {
                 table_version: prepared.tables.get(dataset).map_or(-1, |table| table.version),
                 enterprises: (!scope.all_rows).then(|| scope.enterprises()),
                 rows: passed.rows,
-                withheld: passed.withheld,
+                withheld,
             };
             (dataset.clone(), summary)
         })

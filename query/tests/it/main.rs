@@ -12,6 +12,7 @@
 
 mod gate_1;
 mod gate_2;
+mod gate_3;
 mod grammar;
 mod leaks;
 mod reference;

@@ -20,7 +20,7 @@ use crate::population::Registered;
 /// The longest row.
 pub(crate) const ROW_BYTES: usize = 1 << 20;
 /// The most rows.
-pub(crate) const MAX_ROWS: u64 = 20_000_000;
+pub(crate) const MAX_ROWS: u64 = crate::MAX_ENTERPRISES as u64;
 const MAX_FIELDS: usize = 256;
 
 /// A registry that has been looked through once.
@@ -53,7 +53,13 @@ impl Registry {
         let places = Places::find(path, &mut rows)?;
         let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
         let (mut usable, mut skipped) = (0, 0);
-        while rows.next()? && rows.number <= MAX_ROWS {
+        while rows.next()? {
+            if rows.number > MAX_ROWS {
+                return Err(SynthError::Option {
+                    option: "--registry",
+                    range: "a table of at most 10000000 rows",
+                });
+            }
             match Uscc::normalise(rows.field(places.uscc)) {
                 Ok(uscc) if seen.insert(fingerprint(uscc)) => usable += 1,
                 Ok(_) => {
@@ -78,7 +84,7 @@ impl Registry {
         rows.next()?;
         rows.number = 0;
         let mut index = 0;
-        while rows.next()? && rows.number <= MAX_ROWS {
+        while rows.next()? {
             let Ok(uscc) = Uscc::normalise(rows.field(self.places.uscc)) else {
                 continue;
             };

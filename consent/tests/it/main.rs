@@ -1,0 +1,13 @@
+//! The ledger as its callers see it.
+
+mod concurrency;
+mod crash;
+mod decide;
+mod fixture;
+mod golden;
+mod lifecycle;
+mod model;
+mod numbers;
+mod parties;
+mod requests;
+mod scale;

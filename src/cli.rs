@@ -1,0 +1,376 @@
+//! What can be typed: the command line of `qihui`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode};
+use qihui_consent::ledger::OrganisationKind;
+use qihui_query::formats::Format;
+
+/// Exchange data about enterprises, within what each enterprise has authorised.
+///
+/// Departments' files become tables (feed), the data authority agrees with organisations what they may ask for
+/// (agreement), enterprises grant it (consent), organisations ask SQL (query), and everybody can check who read what
+/// (audit). `qihui demo` shows all of it on an empty machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qihui",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied. Every error code has a page in docs/errors."
+)]
+pub struct Cli {
+    /// The hub's data directory
+    #[arg(
+        long,
+        global = true,
+        env = "QIHUI_DATA_DIR",
+        default_value = "qihui-data",
+        value_name = "DIR"
+    )]
+    pub data_dir: PathBuf,
+    /// The configuration file [default: qihui.toml in the data directory]
+    #[arg(long, global = true, env = "QIHUI_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print exactly one JSON document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more on stderr about what happens; twice: much more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an empty hub: configuration, keys, contracts, ledger and log
+    Init(InitArgs),
+    /// Generate feeds of synthetic enterprises, in their source formats
+    Synth(SynthArgs),
+    /// Take departments' files into the tables
+    #[command(subcommand)]
+    Feed(FeedCommand),
+    /// Look at datasets, their contracts and purposes
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    /// Organisations that may ask for data
+    #[command(subcommand)]
+    Org(OrgCommand),
+    /// What the data authority agreed with organisations: the first key
+    #[command(subcommand)]
+    Agreement(AgreementCommand),
+    /// Who may sign for an enterprise
+    #[command(subcommand)]
+    Signatory(SignatoryCommand),
+    /// What enterprises granted: the second key
+    #[command(subcommand)]
+    Consent(ConsentCommand),
+    /// Ask SQL over what an organisation may see for a purpose
+    Query(QueryArgs),
+    /// The tamper-evident log: who read what, and the proof of it
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Make the key pair of a signatory, outside the hub
+    Keygen(KeygenArgs),
+    /// Show the whole story on synthetic data, from feeds to a caught forgery
+    Demo(DemoArgs),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// How the log names itself in its checkpoints, a host and path by custom [default: one drawn at random]
+    #[arg(long, value_name = "NAME")]
+    pub origin: Option<String>,
+}
+
+/// Arguments of `synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// The folder for the files
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How many enterprises [default: 1000, or every row of the registry]
+    #[arg(long, value_name = "N")]
+    pub enterprises: Option<u32>,
+    /// How many months, ending with June 2026
+    #[arg(long, value_name = "M", default_value_t = 12)]
+    pub months: u32,
+    /// Seed of all draws: equal options give equal bytes
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Share of records with something wrong, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub ugly: f64,
+    /// Take the enterprises from a registry instead: a CSV file with uscc, ent_name and est_date
+    #[arg(long, value_name = "CSV")]
+    pub registry: Option<PathBuf>,
+}
+
+/// `feed …`
+#[derive(Debug, Subcommand)]
+pub enum FeedCommand {
+    /// List the feeds
+    List,
+    /// Say what would become of a file's records, without taking them in
+    Check {
+        /// The file
+        file: PathBuf,
+        /// The feed it belongs to
+        #[arg(long, value_name = "NAME")]
+        feed: FeedName,
+    },
+    /// Take files in: every record lands, is known already, or goes to quarantine
+    Run(FeedRunArgs),
+    /// List the records of a feed that wait in quarantine, without their content
+    Quarantine {
+        /// The feed
+        name: FeedName,
+        /// List at most so many
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+    },
+}
+
+/// Arguments of `feed run`.
+#[derive(Debug, Args)]
+pub struct FeedRunArgs {
+    /// The feed
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub name: Option<FeedName>,
+    /// Every feed that has a file in the folder
+    #[arg(long)]
+    pub all: bool,
+    /// A file, or a folder whose files are picked by each feed's name pattern [default: inbox in the data directory]
+    #[arg(long, value_name = "PATH")]
+    pub from: Option<PathBuf>,
+    /// Do everything but write
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `catalog …`
+#[derive(Debug, Subcommand)]
+pub enum CatalogCommand {
+    /// List the datasets
+    List,
+    /// Show a dataset's contract, or the tree of `purposes`
+    Show {
+        /// The dataset, or the word `purposes`
+        dataset: DatasetId,
+    },
+    /// Check contracts, feeds and purposes, and say which versions are not yet in the log
+    Check {
+        /// Record new versions in the log, so that they take effect
+        #[arg(long)]
+        record: bool,
+    },
+}
+
+/// `org …`
+#[derive(Debug, Subcommand)]
+pub enum OrgCommand {
+    /// Register an organisation
+    Add {
+        /// Its identifier
+        id: OrgId,
+        /// Its name
+        #[arg(long)]
+        name: String,
+        /// What it is
+        #[arg(long)]
+        kind: Kind,
+        /// A purpose it may ask for even without an agreement, to read public data; may be repeated
+        #[arg(long, value_name = "CODE")]
+        purpose: Vec<PurposeCode>,
+    },
+    /// List the organisations
+    List,
+}
+
+/// What an organisation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A department of the government
+    Department,
+    /// A bank
+    Bank,
+    /// A service
+    Service,
+}
+
+impl From<Kind> for OrganisationKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Department => Self::Department,
+            Kind::Bank => Self::Bank,
+            Kind::Service => Self::Service,
+        }
+    }
+}
+
+/// `agreement …`
+#[derive(Debug, Subcommand)]
+pub enum AgreementCommand {
+    /// Add an agreement of the data authority with an organisation
+    Add {
+        /// The agreement, in YAML or JSON
+        file: PathBuf,
+    },
+    /// List the agreements
+    List,
+}
+
+/// `signatory …`
+#[derive(Debug, Subcommand)]
+pub enum SignatoryCommand {
+    /// Register who may sign for an enterprise
+    Add {
+        /// The enterprise's unified social credit code
+        uscc: String,
+        /// The name the signatory signs as
+        name: String,
+        /// Its public key: an Ed25519 key in PEM, hexadecimal or base64
+        #[arg(long, value_name = "PUB")]
+        key: PathBuf,
+    },
+}
+
+/// `consent …`
+#[derive(Debug, Subcommand)]
+pub enum ConsentCommand {
+    /// Ask an enterprise for a consent; nothing is opened by asking
+    Request {
+        /// The request, in YAML or JSON
+        file: PathBuf,
+    },
+    /// Show the exact columns and cells that a consent would open
+    Preview {
+        /// The consent
+        id: ConsentId,
+    },
+    /// Give a consent, with the signature of a signatory
+    Sign {
+        /// The consent
+        id: ConsentId,
+        /// The name of the signatory
+        #[arg(long = "as", value_name = "NAME")]
+        signatory: String,
+        /// The signatory's private key, kept outside the data directory
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Suspend a consent, at once
+    Pause(OperationArgs),
+    /// Resume a suspended consent
+    Resume(OperationArgs),
+    /// Take a consent back, at once and for ever
+    Withdraw(OperationArgs),
+    /// Replace a consent by one that opens less, at once
+    Narrow {
+        /// What it is about
+        #[command(flatten)]
+        operation: OperationArgs,
+        /// What remains, in YAML or JSON: any of scope, actions, expires, max_uses, data_life_days
+        file: PathBuf,
+    },
+    /// Show a consent with everything that happened to it
+    Show {
+        /// The consent
+        id: ConsentId,
+    },
+    /// List consents
+    List {
+        /// Only those of an enterprise
+        #[arg(long, value_name = "USCC")]
+        subject: Option<String>,
+        /// Only those to an organisation
+        #[arg(long)]
+        org: Option<OrgId>,
+    },
+}
+
+/// A consent, and who acts on it.
+#[derive(Debug, Args)]
+pub struct OperationArgs {
+    /// The consent
+    pub id: ConsentId,
+    /// Act as this signatory, with `--key` [default: act as the holder of the hub]
+    #[arg(long = "as", value_name = "NAME", requires = "key")]
+    pub signatory: Option<String>,
+    /// The signatory's private key, kept outside the data directory
+    #[arg(long, value_name = "FILE", requires = "signatory")]
+    pub key: Option<PathBuf>,
+}
+
+/// Arguments of `query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// The organisation that asks
+    #[arg(long)]
+    pub org: OrgId,
+    /// What for
+    #[arg(long, value_name = "CODE")]
+    pub purpose: PurposeCode,
+    /// An enterprise that is asked about, by its unified social credit code; may be repeated
+    #[arg(long, value_name = "USCC")]
+    pub subject: Vec<String>,
+    /// How the answer is written: table, csv, ndjson, parquet or arrow [default: table, ndjson with --json]
+    #[arg(long, value_parser = clap::builder::ValueParser::new(format))]
+    pub format: Option<Format>,
+    /// Write the answer into a file, which appears once it is complete
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Use strict mode: slower, and equal down to the byte for equal visible rows
+    #[arg(long)]
+    pub strict: bool,
+    /// One SELECT statement, or EXPLAIN and one
+    pub sql: String,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    text.parse()
+}
+
+/// `audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Print the newest signed checkpoint; keep it elsewhere
+    Checkpoint,
+    /// Check every byte of the log, and that it continues a checkpoint kept elsewhere
+    Verify {
+        /// A checkpoint of this log that was kept elsewhere
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Prove that an entry is in the log
+    Proof {
+        /// The entry
+        index: u64,
+    },
+    /// List who accessed an enterprise's data
+    Accesses {
+        /// The enterprise's unified social credit code
+        uscc: String,
+    },
+}
+
+/// Arguments of `keygen`.
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// The file for the private key; the public key goes beside it as FILE.pub
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the demonstration's hub in this folder [default: a folder that is removed afterwards]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}

@@ -1,0 +1,283 @@
+//! `feed list | check | run | quarantine`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use qihui_catalog::{Catalog, FeedName};
+use qihui_ingest::{
+    CheckReport, Counts, ProblemReport, Progress, Quarantine, QuarantineEntry, Quiet, RunReport,
+};
+use serde_json::{Value, json};
+
+use super::{Context, shown, with_hub};
+use crate::cli::{FeedCommand, FeedRunArgs};
+use crate::failure::{Failure, ProgramError};
+use crate::hub::Hub;
+use crate::progress::Bars;
+use crate::report::{Report, table};
+
+/// The dataset that says where an enterprise sits and what it does: filled first, so that numbers are assigned by it.
+const REGISTER: &str = "enterprise_registration";
+
+pub(super) async fn run(
+    command: FeedCommand,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    match command {
+        FeedCommand::List => list(context).await,
+        FeedCommand::Check { file, feed } => check(&file, &feed, context).await,
+        FeedCommand::Run(args) => run_feeds(args, context).await,
+        FeedCommand::Quarantine { name, limit } => quarantine(&name, limit, context).await,
+    }
+}
+
+async fn list(context: &Context<'_>) -> Result<Report, Failure> {
+    with_hub(&context.opening, async |hub| {
+        let feeds = hub.catalog()?.feeds.values();
+        let json: Vec<Value> = feeds
+            .clone()
+            .map(|feed| {
+                json!({ "name": feed.name, "dataset": feed.dataset, "format": feed.format.as_str() })
+            })
+            .collect();
+        let rows = feeds.map(|feed| {
+            vec![
+                feed.name.to_string(),
+                feed.dataset.to_string(),
+                feed.format.as_str().to_owned(),
+                feed.encoding.as_str().to_owned(),
+                feed.file_pattern.clone(),
+                feed.title_cn.clone(),
+            ]
+        });
+        let text = table(
+            &["feed", "dataset", "format", "encoding", "files", "title"],
+            rows,
+        );
+        Ok(Report::new(json!({ "feeds": json }), text))
+    })
+    .await
+}
+
+fn progress(context: &Context<'_>) -> Arc<dyn Progress> {
+    if context.terminal {
+        Arc::new(Bars::default())
+    } else {
+        Arc::new(Quiet)
+    }
+}
+
+async fn check(
+    file: &Path,
+    feed: &FeedName,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    let watching = progress(context);
+    let CheckReport { report, problems } = with_hub(&context.opening, async |hub| {
+        hub.check_feed(feed, file, watching).await
+    })
+    .await?;
+    let mut json = outcome(&report);
+    json["dataset"] = json!(report.dataset);
+    json["problems"] = json!(problems);
+    let mut text = outcomes([&report]);
+    if !problems.is_empty() {
+        text = format!("{text}\n{}", problem_table(&problems));
+    }
+    Ok(Report::new(json, text).note("nothing was written"))
+}
+
+fn problem_table(problems: &[ProblemReport]) -> String {
+    let rows = problems.iter().map(|problem| {
+        let lines: Vec<String> = problem.lines.iter().map(|at| at.line.to_string()).collect();
+        vec![
+            problem.code.to_string(),
+            problem.column.clone().unwrap_or_default(),
+            problem.records.to_string(),
+            lines.join(", "),
+        ]
+    });
+    table(&["problem", "column", "records", "first lines"], rows)
+}
+
+async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, Failure> {
+    let inbox = || context.opening.layout.inbox();
+    let from = args.from.clone().unwrap_or_else(inbox);
+    let watching = progress(context);
+    let reports = with_hub(&context.opening, async |hub| {
+        let feeds = chosen(&args, &from, hub.catalog()?)?;
+        let mut reports = Vec::with_capacity(feeds.len());
+        for feed in feeds {
+            let run = hub.run_feed(&feed, &from, args.dry_run, Arc::clone(&watching));
+            match run.await {
+                Ok(report) => reports.push(report),
+                Err(failure) => return Err(after(failure, &reports)),
+            }
+        }
+        Ok(reports)
+    })
+    .await?;
+    let outcomes_json: Vec<Value> = reports.iter().map(outcome).collect();
+    let mut json = json!({ "feeds": outcomes_json });
+    if args.dry_run {
+        json["dry_run"] = json!(true);
+    }
+    let mut report = Report::new(json, outcomes(&reports));
+    if args.dry_run {
+        report = report.note("a dry run: nothing was written");
+    }
+    for run in &reports {
+        report.notes.extend(reasons(run));
+    }
+    Ok(report)
+}
+
+/// A failure after feeds that were run: they stay run, so they are told.
+fn after(failure: Failure, done: &[RunReport]) -> Failure {
+    if done.is_empty() {
+        return failure;
+    }
+    let outcomes: Vec<Value> = done.iter().map(outcome).collect();
+    let told = done
+        .iter()
+        .map(|report| format!("feed {}: done, {} read", report.feed, report.counts.read));
+    failure
+        .with("feeds", Value::Array(outcomes))
+        .with_details(told)
+}
+
+/// The feeds to run, in order.
+fn chosen(args: &FeedRunArgs, from: &Path, catalog: &Catalog) -> Result<Vec<FeedName>, Failure> {
+    if let Some(name) = &args.name {
+        return Ok(vec![name.clone()]);
+    }
+    if !from.is_dir() {
+        return Err(ProgramError::FileUnreadable {
+            what: "folder of feeds",
+            path: from.to_owned(),
+            reason: "it is not a folder".to_owned(),
+        }
+        .into());
+    }
+    let mut feeds = Vec::new();
+    for spec in catalog.feeds.values() {
+        if qihui_ingest::has_input(spec, from)? {
+            feeds.push((spec.dataset.as_str() != REGISTER, spec.name.clone()));
+        }
+    }
+    if feeds.is_empty() {
+        return Err(ProgramError::NoFeedFiles {
+            dir: PathBuf::from(from),
+        }
+        .into());
+    }
+    feeds.sort();
+    Ok(feeds.into_iter().map(|(_, name)| name).collect())
+}
+
+/// What became of the records of a feed; `read` is the sum of the rest.
+fn outcome(report: &RunReport) -> Value {
+    let counts = &report.counts;
+    json!({
+        "feed": report.feed,
+        "read": counts.read,
+        "landed": counts.landed(),
+        "unchanged": counts.unchanged,
+        "superseded": counts.superseded,
+        "retracted": counts.retracted,
+        "quarantined": counts.quarantined,
+    })
+}
+
+fn outcomes<'r>(reports: impl IntoIterator<Item = &'r RunReport>) -> String {
+    let rows = reports.into_iter().map(|report| {
+        let Counts {
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
+        } = report.counts;
+        let counts = [
+            read,
+            inserted,
+            replaced,
+            unchanged,
+            superseded,
+            retracted,
+            quarantined,
+        ];
+        let mut row = vec![report.feed.to_string()];
+        row.extend(counts.iter().map(u64::to_string));
+        row
+    });
+    let header = [
+        "feed",
+        "read",
+        "inserted",
+        "replaced",
+        "unchanged",
+        "superseded",
+        "retracted",
+        "quarantined",
+    ];
+    table(&header, rows)
+}
+
+fn reasons(report: &RunReport) -> Option<String> {
+    let reasons: Vec<String> = report
+        .reasons
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    (!reasons.is_empty()).then(|| format!("{} quarantined: {}", report.feed, reasons.join(", ")))
+}
+
+async fn quarantine(
+    name: &FeedName,
+    limit: usize,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    let (total, listed) = with_hub(&context.opening, async |hub: &Hub| {
+        if !hub.catalog()?.feeds.contains_key(name) {
+            return Err(ProgramError::UnknownFeed(name.to_string()).into());
+        }
+        let (mut total, mut listed) = (0_u64, Vec::new());
+        for entry in Quarantine::new(&hub.layout().state()).entries(name)? {
+            let entry = entry?;
+            total += 1;
+            if listed.len() < limit {
+                listed.push(entry);
+            }
+        }
+        Ok((total, listed))
+    })
+    .await?;
+    let json = json!({ "feed": name, "total": total, "records": listed });
+    let text = if listed.is_empty() {
+        format!("no record of {name} is in quarantine")
+    } else {
+        table(
+            &["source", "line", "bytes", "problems", "id"],
+            listed.iter().map(quarantined),
+        )
+    };
+    let report = Report::new(json, text);
+    if (listed.len() as u64) < total {
+        return Ok(report.note(format!("{} of {total} records", listed.len())));
+    }
+    Ok(report)
+}
+
+fn quarantined(entry: &QuarantineEntry) -> Vec<String> {
+    let problems: Vec<String> = entry.problems.iter().map(ToString::to_string).collect();
+    vec![
+        shown(Path::new(&entry.source)),
+        entry.line.to_string(),
+        entry.length.to_string(),
+        problems.join(", "),
+        entry.id.clone(),
+    ]
+}

@@ -1,0 +1,82 @@
+//! The commands, one module each: what was typed, to the crates that do it, to a [`Report`].
+
+mod agreement;
+mod audit;
+mod catalog;
+mod consent;
+mod feed;
+mod init;
+mod keygen;
+mod org;
+mod preview;
+mod query;
+mod signatory;
+mod synth;
+
+use std::io::Write;
+use std::path::Path;
+
+use qihui_catalog::Uscc;
+
+use crate::cli::Command;
+use crate::failure::{Failure, ProgramError};
+use crate::hub::{Hub, Opening};
+use crate::report::Report;
+
+/// What every command gets.
+pub struct Context<'a> {
+    /// The hub it is about.
+    pub opening: Opening,
+    /// Whether the answer is one JSON document.
+    pub json: bool,
+    /// Whether somebody watches.
+    pub terminal: bool,
+    /// Where an answer goes that is too large to be held.
+    pub stdout: &'a mut (dyn Write + Send),
+}
+
+/// Does a command.
+pub(crate) async fn dispatch(
+    command: Command,
+    context: &mut Context<'_>,
+) -> Result<Report, Failure> {
+    match command {
+        Command::Init(args) => init::run(&args, context).await,
+        Command::Synth(args) => synth::run(args),
+        Command::Feed(command) => feed::run(command, context).await,
+        Command::Catalog(command) => catalog::run(command, context).await,
+        Command::Org(command) => org::run(command, context).await,
+        Command::Agreement(command) => agreement::run(command, context).await,
+        Command::Signatory(command) => signatory::run(command, context).await,
+        Command::Consent(command) => consent::run(command, context).await,
+        Command::Query(args) => Box::pin(query::run(args, context)).await,
+        Command::Audit(command) => audit::run(command, context).await,
+        Command::Keygen(args) => keygen::run(&args, context),
+        // Runs other commands, each with a runtime of its own.
+        Command::Demo(_) => Err(ProgramError::BadUsage(
+            "a demonstration cannot run inside a command".to_owned(),
+        )
+        .into()),
+    }
+}
+
+/// Opens the hub, works, and closes it if the work succeeded.
+async fn with_hub<T>(
+    opening: &Opening,
+    work: impl AsyncFnOnce(&Hub) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let hub = Box::pin(Hub::open(opening)).await?;
+    let result = work(&hub).await?;
+    hub.close().await;
+    Ok(result)
+}
+
+/// An enterprise as it was typed. What is wrong with it is said without repeating it.
+fn enterprise(text: &str) -> Result<Uscc, Failure> {
+    Ok(Uscc::normalise(text)?)
+}
+
+/// A path for people and JSON.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,135 @@
+//! `consent preview`: the exact columns and cells that a consent would open, before it is given.
+//!
+//! The columns come from the decision with the consent and without it; the cells from running the gate over the scope
+//! that the decision would have. Looking is an access like any other and is recorded as one.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use arrow::json::WriterBuilder;
+use arrow::json::writer::JsonArray;
+use arrow::util::pretty::pretty_format_batches;
+use qihui_catalog::{ConsentId, DatasetId, OrgId};
+use qihui_consent::ledger::{DatasetPreview, Preview, PreviewColumn};
+use qihui_query::access::AccessRequest;
+use qihui_query::formats::Format;
+use serde_json::{Value, json};
+
+use super::{Context, with_hub};
+use crate::failure::{Failure, ProgramError};
+use crate::hub::Hub;
+use crate::report::{Report, table};
+
+/// Who looks, as the enterprise's list of accesses shows it: not the organisation that asks, which sees nothing.
+const LOOKER: &str = "consent_preview";
+
+pub(super) async fn run(id: &ConsentId, context: &Context<'_>) -> Result<Report, Failure> {
+    with_hub(&context.opening, async |hub| {
+        hub.require_recorded(|artefact| artefact.kind != "feed")
+            .await?;
+        let preview = hub.ledger().preview(hub.catalog()?, id).await?;
+        let cells = Box::pin(cells(hub, id, &preview)).await?;
+        report(&preview, &cells)
+    })
+    .await
+}
+
+async fn cells(
+    hub: &Hub,
+    id: &ConsentId,
+    preview: &Preview,
+) -> Result<BTreeMap<DatasetId, RecordBatch>, Failure> {
+    let ledger = hub.ledger();
+    let found = ledger
+        .hypothetical(hub.catalog()?, id, preview.action)
+        .await?;
+    let scopes = found
+        .into_iter()
+        .map(|(dataset, found)| (dataset, found.with))
+        .collect();
+    let request = AccessRequest {
+        principal: hub.principal().to_owned(),
+        org: OrgId::new(LOOKER)?,
+        purpose: preview.purpose.clone(),
+        action: preview.action,
+        subjects: vec![ledger.consent(id).await?.document.principal],
+        sql: String::new(),
+        format: Format::Ndjson,
+        // Rows in a fixed order, for whoever compares.
+        strict: true,
+    };
+    let shown = hub.gate()?.preview(&request, scopes).await?;
+    Ok(shown.into_iter().collect())
+}
+
+fn report(
+    preview: &Preview,
+    cells: &BTreeMap<DatasetId, RecordBatch>,
+) -> Result<Report, Failure> {
+    let mut json = json!(preview);
+    if let Value::Object(document) = &mut json {
+        // The hub's own number of the enterprise means nothing outside.
+        document.remove("no");
+    }
+    let mut text = format!(
+        "consent {} version {} would let {} ({}, {}) see:",
+        preview.consent_id, preview.version, preview.org, preview.purpose, preview.action
+    );
+    for (place, dataset) in preview.datasets.iter().enumerate() {
+        text += &format!("\n\n{}\n{}", dataset.dataset, columns(dataset));
+        let rows = match cells.get(&dataset.dataset) {
+            Some(batch) => {
+                text += &format!("\n{}", pretty(batch)?);
+                rows(batch)?
+            }
+            None => json!([]),
+        };
+        json["datasets"][place]["rows"] = rows;
+    }
+    Ok(Report::new(json, text))
+}
+
+fn columns(preview: &DatasetPreview) -> String {
+    let row = |column: &PreviewColumn| {
+        let form = column.form.map_or_else(|| "not shown".to_owned(), |form| form.to_string());
+        let opened: Vec<String> = column
+            .opened
+            .iter()
+            .map(|(from, to)| {
+                let day = |day: &Option<_>| day.map_or_else(|| "…".to_owned(), |day: qihui_catalog::Date| day.to_string());
+                format!("{} to {}", day(from), day(to))
+            })
+            .collect();
+        let opened = match (column.always, opened.is_empty()) {
+            (true, _) => "shown anyhow".to_owned(),
+            (_, true) => "nothing".to_owned(),
+            _ => opened.join(", "),
+        };
+        vec![column.name.clone(), form, opened, column.reasons.join("; ")]
+    };
+    table(
+        &["column", "form", "opened", "why"],
+        preview.columns.iter().map(row),
+    )
+}
+
+fn unwritable(_: arrow::error::ArrowError) -> ProgramError {
+    // The engine's words may quote a value.
+    ProgramError::OutputFailed("a cell has no text form".to_owned())
+}
+
+fn pretty(batch: &RecordBatch) -> Result<String, ProgramError> {
+    Ok(pretty_format_batches(std::slice::from_ref(batch))
+        .map_err(unwritable)?
+        .to_string())
+}
+
+fn rows(batch: &RecordBatch) -> Result<Value, ProgramError> {
+    let mut writer = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, JsonArray>(Vec::new());
+    writer.write(batch).map_err(unwritable)?;
+    writer.finish().map_err(unwritable)?;
+    serde_json::from_slice(&writer.into_inner())
+        .map_err(|_| ProgramError::OutputFailed("the cells are no JSON".to_owned()))
+}

@@ -1,0 +1,143 @@
+//! `query`: SQL over the gate.
+//!
+//! Bytes go where they are asked for as the gate releases them. With `--json` and without `--output` the answer is
+//! held until it is complete, since it becomes one document; a file appears under its name once it is complete.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use qihui_catalog::Action;
+use qihui_query::access::{AccessRequest, Summary};
+use qihui_query::formats::Format;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{Context, enterprise, shown, with_hub};
+use crate::cli::QueryArgs;
+use crate::failure::{Failure, ProgramError};
+use crate::files::{self, unwritable};
+use crate::hub::Hub;
+use crate::report::Report;
+
+pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Report, Failure> {
+    let embedded = context.json && args.output.is_none();
+    if embedded && args.format.is_some_and(|format| format != Format::Ndjson) {
+        let reason = "with --json the rows are part of the document: leave --format out, or give --output FILE";
+        return Err(ProgramError::BadUsage(reason.to_owned()).into());
+    }
+    let default = if embedded {
+        Format::Ndjson
+    } else {
+        Format::Table
+    };
+    let subjects: Result<_, Failure> = args.subject.iter().map(|code| enterprise(code)).collect();
+    let subjects = subjects?;
+    let (sql, output) = (args.sql, args.output);
+    let format = args.format.unwrap_or(default);
+    let stdout = &mut *context.stdout;
+    with_hub(&context.opening, async |hub| {
+        let request = AccessRequest {
+            principal: hub.principal().to_owned(),
+            org: args.org,
+            purpose: args.purpose,
+            action: Action::Query,
+            subjects,
+            sql,
+            format,
+            strict: hub.config().query.strict,
+        };
+        match output {
+            Some(path) => Box::pin(into_file(hub, &request, &path)).await,
+            None if embedded => Box::pin(into_document(hub, &request)).await,
+            None => {
+                let summary = Box::pin(ask(hub, &request, stdout)).await?;
+                Ok(noted(Report::new(Value::Null, ""), &summary))
+            }
+        }
+    })
+    .await
+}
+
+async fn ask(
+    hub: &Hub,
+    request: &AccessRequest,
+    out: &mut (dyn Write + Send),
+) -> Result<Summary, Failure> {
+    Ok(Box::pin(hub.gate()?.query(request, out)).await?)
+}
+
+async fn into_document(hub: &Hub, request: &AccessRequest) -> Result<Report, Failure> {
+    let mut answer = Vec::new();
+    let summary = ask(hub, request, &mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let access = serde_json::to_string(&summary).map_err(|_| no_json())?;
+    let rows: Vec<&str> = answer.lines().collect();
+    let are_json = |row: &&str| serde_json::from_str::<&RawValue>(row).is_ok();
+    let document = if rows.iter().all(are_json) {
+        // Rows as they are: a decimal read as a number of the machine would no longer be the same.
+        format!("{{\"access\":{access},\"rows\":[{}]}}", rows.join(","))
+    } else {
+        // What EXPLAIN answers is text.
+        let text = serde_json::to_string(&answer).map_err(|_| no_json())?;
+        format!("{{\"access\":{access},\"text\":{text}}}")
+    };
+    let mut report = Report::new(Value::Null, "");
+    report.document = Some(document);
+    Ok(noted(report, &summary))
+}
+
+fn no_json() -> ProgramError {
+    ProgramError::OutputFailed("the answer is no JSON".to_owned())
+}
+
+async fn into_file(hub: &Hub, request: &AccessRequest, path: &Path) -> Result<Report, Failure> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".qihui-answer-")
+        .tempfile_in(&folder)
+        .map_err(|error| unwritable(path, &error))?;
+    let summary = ask(hub, request, &mut file).await?;
+    file.as_file()
+        .sync_all()
+        .map_err(|error| unwritable(path, &error))?;
+    file.persist(path)
+        .map_err(|error| unwritable(path, &error.error))?;
+    files::sync_parent(path).map_err(|error| unwritable(path, &error))?;
+    let json = json!({ "access": summary, "output": shown(path) });
+    Ok(noted(Report::new(json, ""), &summary))
+}
+
+/// What the answer came to: how many enterprises the scope covers and how many cells were withheld, so that an empty
+/// cell is never a riddle.
+fn noted(report: Report, summary: &Summary) -> Report {
+    let mut report = report.note(format!(
+        "{} rows, {} bytes; recorded as entries {} and {} of the log",
+        summary.rows, summary.bytes, summary.decided, summary.finished
+    ));
+    for (dataset, read) in &summary.datasets {
+        let enterprises = match read.enterprises {
+            Some(1) => "1 enterprise".to_owned(),
+            Some(count) => format!("{count} enterprises"),
+            None => "every enterprise".to_owned(),
+        };
+        let withheld: Vec<String> = read
+            .withheld
+            .iter()
+            .filter(|(_, cells)| **cells > 0)
+            .map(|(column, cells)| format!("{column} {cells}"))
+            .collect();
+        let withheld = if withheld.is_empty() {
+            "nothing".to_owned()
+        } else {
+            withheld.join(", ")
+        };
+        report = report.note(format!(
+            "{dataset}: the scope covers {enterprises}; {} rows read; cells withheld: {withheld}",
+            read.rows
+        ));
+    }
+    report
+}

@@ -1,0 +1,25 @@
+//! `signatory add`.
+
+use qihui_consent::signing::PublicKey;
+use serde_json::json;
+
+use super::{Context, enterprise, with_hub};
+use crate::cli::SignatoryCommand;
+use crate::failure::Failure;
+use crate::report::Report;
+
+pub(super) async fn run(
+    command: SignatoryCommand,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    let SignatoryCommand::Add { uscc, name, key } = command;
+    let (uscc, key) = (enterprise(&uscc)?, PublicKey::read(&key)?);
+    with_hub(&context.opening, async |hub| {
+        hub.ledger().add_signatory(uscc, &name, key).await?;
+        hub.acknowledge().await?;
+        let json = json!({ "uscc": uscc, "name": name, "key_id": key.id() });
+        let text = format!("{name} may sign with key {}", key.id());
+        Ok(Report::new(json, text))
+    })
+    .await
+}

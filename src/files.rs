@@ -1,0 +1,97 @@
+//! Reading and writing the small files that commands are given or leave behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::failure::ProgramError;
+
+/// The largest document that is read, in bytes.
+pub const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
+
+/// Reads a text file that a user named.
+///
+/// # Errors
+/// [`ProgramError::FileUnreadable`]: it is not there, not a file, not UTF-8, or too large.
+pub fn read_document(what: &'static str, path: &Path) -> Result<String, ProgramError> {
+    let unreadable = |reason: String| ProgramError::FileUnreadable {
+        what,
+        path: path.to_owned(),
+        reason,
+    };
+    let system = |error: io::Error| unreadable(error.to_string());
+    if !fs::metadata(path).map_err(system)?.is_file() {
+        return Err(unreadable("it is not a file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(system)?;
+    if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
+        return Err(unreadable(format!(
+            "it is larger than {MAX_DOCUMENT_BYTES} bytes"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))
+}
+
+/// Writes a new file, durably.
+///
+/// # Errors
+/// [`ProgramError::FileUnwritable`].
+pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), ProgramError> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|error| unwritable(path, &error))
+}
+
+/// Replaces a file by new content, durably: afterwards it holds all of the new, before it all of the old.
+///
+/// # Errors
+/// [`ProgramError::FileUnwritable`].
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), ProgramError> {
+    let temporary = path.with_added_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_parent(path)
+    };
+    write().map_err(|error| {
+        // What is left of it would only take room.
+        let _ = fs::remove_file(&temporary);
+        unwritable(path, &error)
+    })
+}
+
+/// Makes the entry of `path` in its folder durable.
+///
+/// # Errors
+/// What the system says.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+pub(crate) fn unwritable(path: &Path, error: &io::Error) -> ProgramError {
+    ProgramError::FileUnwritable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,99 @@
+//! Operations on consents.
+//!
+//! What takes away acts as soon as the ledger has it: with the log down too, and with a broken catalogue. Only the
+//! acknowledgement needs the log. What gives acts once it is in the log.
+
+use std::sync::Arc;
+
+use qihui_catalog::{Catalog, CatalogErrors, ConsentId};
+use qihui_consent::document::NarrowRequest;
+use qihui_consent::ledger::{Consent, ConsentOperation};
+use qihui_consent::signing::{Operation, SigningKey};
+use qihui_consent::{Ledger, LedgerError};
+
+use super::{Hub, Opening};
+use crate::failure::Failure;
+use crate::principal;
+
+/// An operation on a consent, and on whose authority.
+#[derive(Debug)]
+pub struct Act {
+    /// The consent.
+    pub id: ConsentId,
+    /// The operation.
+    pub operation: Operation,
+    /// For a narrowing, what remains.
+    pub narrowed: Option<NarrowRequest>,
+    /// The signatory who signs, by name, with the key; none: the holder of the hub, without a signature.
+    pub signatory: Option<(String, SigningKey)>,
+}
+
+impl Act {
+    async fn carry_out(
+        &self,
+        ledger: &Ledger,
+        catalog: &Catalog,
+        principal: &str,
+    ) -> Result<Consent, LedgerError> {
+        let narrowed = self.narrowed.clone();
+        if let Some((name, key)) = &self.signatory {
+            let signed = ledger.sign_with(catalog, &self.id, self.operation, narrowed, (name, key));
+            return signed.await;
+        }
+        let held = ConsentOperation::Held {
+            consent_id: self.id.clone(),
+            operation: self.operation,
+            by: principal.to_owned(),
+            narrowed,
+        };
+        ledger.operate(catalog, held).await
+    }
+}
+
+impl Hub {
+    /// Does an operation and waits until it is in the log; the consent as it then stands.
+    ///
+    /// # Errors
+    /// What the ledger says, or `LogUnavailable`.
+    pub async fn act(&self, act: &Act) -> Result<Consent, Failure> {
+        let catalog = or_builtin(self.catalog.clone())?;
+        act.carry_out(&self.ledger, &catalog, &self.principal)
+            .await?;
+        self.acknowledge().await?;
+        Ok(self.ledger.consent(&act.id).await?)
+    }
+
+    /// Opens a hub for an operation that takes something away, as far as it can be opened.
+    ///
+    /// # Errors
+    /// What the ledger says. When the log could not be reached, its failure, though the operation acts.
+    pub async fn take_away(opening: &Opening, act: &Act) -> Result<Consent, Failure> {
+        match Self::open(opening).await {
+            Ok(hub) => {
+                let consent = hub.act(act).await?;
+                hub.close().await;
+                Ok(consent)
+            }
+            Err(failure) if failure.code().starts_with("Log") => {
+                let _lock = opening.lock().await?;
+                let ledger = opening.ledger().await?;
+                let catalog = or_builtin(opening.catalog())?;
+                act.carry_out(&ledger, &catalog, &principal::local())
+                    .await?;
+                ledger.close().await;
+                let acts =
+                    "what was taken away is in force, and goes into the log once that is available";
+                Err(failure.with_details([acts.to_owned()]))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// The catalogue for operations that mostly do not look at it.
+fn or_builtin(catalog: Result<Arc<Catalog>, CatalogErrors>) -> Result<Arc<Catalog>, Failure> {
+    Ok(match catalog {
+        Ok(catalog) => catalog,
+        Err(_) => Arc::new(Catalog::builtin()?),
+    })
+}

@@ -1,0 +1,294 @@
+//! A hub: one data directory, opened.
+//!
+//! Promises:
+//! - **One owner.** A hub is open in one process at a time; others wait, then fail ([`DirectoryLock`]).
+//! - **The log is complete.** Opening brings the log up to what ledger and tables hold: events that were committed and
+//!   not handed over, feed runs that were committed and not recorded, accesses that were decided and not ended. What
+//!   a command acknowledges is in the log before it says so ([`Hub::acknowledge`]).
+//! - **Nothing takes effect unrecorded.** Contracts, feeds and purposes count in the version that is in the log; a
+//!   changed file has no effect until `catalog check --record` ([`Hub::require_recorded`], and the gate itself). The
+//!   configuration is recorded whenever it has changed.
+//! - A log or ledger that lost something the other knows of is refused, not repaired.
+//!
+//! Limits: a broken catalogue stops only the commands that need one; what takes away works without it, and even
+//! without the log ([`Hub::take_away`]).
+
+mod acts;
+mod lock;
+pub mod progress;
+mod recover;
+mod runs;
+mod sink;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use qihui_audit::{AuditLog, Clock, LogKeys};
+use qihui_catalog::{Artefact, Catalog, CatalogErrors, EnterpriseNo, EnterpriseNumbers, Uscc};
+use qihui_consent::{Drainer, Ledger};
+use qihui_ingest::IngestContext;
+use qihui_query::access::{Gate, GateParts};
+use qihui_warehouse::Warehouse;
+
+pub use acts::Act;
+pub use lock::DirectoryLock;
+
+use crate::config::Config;
+use crate::failure::{Failure, ProgramError};
+use crate::files;
+use crate::layout::Layout;
+use crate::principal;
+use progress::LogProgress;
+use sink::LogSink;
+
+/// What is needed to open a hub.
+#[derive(Clone)]
+pub struct Opening {
+    /// Where it lies.
+    pub layout: Layout,
+    /// Its configuration.
+    pub config: Config,
+    /// Its time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Opening {
+    /// Takes the directory, if there is a hub in it.
+    ///
+    /// # Errors
+    /// [`ProgramError::NotAHub`], and as [`DirectoryLock::acquire`].
+    pub async fn lock(&self) -> Result<DirectoryLock, ProgramError> {
+        if !self.layout.is_hub() {
+            return Err(ProgramError::NotAHub {
+                dir: self.layout.root().to_owned(),
+            });
+        }
+        let wait = Duration::from_secs(self.config.hub.lock_wait_seconds);
+        DirectoryLock::acquire(&self.layout, wait).await
+    }
+
+    async fn ledger(&self) -> Result<Ledger, Failure> {
+        Ok(Ledger::open(&self.layout.ledger(), Arc::clone(&self.clock)).await?)
+    }
+
+    fn catalog(&self) -> Result<Arc<Catalog>, CatalogErrors> {
+        Catalog::load(&self.layout.catalog()).map(Arc::new)
+    }
+}
+
+/// An open hub. [`Hub::close`] it after work that succeeded; dropping it is safe at any time.
+pub struct Hub {
+    opening: Opening,
+    principal: String,
+    ledger: Ledger,
+    log: Arc<AuditLog>,
+    drainer: Drainer,
+    catalog: Result<Arc<Catalog>, CatalogErrors>,
+    warehouse: Warehouse,
+    /// What the file said, and what is known now.
+    known_before: LogProgress,
+    known: Mutex<LogProgress>,
+    /// Dropped last: the directory is free once everything in it is closed.
+    _lock: DirectoryLock,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub")
+            .field("root", &self.opening.layout.root())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Opens a hub and brings its log up to date.
+    ///
+    /// # Errors
+    /// The directory holds no hub or is in use; log, ledger or warehouse cannot be opened, contradict each other, or
+    /// cannot record what is pending.
+    pub async fn open(opening: &Opening) -> Result<Self, Failure> {
+        let layout = &opening.layout;
+        let lock = opening.lock().await?;
+        let keys = LogKeys::load(&layout.keys())?;
+        let log = AuditLog::open(&layout.log(), &keys, Arc::clone(&opening.clock))?;
+        let log = Arc::new(log);
+        if log.size() > 0 && !layout.ledger().is_file() {
+            return Err(ProgramError::LedgerMissing {
+                path: layout.ledger(),
+            }
+            .into());
+        }
+        empty(&layout.spill())?;
+        let ledger = opening.ledger().await?;
+        let known = LogProgress::load(&layout.progress());
+        let hub = Self {
+            principal: principal::local(),
+            drainer: Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log)))),
+            ledger,
+            log,
+            catalog: opening.catalog(),
+            warehouse: Warehouse::open(&layout.warehouse())?,
+            known_before: known.clone(),
+            known: Mutex::new(known),
+            opening: opening.clone(),
+            _lock: lock,
+        };
+        Box::pin(hub.catch_up()).await?;
+        Ok(hub)
+    }
+
+    /// Where everything lies.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.opening.layout
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.opening.config
+    }
+
+    /// Who is asking, as the log names it.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
+
+    /// The consent ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Arc<AuditLog> {
+        &self.log
+    }
+
+    /// The catalogue.
+    ///
+    /// # Errors
+    /// What is wrong with its files.
+    pub fn catalog(&self) -> Result<&Arc<Catalog>, Failure> {
+        self.catalog.as_ref().map_err(Failure::of)
+    }
+
+    /// The way to the data.
+    ///
+    /// # Errors
+    /// The catalogue is broken, or the engine cannot be set up.
+    pub fn gate(&self) -> Result<Gate, Failure> {
+        Ok(Gate::new(GateParts {
+            catalog: Arc::clone(self.catalog()?),
+            ledger: self.ledger.clone(),
+            log: Arc::clone(&self.log),
+            warehouse: self.warehouse.clone(),
+            limits: self.config().query.limits(),
+            clock: Arc::clone(&self.opening.clock),
+            spill_dir: self.layout().spill(),
+        })?)
+    }
+
+    /// What runs of feeds need.
+    ///
+    /// # Errors
+    /// The catalogue is broken.
+    pub fn ingest(&self) -> Result<IngestContext, Failure> {
+        Ok(IngestContext {
+            catalog: Arc::clone(self.catalog()?),
+            warehouse: self.warehouse.clone(),
+            numbers: Arc::new(self.ledger.clone()),
+            state_dir: self.layout().state(),
+            input_root: self.config().ingest.root.clone(),
+        })
+    }
+
+    /// The number of an enterprise, if the hub knows it.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn number_of(&self, uscc: Uscc) -> Result<Option<EnterpriseNo>, Failure> {
+        Ok(self.ledger.lookup(&[uscc])?.into_iter().next().flatten())
+    }
+
+    /// Hands what the ledger committed to the log. What gives is in force, and what takes away may be reported as
+    /// done, when this returns.
+    ///
+    /// # Errors
+    /// `LogUnavailable`.
+    pub async fn acknowledge(&self) -> Result<(), Failure> {
+        self.drainer.drain().await?;
+        Ok(())
+    }
+
+    /// The parts of the catalogue whose present version is not in the log.
+    ///
+    /// # Errors
+    /// The catalogue is broken, or the ledger cannot be read.
+    pub async fn unrecorded(&self) -> Result<Vec<Artefact>, Failure> {
+        let mut unrecorded = Vec::new();
+        for artefact in self.catalog()?.artefacts() {
+            let recorded = self
+                .ledger
+                .artefact_recorded(artefact.kind, &artefact.id, &artefact.hash);
+            if !recorded.await? {
+                unrecorded.push(artefact);
+            }
+        }
+        Ok(unrecorded)
+    }
+
+    /// Refuses to go on while a part of the catalogue that matters has a version that is not in the log.
+    ///
+    /// # Errors
+    /// [`ProgramError::NotRecorded`], and as [`Hub::unrecorded`].
+    pub async fn require_recorded(
+        &self,
+        matters: impl Fn(&Artefact) -> bool,
+    ) -> Result<(), Failure> {
+        match self.unrecorded().await?.into_iter().find(matters) {
+            None => Ok(()),
+            Some(Artefact {
+                kind, id, version, ..
+            }) => {
+                let what = match kind {
+                    "purposes" => format!("version {version} of the purpose tree"),
+                    _ => format!("version {version} of the {kind} `{id}`"),
+                };
+                Err(ProgramError::NotRecorded { what }.into())
+            }
+        }
+    }
+
+    /// Notes how far the log was worked through and closes everything. Only for work that succeeded: otherwise the
+    /// next opening looks at the entries of this one again.
+    pub async fn close(self) {
+        let known = {
+            let mut known = self.known.lock();
+            known.scanned = self.log.size();
+            known.clone()
+        };
+        if known != self.known_before
+            && let Err(error) = known.save(&self.layout().progress())
+        {
+            // The next opening reads more of the log, that is all.
+            tracing::warn!(%error, "cannot note how far the log was worked through");
+        }
+        self.ledger.close().await;
+    }
+}
+
+/// Removes what a process that was killed left in a folder, and makes the folder if it is missing.
+fn empty(folder: &Path) -> Result<(), ProgramError> {
+    let clear = || -> std::io::Result<()> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
+        std::fs::create_dir_all(folder)
+    };
+    clear().map_err(|error| files::unwritable(folder, &error))
+}

@@ -1,0 +1,152 @@
+//! Feed runs, each with its entry in the log.
+//!
+//! `feed.run`: everything of [`RunFact`] (input hash → table version, counts), the feed, the dataset and on whose
+//! behalf. `feed.failed`: the feed, the code of the error and on whose behalf. Neither touches an enterprise: a run is
+//! no access. A run is recorded after its commit; one whose process died in between, at the next opening.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qihui_audit::{Entry, Subjects};
+use qihui_catalog::FeedName;
+use qihui_ingest::{CheckReport, Progress, RunFact, RunOptions, RunReport};
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::recover::FEED_RUN;
+use crate::failure::{Failure, ProgramError};
+
+const FEED_FAILED: &str = "feed.failed";
+/// How many runs are recorded in one group.
+const GROUP: usize = 64;
+
+impl Hub {
+    /// Runs a feed over a file or folder and records what its table now holds.
+    ///
+    /// # Errors
+    /// There is no such feed, its description or contract is not in the log, or the run failed; what it had committed
+    /// before is recorded all the same.
+    pub async fn run_feed(
+        &self,
+        feed: &FeedName,
+        input: &Path,
+        dry_run: bool,
+        progress: Arc<dyn Progress>,
+    ) -> Result<RunReport, Failure> {
+        let context = self.ingest()?;
+        let options = self.feed_options(feed, dry_run).await?;
+        let run = Box::pin(qihui_ingest::run_feed(
+            &context, feed, input, &options, progress,
+        ));
+        if dry_run {
+            return Ok(run.await?);
+        }
+        self.announce(feed)?;
+        let result = run.await.map_err(Failure::from);
+        let recorded = self.record_end(feed, result.as_ref().err()).await;
+        let report = result?;
+        recorded?;
+        Ok(report)
+    }
+
+    /// Says what running a feed over a file would do.
+    ///
+    /// # Errors
+    /// As [`Hub::run_feed`].
+    pub async fn check_feed(
+        &self,
+        feed: &FeedName,
+        input: &Path,
+        progress: Arc<dyn Progress>,
+    ) -> Result<CheckReport, Failure> {
+        let context = self.ingest()?;
+        let options = self.feed_options(feed, true).await?;
+        let check = qihui_ingest::check_file(&context, feed, input, &options, progress);
+        Ok(Box::pin(check).await?)
+    }
+
+    async fn feed_options(&self, feed: &FeedName, dry_run: bool) -> Result<RunOptions, Failure> {
+        let spec = self.catalog()?.feeds.get(feed);
+        let spec = spec.ok_or_else(|| ProgramError::UnknownFeed(feed.to_string()))?;
+        let matters = |kind: &str, id: &str| match kind {
+            "feed" => id == feed.as_str(),
+            "contract" => id == spec.dataset.as_str(),
+            _ => false,
+        };
+        self.require_recorded(|artefact| matters(artefact.kind, &artefact.id))
+            .await?;
+        Ok(RunOptions {
+            dry_run,
+            limits: self.config().ingest.limits(),
+        })
+    }
+
+    /// Notes, durably, that the table of a feed may soon hold more than the log knows.
+    fn announce(&self, feed: &FeedName) -> Result<(), ProgramError> {
+        let known = {
+            let mut known = self.known.lock();
+            known.pending.insert(feed.clone());
+            known.clone()
+        };
+        known.save(&self.layout().progress())
+    }
+
+    async fn record_end(&self, feed: &FeedName, failure: Option<&Failure>) -> Result<(), Failure> {
+        self.record_runs(feed).await?;
+        let Some(failure) = failure else {
+            return Ok(());
+        };
+        let body = json!({ "by": self.principal, "code": failure.code(), "feed": feed });
+        self.record(&[(FEED_FAILED, body)]).await
+    }
+
+    /// Records the runs of a feed that its table holds and the log does not.
+    pub(super) async fn record_runs(&self, feed: &FeedName) -> Result<(), Failure> {
+        let context = self.ingest()?;
+        if let Some(spec) = context.catalog.feeds.get(feed) {
+            let after = self.known.lock().runs.get(feed).copied().unwrap_or(0);
+            let runs = qihui_ingest::effective_runs(&context, feed, after).await?;
+            for group in runs.chunks(GROUP) {
+                let entries = group.iter().map(|run| {
+                    let body = self.run_body(feed, spec.dataset.as_str(), run);
+                    (FEED_RUN, body)
+                });
+                let entries: Vec<_> = entries.collect();
+                self.record(&entries).await?;
+                let last = group.last().map_or(after, |run| run.run);
+                self.known.lock().runs.insert(feed.clone(), last);
+            }
+        }
+        self.known.lock().pending.remove(feed);
+        Ok(())
+    }
+
+    fn run_body(&self, feed: &FeedName, dataset: &str, run: &RunFact) -> Value {
+        let mut body = json!(run);
+        body["by"] = json!(self.principal);
+        body["dataset"] = json!(dataset);
+        body["feed"] = json!(feed);
+        body
+    }
+
+    /// Appends entries that touch no enterprise and waits until they are durable.
+    async fn record(&self, entries: &[(&'static str, Value)]) -> Result<(), Failure> {
+        let bodies: Vec<String> = entries.iter().map(|(_, body)| canonical(body)).collect();
+        let entries: Vec<Entry<'_>> = entries
+            .iter()
+            .zip(&bodies)
+            .map(|((kind, _), body)| Entry {
+                kind,
+                body: body.as_bytes(),
+                subjects: Subjects::none(),
+            })
+            .collect();
+        self.log.submit(&entries)?.await?;
+        Ok(())
+    }
+}
+
+/// Canonical JSON. A value has one unless it holds a number beyond what JSON may; then its plain form stands for it.
+fn canonical(body: &Value) -> String {
+    serde_json_canonicalizer::to_string(body).unwrap_or_else(|_| body.to_string())
+}

@@ -1,0 +1,52 @@
+//! What a command has to say: one JSON document for programs, text for people.
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde_json::Value;
+
+/// The result of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// For programs, with `--json`.
+    pub json: Value,
+    /// The JSON document as text instead, where a value would not hold it as it is.
+    pub document: Option<String>,
+    /// For people, without it; may be empty.
+    pub text: String,
+    /// Remarks for stderr, in both cases.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// A report in both forms.
+    pub fn new(json: Value, text: impl Into<String>) -> Self {
+        Self {
+            json,
+            document: None,
+            text: text.into(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The same with a remark.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+}
+
+/// Rows under a header, as people like to read them.
+pub(crate) fn table<R>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String
+where
+    R: IntoIterator<Item = String>,
+{
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
+}

@@ -1,0 +1,194 @@
+//! The program as a function.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use qihui_audit::Clock;
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{Cli, Command};
+use crate::commands::{self, Context};
+use crate::config::{Config, Flags};
+use crate::diagnostics;
+use crate::failure::{Failure, ProgramError};
+use crate::hub::Opening;
+use crate::layout::Layout;
+use crate::report::Report;
+
+/// What the program touches besides its files.
+pub struct Surroundings<'a> {
+    /// Where answers go.
+    pub stdout: &'a mut (dyn Write + Send),
+    /// Where everything else goes.
+    pub stderr: &'a mut (dyn Write + Send),
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Whether stderr is a terminal, where people like to see progress.
+    pub terminal: bool,
+}
+
+/// Runs one command line, the program's name first, and gives its exit code: 0 done, 1 failed, 2 usage, 3 denied.
+pub fn run<A>(arguments: A, surroundings: &mut Surroundings<'_>) -> u8
+where
+    A: IntoIterator,
+    A::Item: Into<OsString>,
+{
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let json = wants_json(&arguments);
+    let result = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => execute(cli, surroundings),
+        Err(error) => explained(&error),
+    };
+    let (code, written) = match result {
+        Ok(report) => (0, say(&report, json, surroundings)),
+        Err(failure) => (
+            failure.kind().exit_code(),
+            complain(&failure, json, surroundings),
+        ),
+    };
+    match written.and_then(|()| surroundings.stdout.flush()) {
+        Ok(()) => code,
+        Err(error) => {
+            let failure = Failure::from(ProgramError::OutputFailed(error.kind().to_string()));
+            // If stderr is closed as well, only the exit code is left to tell.
+            let _ = writeln!(surroundings.stderr, "{failure}");
+            failure.kind().exit_code()
+        }
+    }
+}
+
+/// Whether `--json` was asked for, even on a command line that is otherwise wrong.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let mut before_end = arguments.iter().take_while(|argument| *argument != "--");
+    before_end.any(|argument| argument == "--json")
+}
+
+fn execute(cli: Cli, surroundings: &mut Surroundings<'_>) -> Result<Report, Failure> {
+    // Two providers of cryptography are in the tree; the first command of a process chooses.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let command = match cli.command {
+        Command::Demo(args) => return crate::demo::run(&args, cli.json, surroundings),
+        command => command,
+    };
+    let layout = Layout::new(&cli.data_dir);
+    let (file, must_exist) = match &cli.config {
+        Some(file) => (file.clone(), true),
+        None => (layout.config(), false),
+    };
+    let strict = matches!(&command, Command::Query(args) if args.strict);
+    let flags = Flags {
+        verbose: cli.verbose,
+        strict,
+    };
+    let config = Config::load(&file, must_exist, &flags)?;
+    diagnostics::install(config.diagnostics.level);
+    let mut context = Context {
+        opening: Opening {
+            layout,
+            config,
+            clock: Arc::clone(&surroundings.clock),
+        },
+        json: cli.json,
+        terminal: surroundings.terminal,
+        stdout: surroundings.stdout,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let _full_disk = survive_full_disks();
+        Box::pin(commands::dispatch(command, &mut context)).await
+    })
+}
+
+fn runtime() -> Result<Runtime, ProgramError> {
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| ProgramError::CannotStart(error.to_string()))
+}
+
+/// A write beyond a file-size limit kills a process that does not look at the signal; one that does gets an error,
+/// which every store of the hub answers like a full disk.
+fn survive_full_disks() -> Option<Signal> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).ok()
+}
+
+/// What clap has to say: help is an answer, everything else wrong usage.
+fn explained(error: &clap::Error) -> Result<Report, Failure> {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp => {
+            Ok(Report::new(json!({ "help": text }), text.trim_end()))
+        }
+        ErrorKind::DisplayVersion => {
+            Ok(Report::new(json!({ "version": env!("CARGO_PKG_VERSION") }), text.trim_end()))
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let failure = ProgramError::BadUsage("a command is missing: see `qihui --help`".to_owned());
+            Err(Failure::from(failure).with_help(text))
+        }
+        _ => {
+            // The first paragraph says what is wrong; tips and usage follow.
+            let first = text.split("\n\n").next().unwrap_or_default();
+            let words = first.split_whitespace().collect::<Vec<_>>().join(" ");
+            let words = words.strip_prefix("error: ").unwrap_or(&words).to_owned();
+            Err(ProgramError::BadUsage(format!("{words}: see --help")).into())
+        }
+    }
+}
+
+fn say(report: &Report, json: bool, surroundings: &mut Surroundings<'_>) -> io::Result<()> {
+    for note in &report.notes {
+        writeln!(surroundings.stderr, "{note}")?;
+    }
+    if json {
+        match &report.document {
+            Some(document) => writeln!(surroundings.stdout, "{document}"),
+            None => print(&report.json, surroundings),
+        }
+    } else if report.text.is_empty() {
+        Ok(())
+    } else {
+        writeln!(surroundings.stdout, "{}", report.text)
+    }
+}
+
+fn complain(failure: &Failure, json: bool, surroundings: &mut Surroundings<'_>) -> io::Result<()> {
+    for line in failure.details() {
+        writeln!(surroundings.stderr, "{line}")?;
+    }
+    writeln!(surroundings.stderr, "{failure}")?;
+    if json {
+        print(&failure.json(), surroundings)
+    } else {
+        Ok(())
+    }
+}
+
+fn print(document: &Value, surroundings: &mut Surroundings<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *surroundings.stdout, document)?;
+    writeln!(surroundings.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_recognised_before_the_end_of_options() {
+        let line = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert!(wants_json(&line(&["qihui", "frobnicate", "--json"])));
+        assert!(!wants_json(&line(&["qihui", "query", "--", "--json"])));
+    }
+}

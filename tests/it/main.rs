@@ -1,0 +1,15 @@
+//! Integration tests of the program.
+
+mod bad_input;
+mod demo;
+mod dependencies;
+mod disk;
+mod errors;
+mod killed;
+mod licences;
+mod owner;
+mod real_data;
+mod scenario;
+mod shapes;
+mod support;
+mod tour;
