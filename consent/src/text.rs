@@ -13,20 +13,15 @@ const MAX_DEPTH: usize = 16;
 /// The most that an error repeats of what it refuses, in characters.
 const MAX_SHOWN: usize = 300;
 
+/// A word with so many digits could be a code.
+const CODE_DIGITS: usize = 6;
+
 /// Reads a document of YAML, of which JSON is a part. Unknown and repeated keys, aliases and more than one document
 /// are refused. The error never quotes the lines of the document, which may name an enterprise.
 pub(crate) fn read<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T> {
-    let malformed = |reason: &str| {
-        let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-        let shown = line
-            .chars()
-            .take(MAX_SHOWN)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        LedgerError::Malformed {
-            what,
-            reason: shown,
-        }
+    let malformed = |reason: &str| LedgerError::Malformed {
+        what,
+        reason: told(reason),
     };
     if text.len() > MAX_DOCUMENT_BYTES {
         return Err(malformed(&format!(
@@ -43,6 +38,34 @@ pub(crate) fn read<T: DeserializeOwned>(what: &'static str, text: &str) -> Resul
     let value: Value = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| malformed(&format!("not readable as YAML: {error}")))?;
     serde_json::from_value(value).map_err(|error| malformed(&error.to_string()))
+}
+
+/// What an error may repeat of a document: one line, not too long, and nothing that could be the code of an enterprise,
+/// which a slip of the pen can put anywhere, into the name of a key for example.
+fn told(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line: String = line
+        .chars()
+        .take(MAX_SHOWN)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let mut told = String::with_capacity(line.len());
+    let mut rest = line.as_str();
+    while !rest.is_empty() {
+        let word = rest
+            .find(|c: char| !c.is_ascii_alphanumeric())
+            .unwrap_or(rest.len());
+        let (word, after) = rest.split_at(word);
+        let digits = word.bytes().filter(u8::is_ascii_digit).count();
+        told.push_str(if digits >= CODE_DIGITS { "…" } else { word });
+        let gap = after
+            .find(|c: char| c.is_ascii_alphanumeric())
+            .unwrap_or(after.len());
+        let (gap, next) = after.split_at(gap);
+        told.push_str(gap);
+        rest = next;
+    }
+    told
 }
 
 /// The canonical JSON of a document.
@@ -72,4 +95,20 @@ pub(crate) fn shown(word: &str) -> String {
         .take(64)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_no_code() {
+        assert_eq!(
+            told("unknown field `91330106000000019Wconsumer`,\n expected `x`"),
+            "unknown field `…`, expected `x`"
+        );
+        assert_eq!(told("at 2026-06-01, line 12"), "at 2026-06-01, line 12");
+        assert_eq!(told(""), "");
+        assert_eq!(told("名称 000000019W"), "名称 …");
+    }
 }

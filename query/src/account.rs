@@ -35,7 +35,12 @@ pub struct Passed {
 impl Account {
     /// An empty account that lets at most `max_rows` rows pass.
     pub fn new(max_rows: u64) -> Self {
-        Self { max_rows, rows: AtomicU64::new(0), datasets: Mutex::new(BTreeMap::new()), by_enterprise: Mutex::new(Some(BTreeMap::new())) }
+        Self {
+            max_rows,
+            rows: AtomicU64::new(0),
+            datasets: Mutex::new(BTreeMap::new()),
+            by_enterprise: Mutex::new(Some(BTreeMap::new())),
+        }
     }
 
     /// Records rows that are about to be passed upward.
@@ -64,7 +69,9 @@ impl Account {
         }
         let total = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         if total > self.max_rows {
-            return Err(QueryError::TooManyRows { limit: self.max_rows });
+            return Err(QueryError::TooManyRows {
+                limit: self.max_rows,
+            });
         }
         Ok(())
     }
@@ -98,6 +105,9 @@ impl Account {
 
     /// Every enterprise touched so far, over all datasets.
     pub fn touched(&self) -> RoaringBitmap {
-        self.datasets.lock().values().fold(RoaringBitmap::new(), |all, passed| all | &passed.touched)
+        self.datasets
+            .lock()
+            .values()
+            .fold(RoaringBitmap::new(), |all, passed| all | &passed.touched)
     }
 }

@@ -19,7 +19,9 @@ pub struct NumberSet {
 impl NumberSet {
     /// The set holding the numbers of `bitmap`.
     pub fn from_bitmap(bitmap: &RoaringBitmap) -> Self {
-        let Some(max) = bitmap.max() else { return Self::default() };
+        let Some(max) = bitmap.max() else {
+            return Self::default();
+        };
         let mut words = vec![0_u64; max as usize / 64 + 1];
         for no in bitmap {
             if let Some(word) = words.get_mut(no as usize / 64) {
@@ -32,8 +34,12 @@ impl NumberSet {
     /// Whether `no` is in the set; negative numbers never are.
     #[inline]
     pub fn contains(&self, no: i32) -> bool {
-        let Ok(no) = usize::try_from(no) else { return false };
-        self.words.get(no / 64).is_some_and(|word| word >> (no % 64) & 1 == 1)
+        let Ok(no) = usize::try_from(no) else {
+            return false;
+        };
+        self.words
+            .get(no / 64)
+            .is_some_and(|word| word >> (no % 64) & 1 == 1)
     }
 }
 
@@ -66,7 +72,11 @@ impl DenseScope {
             }
         }
         let shapes = scope.shapes.iter().map(by_day).collect();
-        Self { scope, shapes, shape_of }
+        Self {
+            scope,
+            shapes,
+            shape_of,
+        }
     }
 
     /// The scope this was built from.
@@ -78,8 +88,15 @@ impl DenseScope {
     /// In a dataset that has an event date (`dated`), a row without one is covered by nothing.
     #[inline]
     pub fn covered(&self, no: i32, dated: bool, day: Option<i32>) -> ColumnSet {
-        let shape = usize::try_from(no).ok().and_then(|no| self.shape_of.get(no)).copied().unwrap_or(0);
-        let items = self.shapes.get(shape as usize).map_or(&[][..], Vec::as_slice);
+        let shape = usize::try_from(no)
+            .ok()
+            .and_then(|no| self.shape_of.get(no))
+            .copied()
+            .unwrap_or(0);
+        let items = self
+            .shapes
+            .get(shape as usize)
+            .map_or(&[][..], Vec::as_slice);
         let day = match (dated, day) {
             (true, None) => return ColumnSet::EMPTY,
             (true, Some(day)) => Some(i64::from(day)),
@@ -232,12 +249,20 @@ impl ScanScope {
 
     /// How many enterprises the scope covers; `None` when rows of all are open.
     pub fn enterprises(&self) -> Option<u64> {
-        if self.all_open() { None } else { Some(self.open.len()) }
+        if self.all_open() {
+            None
+        } else {
+            Some(self.open.len())
+        }
     }
 
     /// The enterprises among `present` whose rows may pass.
     pub fn hits(&self, present: &RoaringBitmap) -> RoaringBitmap {
-        if self.all_open() { present.clone() } else { present & &self.open }
+        if self.all_open() {
+            present.clone()
+        } else {
+            present & &self.open
+        }
     }
 
     /// The enterprises among `present` that keep a range from being inside.

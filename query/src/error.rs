@@ -27,7 +27,9 @@ pub enum QueryError {
         name: String,
     },
     /// The organisation has no agreement for the dataset and it is not open data.
-    #[error("dataset `{dataset}` is in no agreement of `{org}` for `{purpose}`; ask the data authority for one")]
+    #[error(
+        "dataset `{dataset}` is in no agreement of `{org}` for `{purpose}`; ask the data authority for one"
+    )]
     DatasetNotInAgreement {
         /// The dataset.
         dataset: DatasetId,
@@ -37,7 +39,9 @@ pub enum QueryError {
         purpose: PurposeCode,
     },
     /// The dataset has no such column.
-    #[error("no table of this query has a column `{column}`; `qihui catalog show` lists the columns of a dataset")]
+    #[error(
+        "no table of this query has a column `{column}`; `qihui catalog show` lists the columns of a dataset"
+    )]
     UnknownColumn {
         /// The name in the statement.
         column: String,
@@ -53,7 +57,9 @@ pub enum QueryError {
         column: String,
     },
     /// The contract in force was never recorded in the log.
-    #[error("the contract of `{dataset}` (version {version}) is not recorded in the log; run `qihui catalog check`")]
+    #[error(
+        "the contract of `{dataset}` (version {version}) is not recorded in the log; run `qihui catalog check`"
+    )]
     ContractNotRecorded {
         /// The dataset.
         dataset: DatasetId,
@@ -73,7 +79,9 @@ pub enum QueryError {
     #[error("a function refused one of its arguments; check the arguments' ranges and formats")]
     EvaluationFailed,
     /// The query's memory or spill space is used up.
-    #[error("the query needs more than its {what} of {limit} bytes; narrow it or aggregate earlier")]
+    #[error(
+        "the query needs more than its {what} of {limit} bytes; narrow it or aggregate earlier"
+    )]
     OutOfMemory {
         /// Memory or spill space.
         what: &'static str,
@@ -177,15 +185,25 @@ impl QueryError {
         }
         match error.find_root() {
             DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
-                SchemaError::FieldNotFound { field, .. } => Self::UnknownColumn { column: field.name.clone() },
-                other => Self::BadSql { message: first_line(&other.to_string()) },
+                SchemaError::FieldNotFound { field, .. } => Self::UnknownColumn {
+                    column: field.name.clone(),
+                },
+                other => Self::BadSql {
+                    message: first_line(&other.to_string()),
+                },
             },
-            DataFusionError::SQL(parser, _) => Self::BadSql { message: first_line(&parser.to_string()) },
-            DataFusionError::NotImplemented(what) => {
-                Self::NotAllowed { what: first_line(what) }
+            DataFusionError::SQL(parser, _) => Self::BadSql {
+                message: first_line(&parser.to_string()),
+            },
+            DataFusionError::NotImplemented(what) => Self::NotAllowed {
+                what: first_line(what),
+            },
+            DataFusionError::Plan(what) => Self::BadSql {
+                message: first_line(what),
+            },
+            DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => {
+                Self::from_running(error)
             }
-            DataFusionError::Plan(what) => Self::BadSql { message: first_line(what) },
-            DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Self::from_running(error),
             _ => Self::Internal { what: "planning" },
         }
     }
@@ -197,16 +215,23 @@ impl QueryError {
         }
         match error.find_root() {
             DataFusionError::ArrowError(arrow, _) => Self::from_kernel(arrow),
-            DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory { what: "memory", limit: 0 },
+            DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory {
+                what: "memory",
+                limit: 0,
+            },
             DataFusionError::Execution(text) if mentions(text, &["zero"]) => Self::DivisionByZero,
             DataFusionError::Execution(text) if mentions(text, &["overflow"]) => Self::Overflow,
-            DataFusionError::Execution(text) if mentions(text, &["cast", "parse"]) => Self::CastFailed,
-            DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => {
-                Self::EvaluationFailed
+            DataFusionError::Execution(text) if mentions(text, &["cast", "parse"]) => {
+                Self::CastFailed
             }
-            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
-                Self::Warehouse { message: "a data file cannot be read".into() }
-            }
+            DataFusionError::Execution(_)
+            | DataFusionError::Plan(_)
+            | DataFusionError::NotImplemented(_) => Self::EvaluationFailed,
+            DataFusionError::ObjectStore(_)
+            | DataFusionError::ParquetError(_)
+            | DataFusionError::IoError(_) => Self::Warehouse {
+                message: "a data file cannot be read".into(),
+            },
             _ => Self::Internal { what: "running" },
         }
     }
@@ -221,10 +246,12 @@ impl QueryError {
             {
                 Self::Overflow
             }
-            ArrowError::InvalidArgumentError(_) | ArrowError::ComputeError(_) => Self::EvaluationFailed,
-            ArrowError::ParquetError(_) | ArrowError::IoError(..) => {
-                Self::Warehouse { message: "a data file cannot be read".into() }
+            ArrowError::InvalidArgumentError(_) | ArrowError::ComputeError(_) => {
+                Self::EvaluationFailed
             }
+            ArrowError::ParquetError(_) | ArrowError::IoError(..) => Self::Warehouse {
+                message: "a data file cannot be read".into(),
+            },
             ArrowError::ExternalError(inner) => match inner.downcast_ref::<DataFusionError>() {
                 Some(inner) => Self::from_running(inner),
                 None => Self::EvaluationFailed,
@@ -260,7 +287,9 @@ impl QueryError {
         match self {
             Self::TooManyRows { limit } => Some(Self::TooManyRows { limit: *limit }),
             Self::ConsentChanged => Some(Self::ConsentChanged),
-            Self::Warehouse { message } => Some(Self::Warehouse { message: message.clone() }),
+            Self::Warehouse { message } => Some(Self::Warehouse {
+                message: message.clone(),
+            }),
             Self::Internal { what } => Some(Self::Internal { what }),
             _ => None,
         }
@@ -273,5 +302,10 @@ fn mentions(text: &str, words: &[&str]) -> bool {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(400).collect()
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(400)
+        .collect()
 }

@@ -92,7 +92,10 @@ impl GateExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { scan, properties: Arc::new(properties) }
+        Self {
+            scan,
+            properties: Arc::new(properties),
+        }
     }
 }
 
@@ -135,7 +138,11 @@ impl ExecutionPlan for GateExec {
         leaf(self, &children)
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         let inner = &self.scan.context;
         let mut inputs = VecDeque::new();
         for (index, inside) in self.scan.inside.iter().enumerate() {
@@ -146,7 +153,10 @@ impl ExecutionPlan for GateExec {
         }
         if let Some(edge) = &self.scan.edge {
             let stream = edge.execute(partition, Arc::clone(inner))?;
-            inputs.push_back(Input { stream, source: Source::Edge });
+            inputs.push_back(Input {
+                stream,
+                source: Source::Edge,
+            });
         }
         let batch_rows = context.session_config().batch_size();
         Ok(Box::pin(GateStream {
@@ -176,7 +186,10 @@ impl OrderedGateExec {
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Self { ordered, properties: Arc::new(properties) }
+        Self {
+            ordered,
+            properties: Arc::new(properties),
+        }
     }
 }
 
@@ -219,7 +232,11 @@ impl ExecutionPlan for OrderedGateExec {
         leaf(self, &children)
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         self.ordered.execute(partition, context)
     }
 }
@@ -240,7 +257,10 @@ impl SequenceExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { inputs, properties: Arc::new(properties) }
+        Self {
+            inputs,
+            properties: Arc::new(properties),
+        }
     }
 }
 
@@ -307,18 +327,25 @@ pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     plan.transform_up(|node| {
         if node.is::<UnionExec>() || node.is::<InterleaveExec>() {
             let inputs = node.children().into_iter().cloned().collect();
-            return Ok(Transformed::yes(Arc::new(SequenceExec::new(node.schema(), inputs)) as _));
+            return Ok(Transformed::yes(
+                Arc::new(SequenceExec::new(node.schema(), inputs)) as _,
+            ));
         }
         Ok(Transformed::no(node))
     })
     .map(|done| done.data)
 }
 
-fn leaf(gate: Arc<dyn ExecutionPlan>, children: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>> {
+fn leaf(
+    gate: Arc<dyn ExecutionPlan>,
+    children: &[Arc<dyn ExecutionPlan>],
+) -> Result<Arc<dyn ExecutionPlan>> {
     if children.is_empty() {
         Ok(gate)
     } else {
-        Err(DataFusionError::Internal("the gate takes no children".into()))
+        Err(DataFusionError::Internal(
+            "the gate takes no children".into(),
+        ))
     }
 }
 
@@ -364,9 +391,19 @@ impl GateStream {
                 (checked.batch, checked.touched, checked.withheld)
             }
         };
-        let names = scan.rows.schema.fields().iter().map(|field| field.name().clone());
+        let names = scan
+            .rows
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().clone());
         scan.account
-            .record(&scan.dataset, batch.num_rows() as u64, &touched, names.zip(withheld))
+            .record(
+                &scan.dataset,
+                batch.num_rows() as u64,
+                &touched,
+                names.zip(withheld),
+            )
             .map_err(external)?;
         if batch.num_rows() > 0 {
             self.coalescer.push_batch(batch)?;
@@ -409,7 +446,8 @@ impl Stream for GateStream {
                         this.finished = true;
                         return Poll::Ready(Some(Err(error)));
                     }
-                    if let (Source::Inside { .. }, Some(input)) = (source, this.inputs.front_mut()) {
+                    if let (Source::Inside { .. }, Some(input)) = (source, this.inputs.front_mut())
+                    {
                         input.source = input.source.seen();
                     }
                 }
@@ -422,7 +460,10 @@ impl Source {
     /// The same source once its enterprises are recorded.
     fn seen(self) -> Self {
         match self {
-            Self::Inside { index, .. } => Self::Inside { index, first: false },
+            Self::Inside { index, .. } => Self::Inside {
+                index,
+                first: false,
+            },
             Self::Edge => Self::Edge,
         }
     }

@@ -20,16 +20,25 @@ pub fn explain(
 ) -> String {
     let mut text = format!("{}\n", logical.display_indent());
     if strict {
-        text.push_str("mode: strict (an expression may fail or round by order, so rows are taken in order)\n");
+        text.push_str(
+            "mode: strict (an expression may fail or round by order, so rows are taken in order)\n",
+        );
     }
     for (dataset, scope) in scopes {
         let scope = scope.scope();
         let rows = if scope.all_rows {
             "every row".to_owned()
         } else {
-            format!("rows that a grant covers ({} enterprises)", scope.enterprises())
+            format!(
+                "rows that a grant covers ({} enterprises)",
+                scope.enterprises()
+            )
         };
-        let window = if scope.contract.window.is_some() { ", within the disclosure window" } else { "" };
+        let window = if scope.contract.window.is_some() {
+            ", within the disclosure window"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "dataset {dataset}: {rows}{window}");
         for column in &scope.columns {
             let shown = if column.always {
@@ -42,7 +51,11 @@ pub fn explain(
                 if let Some(flag) = &column.public_when {
                     ways.push(format!("where {flag} is true"));
                 }
-                if ways.is_empty() { "nowhere".to_owned() } else { ways.join(" or ") }
+                if ways.is_empty() {
+                    "nowhere".to_owned()
+                } else {
+                    ways.join(" or ")
+                }
             };
             let _ = writeln!(text, "  {}: {}, {shown}", column.name, column.form);
         }

@@ -49,10 +49,18 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Table, Self::Csv, Self::Ndjson, Self::Parquet, Self::Arrow]
-            .into_iter()
-            .find(|format| format.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is not a format: use table, csv, ndjson, parquet or arrow"))
+        [
+            Self::Table,
+            Self::Csv,
+            Self::Ndjson,
+            Self::Parquet,
+            Self::Arrow,
+        ]
+        .into_iter()
+        .find(|format| format.as_str() == text)
+        .ok_or_else(|| {
+            format!("`{text}` is not a format: use table, csv, ndjson, parquet or arrow")
+        })
     }
 }
 
@@ -73,7 +81,7 @@ impl Write for Pending {
 
 enum Writer {
     Table(SchemaRef, Vec<RecordBatch>),
-    Csv(arrow::csv::Writer<Pending>),
+    Csv(Box<arrow::csv::Writer<Pending>>),
     Ndjson(LineDelimitedWriter<Pending>),
     Parquet(Box<ArrowWriter<Pending>>),
     Arrow(Box<StreamWriter<Pending>>),
@@ -86,7 +94,9 @@ pub struct Encoder {
 }
 
 fn output(error: impl std::fmt::Display) -> QueryError {
-    QueryError::Output { message: error.to_string() }
+    QueryError::Output {
+        message: error.to_string(),
+    }
 }
 
 impl Encoder {
@@ -101,14 +111,17 @@ impl Encoder {
             Format::Table => Writer::Table(Arc::clone(schema), Vec::new()),
             Format::Csv => {
                 let mut csv = CsvBuilder::new().with_header(true).build(out);
-                csv.write(&RecordBatch::new_empty(Arc::clone(schema))).map_err(output)?;
-                Writer::Csv(csv)
+                csv.write(&RecordBatch::new_empty(Arc::clone(schema)))
+                    .map_err(output)?;
+                Writer::Csv(Box::new(csv))
             }
             Format::Ndjson => Writer::Ndjson(LineDelimitedWriter::new(out)),
-            Format::Parquet => {
-                Writer::Parquet(Box::new(ArrowWriter::try_new(out, Arc::clone(schema), None).map_err(output)?))
-            }
-            Format::Arrow => Writer::Arrow(Box::new(StreamWriter::try_new(out, schema).map_err(output)?)),
+            Format::Parquet => Writer::Parquet(Box::new(
+                ArrowWriter::try_new(out, Arc::clone(schema), None).map_err(output)?,
+            )),
+            Format::Arrow => Writer::Arrow(Box::new(
+                StreamWriter::try_new(out, schema).map_err(output)?,
+            )),
         };
         Ok(Self { writer, pending })
     }
@@ -135,7 +148,8 @@ impl Encoder {
     pub fn finish(mut self) -> Result<Vec<u8>, QueryError> {
         match &mut self.writer {
             Writer::Table(schema, batches) => {
-                let table = pretty_format_batches_with_schema(Arc::clone(schema), batches).map_err(output)?;
+                let table = pretty_format_batches_with_schema(Arc::clone(schema), batches)
+                    .map_err(output)?;
                 writeln!(self.pending, "{table}").map_err(output)?;
             }
             Writer::Csv(_) => {}

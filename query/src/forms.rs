@@ -51,19 +51,22 @@ pub fn apply(form: Form, ty: ColumnType, array: &ArrayRef) -> Result<ArrayRef, A
             });
             Arc::new(micros.with_timezone_opt(zone.clone()))
         }
-        (ColumnType::Int32, DataType::Int32) => {
-            map::<Int32Type>(array, |n| number(shown(Value::Number(n.into())))?.try_into().ok())
-        }
-        (ColumnType::Int64, DataType::Int64) => {
-            map::<Int64Type>(array, |n| number(shown(Value::Number(n.into())))?.try_into().ok())
-        }
+        (ColumnType::Int32, DataType::Int32) => map::<Int32Type>(array, |n| {
+            number(shown(Value::Number(n.into())))?.try_into().ok()
+        }),
+        (ColumnType::Int64, DataType::Int64) => map::<Int64Type>(array, |n| {
+            number(shown(Value::Number(n.into())))?.try_into().ok()
+        }),
         (ColumnType::Decimal { .. }, DataType::Decimal128(precision, scale)) => {
-            let numbers = map_primitive::<Decimal128Type>(array, |n| number(shown(Value::Number(n))));
+            let numbers =
+                map_primitive::<Decimal128Type>(array, |n| number(shown(Value::Number(n))));
             Arc::new(numbers.with_precision_and_scale(*precision, *scale)?)
         }
         (ColumnType::Boolean, DataType::Boolean) => new_null_array(&DataType::Boolean, array.len()),
         (_, other) => {
-            return Err(ArrowError::SchemaError(format!("a {ty} column cannot be {other}")));
+            return Err(ArrowError::SchemaError(format!(
+                "a {ty} column cannot be {other}"
+            )));
         }
     })
 }
@@ -75,7 +78,10 @@ fn number(value: Option<Value>) -> Option<i128> {
     }
 }
 
-fn map<T: ArrowPrimitiveType>(array: &ArrayRef, f: impl Fn(T::Native) -> Option<T::Native>) -> ArrayRef {
+fn map<T: ArrowPrimitiveType>(
+    array: &ArrayRef,
+    f: impl Fn(T::Native) -> Option<T::Native>,
+) -> ArrayRef {
     Arc::new(map_primitive::<T>(array, f))
 }
 
@@ -83,7 +89,11 @@ fn map_primitive<T: ArrowPrimitiveType>(
     array: &ArrayRef,
     f: impl Fn(T::Native) -> Option<T::Native>,
 ) -> PrimitiveArray<T> {
-    array.as_primitive::<T>().iter().map(|value| value.and_then(&f)).collect()
+    array
+        .as_primitive::<T>()
+        .iter()
+        .map(|value| value.and_then(&f))
+        .collect()
 }
 
 /// The Arrow type in which the gate hands a column on. Text is handed on as views: short values cost no copy,

@@ -12,47 +12,177 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
 /// Scalar functions that cannot fail on any value of their argument types.
 pub const INFALLIBLE_SCALAR: &[&str] = &[
-    "ascii", "bit_length", "btrim", "character_length", "coalesce", "concat", "concat_ws", "contains",
-    "current_date", "date_part", "ends_with", "find_in_set", "greatest", "initcap", "isnan", "iszero", "least",
-    "levenshtein", "lower", "ltrim", "md5", "now", "nullif", "nvl", "nvl2", "octet_length", "pi", "replace",
-    "reverse", "rtrim", "sha224", "sha256", "sha384", "sha512", "starts_with", "strpos", "to_hex", "translate",
+    "ascii",
+    "bit_length",
+    "btrim",
+    "character_length",
+    "coalesce",
+    "concat",
+    "concat_ws",
+    "contains",
+    "current_date",
+    "date_part",
+    "ends_with",
+    "find_in_set",
+    "greatest",
+    "initcap",
+    "isnan",
+    "iszero",
+    "least",
+    "levenshtein",
+    "lower",
+    "ltrim",
+    "md5",
+    "now",
+    "nullif",
+    "nvl",
+    "nvl2",
+    "octet_length",
+    "pi",
+    "replace",
+    "reverse",
+    "rtrim",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
+    "starts_with",
+    "strpos",
+    "to_hex",
+    "translate",
     "upper",
 ];
 
 /// Scalar functions that may refuse a value.
 pub const FALLIBLE_SCALAR: &[&str] = &[
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "chr", "cos", "cosh", "cot",
-    "current_time", "date_bin", "date_trunc", "decode", "degrees", "digest", "encode", "exp", "factorial", "floor",
-    "from_unixtime", "gcd", "lcm", "left", "ln", "log", "log10", "log2", "make_date", "make_time", "nanvl",
-    "overlay", "power", "radians", "regexp_count", "regexp_instr", "regexp_like", "regexp_replace", "right",
-    "round", "signum", "sin", "sinh", "split_part", "sqrt", "substr", "substr_index", "tan", "tanh", "to_char",
-    "to_date", "to_local_time", "to_timestamp", "to_timestamp_micros", "to_timestamp_millis",
-    "to_timestamp_nanos", "to_timestamp_seconds", "to_unixtime", "trunc",
+    "abs",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "cbrt",
+    "ceil",
+    "chr",
+    "cos",
+    "cosh",
+    "cot",
+    "current_time",
+    "date_bin",
+    "date_trunc",
+    "decode",
+    "degrees",
+    "digest",
+    "encode",
+    "exp",
+    "factorial",
+    "floor",
+    "from_unixtime",
+    "gcd",
+    "lcm",
+    "left",
+    "ln",
+    "log",
+    "log10",
+    "log2",
+    "make_date",
+    "make_time",
+    "nanvl",
+    "overlay",
+    "power",
+    "radians",
+    "regexp_count",
+    "regexp_instr",
+    "regexp_like",
+    "regexp_replace",
+    "right",
+    "round",
+    "signum",
+    "sin",
+    "sinh",
+    "split_part",
+    "sqrt",
+    "substr",
+    "substr_index",
+    "tan",
+    "tanh",
+    "to_char",
+    "to_date",
+    "to_local_time",
+    "to_timestamp",
+    "to_timestamp_micros",
+    "to_timestamp_millis",
+    "to_timestamp_nanos",
+    "to_timestamp_seconds",
+    "to_unixtime",
+    "trunc",
 ];
 
 /// Aggregates whose result does not depend on the order of rows.
 pub const AGGREGATES: &[&str] = &[
-    "avg", "bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "corr", "count", "covar_pop", "covar_samp",
-    "grouping", "max", "median", "min", "percentile_cont", "regr_avgx", "regr_avgy", "regr_count",
-    "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy", "stddev", "stddev_pop", "sum",
-    "var_pop", "var",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "grouping",
+    "max",
+    "median",
+    "min",
+    "percentile_cont",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var_pop",
+    "var",
 ];
 
 /// Aggregates whose result depends on the order of rows; their order is completed.
-pub const ORDERED_AGGREGATES: &[&str] = &["array_agg", "first_value", "last_value", "nth_value", "string_agg"];
+pub const ORDERED_AGGREGATES: &[&str] = &[
+    "array_agg",
+    "first_value",
+    "last_value",
+    "nth_value",
+    "string_agg",
+];
 
 /// Window functions that look at peers only.
 pub const WINDOWS: &[&str] = &["cume_dist", "dense_rank", "percent_rank", "rank"];
 
 /// Window functions whose result depends on the order among peers; their order is completed.
-pub const ORDERED_WINDOWS: &[&str] =
-    &["first_value", "lag", "last_value", "lead", "nth_value", "ntile", "row_number"];
+pub const ORDERED_WINDOWS: &[&str] = &[
+    "first_value",
+    "lag",
+    "last_value",
+    "lead",
+    "nth_value",
+    "ntile",
+    "row_number",
+];
 
 /// The allowed scalar functions.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     SessionStateDefaults::default_scalar_functions()
         .into_iter()
-        .filter(|udf| INFALLIBLE_SCALAR.contains(&udf.name()) || FALLIBLE_SCALAR.contains(&udf.name()))
+        .filter(|udf| {
+            INFALLIBLE_SCALAR.contains(&udf.name()) || FALLIBLE_SCALAR.contains(&udf.name())
+        })
         .collect()
 }
 
@@ -83,9 +213,15 @@ mod tests {
         for name in INFALLIBLE_SCALAR.iter().chain(FALLIBLE_SCALAR) {
             assert!(scalars.iter().any(|have| have == name), "scalar {name}");
         }
-        let aggregates: Vec<String> = aggregate().iter().map(|udf| udf.name().to_owned()).collect();
+        let aggregates: Vec<String> = aggregate()
+            .iter()
+            .map(|udf| udf.name().to_owned())
+            .collect();
         for name in AGGREGATES.iter().chain(ORDERED_AGGREGATES) {
-            assert!(aggregates.iter().any(|have| have == name), "aggregate {name}");
+            assert!(
+                aggregates.iter().any(|have| have == name),
+                "aggregate {name}"
+            );
         }
         let windows: Vec<String> = window().iter().map(|udf| udf.name().to_owned()).collect();
         for name in WINDOWS.iter().chain(ORDERED_WINDOWS) {

@@ -26,5 +26,10 @@ pub async fn load(
 
 /// The position of a top-level column among a file's leaf columns.
 pub fn leaf_index(metadata: &ParquetMetaData, name: &str) -> Option<usize> {
-    metadata.file_metadata().schema_descr().columns().iter().position(|column| column.path().string() == name)
+    metadata
+        .file_metadata()
+        .schema_descr()
+        .columns()
+        .iter()
+        .position(|column| column.path().string() == name)
 }

@@ -16,8 +16,8 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, Operator, Sort, Window,
-    WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+    Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, Operator, Sort,
+    Window, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
 
 use crate::error::QueryError;
@@ -42,14 +42,20 @@ pub fn allow(plan: &LogicalPlan) -> Result<(), QueryError> {
         Ok(stop_if(refused.is_some()))
     });
     match (walked, refused) {
-        (_, Some(what)) => Err(QueryError::NotAllowed { what: what.to_owned() }),
+        (_, Some(what)) => Err(QueryError::NotAllowed {
+            what: what.to_owned(),
+        }),
         (Err(error), None) => Err(QueryError::from_planning(&error)),
         (Ok(_), None) => Ok(()),
     }
 }
 
 fn stop_if(stop: bool) -> TreeNodeRecursion {
-    if stop { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue }
+    if stop {
+        TreeNodeRecursion::Stop
+    } else {
+        TreeNodeRecursion::Continue
+    }
 }
 
 fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
@@ -86,7 +92,9 @@ fn refused_expression(expr: &Expr) -> Option<&'static str> {
         Expr::ScalarVariable(..) => Some("a session variable"),
         Expr::Placeholder(_) => Some("a parameter"),
         Expr::Unnest(_) => Some("UNNEST"),
-        Expr::HigherOrderFunction(_) | Expr::Lambda(_) | Expr::LambdaVariable(_) => Some("a lambda"),
+        Expr::HigherOrderFunction(_) | Expr::Lambda(_) | Expr::LambdaVariable(_) => {
+            Some("a lambda")
+        }
         _ => None,
     }
 }
@@ -116,7 +124,10 @@ fn complete_limit(limit: Limit) -> Result<LogicalPlan> {
             fetch: None,
         }),
     };
-    Ok(LogicalPlan::Limit(Limit { input: Arc::new(input), ..limit }))
+    Ok(LogicalPlan::Limit(Limit {
+        input: Arc::new(input),
+        ..limit
+    }))
 }
 
 /// Completes the sort that a LIMIT takes its rows from, looking through projections and aliases.
@@ -124,12 +135,21 @@ fn complete_sort_below(plan: &Arc<LogicalPlan>) -> Result<Option<LogicalPlan>> {
     match plan.as_ref() {
         LogicalPlan::Sort(sort) => {
             let expr = completed(sort.expr.clone(), sort.input.schema());
-            Ok(Some(LogicalPlan::Sort(Sort { expr, input: Arc::clone(&sort.input), fetch: sort.fetch })))
+            Ok(Some(LogicalPlan::Sort(Sort {
+                expr,
+                input: Arc::clone(&sort.input),
+                fetch: sort.fetch,
+            })))
         }
         LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {
-            let [input] = plan.inputs()[..] else { return Ok(None) };
-            let Some(input) = complete_sort_below(&Arc::new(input.clone()))? else { return Ok(None) };
-            plan.with_new_exprs(plan.expressions(), vec![input]).map(Some)
+            let [input] = plan.inputs()[..] else {
+                return Ok(None);
+            };
+            let Some(input) = complete_sort_below(&Arc::new(input.clone()))? else {
+                return Ok(None);
+            };
+            plan.with_new_exprs(plan.expressions(), vec![input])
+                .map(Some)
         }
         _ => Ok(None),
     }
@@ -155,9 +175,8 @@ fn complete_window(window: Window) -> Result<LogicalPlan> {
         .map(|expr| {
             let name = keep.save(&expr);
             let expr = expr.transform_down(|expr| match expr {
-                Expr::WindowFunction(function) => {
-                    complete_window_function(*function, &schema).map(|f| Transformed::yes(Expr::from(f)))
-                }
+                Expr::WindowFunction(function) => complete_window_function(*function, &schema)
+                    .map(|f| Transformed::yes(Expr::from(f))),
                 expr => Ok(Transformed::no(expr)),
             })?;
             Ok(name.restore(expr.data))
@@ -166,12 +185,17 @@ fn complete_window(window: Window) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Window(Window::try_new(exprs?, window.input)?))
 }
 
-fn complete_window_function(mut function: WindowFunction, schema: &DFSchema) -> Result<WindowFunction> {
+fn complete_window_function(
+    mut function: WindowFunction,
+    schema: &DFSchema,
+) -> Result<WindowFunction> {
     let frame = &function.params.window_frame;
     let rows = frame.units == WindowFrameUnits::Rows;
     let whole = unbounded(&frame.start_bound) && unbounded(&frame.end_bound);
     let sensitive = match &function.fun {
-        WindowFunctionDefinition::WindowUDF(udf) => functions::ORDERED_WINDOWS.contains(&udf.name()),
+        WindowFunctionDefinition::WindowUDF(udf) => {
+            functions::ORDERED_WINDOWS.contains(&udf.name())
+        }
         WindowFunctionDefinition::AggregateUDF(udf) => {
             functions::ORDERED_AGGREGATES.contains(&udf.name()) || (rows && !whole)
         }
@@ -208,20 +232,28 @@ fn complete_aggregate(aggregate: Aggregate) -> Result<LogicalPlan> {
         .map(|expr| {
             let name = keep.save(&expr);
             let expr = expr.transform_down(|expr| match expr {
-                Expr::AggregateFunction(function) => {
-                    Ok(Transformed::yes(Expr::AggregateFunction(complete_aggregate_function(function))))
-                }
+                Expr::AggregateFunction(function) => Ok(Transformed::yes(Expr::AggregateFunction(
+                    complete_aggregate_function(function),
+                ))),
                 expr => Ok(Transformed::no(expr)),
             })?;
             Ok(name.restore(expr.data))
         })
         .collect();
-    Ok(LogicalPlan::Aggregate(Aggregate::try_new(aggregate.input, aggregate.group_expr, exprs?)?))
+    Ok(LogicalPlan::Aggregate(Aggregate::try_new(
+        aggregate.input,
+        aggregate.group_expr,
+        exprs?,
+    )?))
 }
 
 fn complete_aggregate_function(mut function: AggregateFunction) -> AggregateFunction {
     if functions::ORDERED_AGGREGATES.contains(&function.func.name()) {
-        let values = function.params.args.iter().filter(|arg| !matches!(arg, Expr::Literal(..)));
+        let values = function
+            .params
+            .args
+            .iter()
+            .filter(|arg| !matches!(arg, Expr::Literal(..)));
         for arg in values.cloned().collect::<Vec<_>>() {
             if !function.params.order_by.iter().any(|key| key.expr == arg) {
                 function.params.order_by.push(arg.sort(true, false));
@@ -233,7 +265,10 @@ fn complete_aggregate_function(mut function: AggregateFunction) -> AggregateFunc
 
 fn complete_distinct_on(mut on: DistinctOn) -> Result<LogicalPlan> {
     let order = on.sort_expr.take().unwrap_or_else(|| {
-        on.on_expr.iter().map(|expr| expr.clone().sort(true, false)).collect()
+        on.on_expr
+            .iter()
+            .map(|expr| expr.clone().sort(true, false))
+            .collect()
     });
     on.sort_expr = Some(completed(order, on.input.schema()));
     Ok(LogicalPlan::Distinct(Distinct::On(on)))
@@ -291,7 +326,10 @@ fn may_vary(expr: &Expr, schema: &DFSchema) -> bool {
         Expr::ScalarFunction(function) => !functions::INFALLIBLE_SCALAR.contains(&function.name()),
         Expr::AggregateFunction(function) => any_float(&function.params.args, schema),
         Expr::WindowFunction(function) => any_float(&function.params.args, schema),
-        Expr::Negative(_) | Expr::SimilarTo(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => true,
+        Expr::Negative(_)
+        | Expr::SimilarTo(_)
+        | Expr::ScalarSubquery(_)
+        | Expr::SetComparison(_) => true,
         _ => false,
     }
 }
@@ -305,11 +343,16 @@ fn any_float(args: &[Expr], schema: &DFSchema) -> bool {
 
 /// Whether every value of `from` has an image in `to`.
 fn widens(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Boolean, Date32, Decimal128, Float64, Int32, Int64, LargeUtf8, Null, Utf8, Utf8View};
+    use DataType::{
+        Boolean, Date32, Decimal128, Float64, Int32, Int64, LargeUtf8, Null, Utf8, Utf8View,
+    };
     match (from, to) {
         _ if from == to => true,
         (Null, _) => true,
-        (Utf8 | LargeUtf8 | Utf8View | Int32 | Int64 | Decimal128(..) | Date32 | Boolean, Utf8 | LargeUtf8 | Utf8View) => true,
+        (
+            Utf8 | LargeUtf8 | Utf8View | Int32 | Int64 | Decimal128(..) | Date32 | Boolean,
+            Utf8 | LargeUtf8 | Utf8View,
+        ) => true,
         (Int32, Int64 | Float64) | (Int64 | Decimal128(..), Float64) => true,
         (Int32, Decimal128(p, s)) => i16::from(*p) - i16::from(*s) >= 10,
         (Int64, Decimal128(p, s)) => i16::from(*p) - i16::from(*s) >= 19,

@@ -23,7 +23,9 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::col;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr};
+use datafusion::physical_expr::{
+    LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -125,8 +127,11 @@ impl GatedTable {
             .map(|(column, ty)| Field::new(&column.name, arrow_type(*ty), true))
             .collect::<Vec<_>>();
         let mut file_fields = vec![Field::new(NUMBER, DataType::Int32, false)];
-        file_fields
-            .extend(contract.landed().map(|column| Field::new(&column.name, arrow_type(column.ty), true)));
+        file_fields.extend(
+            contract
+                .landed()
+                .map(|column| Field::new(&column.name, arrow_type(column.ty), true)),
+        );
         Self {
             dataset: contract.id.clone(),
             schema: Arc::new(Schema::new(schema)),
@@ -140,11 +145,19 @@ impl GatedTable {
     }
 
     /// The rows' judge for a scan of `delivered` columns under `conjuncts`, and the columns that edges read.
-    fn judge(&self, delivered: &[usize], conjuncts: &[&Expr], narrow: Option<&RoaringBitmap>) -> Result<Judge> {
+    fn judge(
+        &self,
+        delivered: &[usize],
+        conjuncts: &[&Expr],
+        narrow: Option<&RoaringBitmap>,
+    ) -> Result<Judge> {
         let mut wanted = delivered.to_vec();
         for conjunct in conjuncts {
             let name = pushdown::column(conjunct, &self.columns).unwrap_or_default();
-            if let Some(index) = self.columns.iter().position(|(column, _)| column.name == name)
+            if let Some(index) = self
+                .columns
+                .iter()
+                .position(|(column, _)| column.name == name)
                 && !wanted.contains(&index)
             {
                 wanted.push(index);
@@ -152,7 +165,9 @@ impl GatedTable {
         }
         let needed: ColumnSet = wanted.iter().copied().collect();
         let undated = self.contract.event_date.as_deref().is_none_or(|name| {
-            self.contract.column(name).is_some_and(|column| !column.nullable)
+            self.contract
+                .column(name)
+                .is_some_and(|column| !column.nullable)
         });
         let scope = Arc::new(ScanScope::new(&self.scope, needed, !undated, narrow));
         let mut edge = Layout::new(&self.file_schema);
@@ -165,7 +180,9 @@ impl GatedTable {
         let window = self.window(&mut edge)?;
         let mut columns = Vec::with_capacity(wanted.len());
         for index in &wanted {
-            let Some((column, ty)) = self.columns.get(*index) else { continue };
+            let Some((column, ty)) = self.columns.get(*index) else {
+                continue;
+            };
             let flag = match &column.public_when {
                 Some(flag) if !column.always => Some(edge.position(flag)?),
                 _ => None,
@@ -185,7 +202,14 @@ impl GatedTable {
         let props = ExecutionProps::new();
         let conjuncts: Result<Vec<Arc<dyn PhysicalExpr>>> = conjuncts
             .iter()
-            .map(|conjunct| create_physical_expr(&unqualified(conjunct)?, &df_schema, &props, &PhysicalPlanningContext::default()))
+            .map(|conjunct| {
+                create_physical_expr(
+                    &unqualified(conjunct)?,
+                    &df_schema,
+                    &props,
+                    &PhysicalPlanningContext::default(),
+                )
+            })
             .collect();
         let may_be_inside = window.is_empty() && conjuncts.as_ref().is_ok_and(Vec::is_empty);
         let rows = RowGate {
@@ -200,11 +224,17 @@ impl GatedTable {
             window,
             today: Date32Type::from_naive_date(self.query.today),
         };
-        Ok(Judge { rows, edge, may_be_inside })
+        Ok(Judge {
+            rows,
+            edge,
+            may_be_inside,
+        })
     }
 
     fn window(&self, edge: &mut Layout) -> Result<Vec<WindowBound>> {
-        let Some(window) = &self.contract.window else { return Ok(Vec::new()) };
+        let Some(window) = &self.contract.window else {
+            return Ok(Vec::new());
+        };
         let mut bounds = Vec::new();
         if let Some(from) = &window.from {
             bounds.push(WindowBound::From(edge.position(from)?));
@@ -214,19 +244,33 @@ impl GatedTable {
         }
         if let Some((column, years)) = &window.max_years_after {
             let months = chrono::Months::new(years.saturating_mul(12));
-            let day = self.query.today.checked_sub_months(months).unwrap_or(Date::MIN);
-            bounds.push(WindowBound::After(edge.position(column)?, Date32Type::from_naive_date(day)));
+            let day = self
+                .query
+                .today
+                .checked_sub_months(months)
+                .unwrap_or(Date::MIN);
+            bounds.push(WindowBound::After(
+                edge.position(column)?,
+                Date32Type::from_naive_date(day),
+            ));
         }
         Ok(bounds)
     }
 
     /// The enterprises that the conjuncts leave.
     fn narrowed(&self, conjuncts: &[&Expr]) -> Result<Option<RoaringBitmap>> {
-        let Some(numbers) = &self.query.numbers else { return Ok(None) };
+        let Some(numbers) = &self.query.numbers else {
+            return Ok(None);
+        };
         let mut narrow: Option<RoaringBitmap> = None;
-        for subjects in conjuncts.iter().filter_map(|conjunct| pushdown::subjects(conjunct)) {
+        for subjects in conjuncts
+            .iter()
+            .filter_map(|conjunct| pushdown::subjects(conjunct))
+        {
             let found = numbers.lookup(&subjects).map_err(|_| {
-                external(QueryError::Warehouse { message: "the register of enterprise numbers cannot be read".into() })
+                external(QueryError::Warehouse {
+                    message: "the register of enterprise numbers cannot be read".into(),
+                })
             })?;
             let found: RoaringBitmap = found.into_iter().flatten().map(|no| no.0).collect();
             narrow = Some(narrow.map_or_else(|| found.clone(), |narrow| narrow & &found));
@@ -235,7 +279,12 @@ impl GatedTable {
     }
 
     async fn ranges(&self, judge: &Judge) -> Result<Vec<FileRanges>> {
-        let cache = self.query.reader.runtime_env().cache_manager.get_file_metadata_cache();
+        let cache = self
+            .query
+            .reader
+            .runtime_env()
+            .cache_manager
+            .get_file_metadata_cache();
         let mut ranges = Vec::with_capacity(self.table.files.len());
         for file in &self.table.files {
             if judge.rows.scope.hits(&file.present).is_empty() {
@@ -244,9 +293,17 @@ impl GatedTable {
             }
             let metadata = metadata::load(&self.table.store, &object_meta(file), &cache).await?;
             let leaf = metadata::leaf_index(&metadata, NUMBER).ok_or_else(|| {
-                external(QueryError::Warehouse { message: "a data file lacks its enterprise numbers".into() })
+                external(QueryError::Warehouse {
+                    message: "a data file lacks its enterprise numbers".into(),
+                })
             })?;
-            ranges.push(split_file(&metadata, leaf, &file.present, &judge.rows.scope, judge.may_be_inside.then_some(self.query.min_inside_rows)));
+            ranges.push(split_file(
+                &metadata,
+                leaf,
+                &file.present,
+                &judge.rows.scope,
+                judge.may_be_inside.then_some(self.query.min_inside_rows),
+            ));
         }
         Ok(ranges)
     }
@@ -259,7 +316,12 @@ impl GatedTable {
         columns: &[usize],
         predicate: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let cache = self.query.reader.runtime_env().cache_manager.get_file_metadata_cache();
+        let cache = self
+            .query
+            .reader
+            .runtime_env()
+            .cache_manager
+            .get_file_metadata_cache();
         let factory = CachedParquetFileReaderFactory::new(Arc::clone(&self.table.store), cache);
         let mut source = ParquetSource::new(Arc::clone(&self.file_schema))
             .with_parquet_file_reader_factory(Arc::new(factory))
@@ -282,10 +344,11 @@ impl GatedTable {
                 )
             })
             .collect();
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(READER_STORE)?, Arc::new(source))
-            .with_file_groups(groups)
-            .with_projection_indices(Some(columns.to_vec()))?
-            .build();
+        let config =
+            FileScanConfigBuilder::new(ObjectStoreUrl::parse(READER_STORE)?, Arc::new(source))
+                .with_file_groups(groups)
+                .with_projection_indices(Some(columns.to_vec()))?
+                .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 }
@@ -309,7 +372,10 @@ struct Layout {
 
 impl Layout {
     fn new(schema: &SchemaRef) -> Self {
-        Self { schema: Arc::clone(schema), columns: Vec::new() }
+        Self {
+            schema: Arc::clone(schema),
+            columns: Vec::new(),
+        }
     }
 
     /// The position of a column in the batches, which is added if it is not there yet.
@@ -339,7 +405,13 @@ fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Vec<Pa
     let share = rows / scanned.len().max(1) as u64;
     for group in scanned {
         if let Some(access) = plan.inner().get(group) {
-            parts.push(Part { file, group, groups, access: access.clone(), rows: share });
+            parts.push(Part {
+                file,
+                group,
+                groups,
+                access: access.clone(),
+                rows: share,
+            });
         }
     }
 }
@@ -348,14 +420,18 @@ fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Vec<Pa
 fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<(usize, ParquetAccessPlan)>> {
     let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
     let share = total.div_ceil(partitions.max(1) as u64).max(1);
-    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> = (0..partitions).map(|_| BTreeMap::new()).collect();
+    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> =
+        (0..partitions).map(|_| BTreeMap::new()).collect();
     let mut seen = 0;
     for part in parts {
-        let at = usize::try_from((seen + part.rows.max(1) / 2) / share).unwrap_or(0).min(partitions.saturating_sub(1));
+        let at = usize::try_from((seen + part.rows.max(1) / 2) / share)
+            .unwrap_or(0)
+            .min(partitions.saturating_sub(1));
         seen += part.rows.max(1);
         if let Some(partition) = dealt.get_mut(at) {
-            let plan =
-                partition.entry(part.file).or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
+            let plan = partition
+                .entry(part.file)
+                .or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
             match &part.access {
                 RowGroupAccess::Skip => {}
                 RowGroupAccess::Scan => plan.scan(part.group),
@@ -363,16 +439,27 @@ fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<(usize, ParquetAccessPla
             }
         }
     }
-    dealt.into_iter().map(|partition| partition.into_iter().collect()).collect()
+    dealt
+        .into_iter()
+        .map(|partition| partition.into_iter().collect())
+        .collect()
 }
 
 /// Sets a row group's selection, whatever it was.
 trait SetSelection {
-    fn scan_selection_or_set(&mut self, group: usize, rows: &parquet::arrow::arrow_reader::RowSelection);
+    fn scan_selection_or_set(
+        &mut self,
+        group: usize,
+        rows: &parquet::arrow::arrow_reader::RowSelection,
+    );
 }
 
 impl SetSelection for ParquetAccessPlan {
-    fn scan_selection_or_set(&mut self, group: usize, rows: &parquet::arrow::arrow_reader::RowSelection) {
+    fn scan_selection_or_set(
+        &mut self,
+        group: usize,
+        rows: &parquet::arrow::arrow_reader::RowSelection,
+    ) {
         self.scan(group);
         self.scan_selection(group, rows.clone());
     }
@@ -394,9 +481,9 @@ fn unqualified(expr: &Expr) -> Result<Expr> {
     use datafusion::common::tree_node::{Transformed, TreeNode};
     expr.clone()
         .transform(|expr| match expr {
-            Expr::Column(column) => {
-                Ok(Transformed::yes(Expr::Column(datafusion::common::Column::new_unqualified(column.name))))
-            }
+            Expr::Column(column) => Ok(Transformed::yes(Expr::Column(
+                datafusion::common::Column::new_unqualified(column.name),
+            ))),
             expr => Ok(Transformed::no(expr)),
         })
         .map(|done| done.data)
@@ -428,7 +515,10 @@ impl TableProvider for GatedTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(filters
             .iter()
             .map(|filter| match pushdown::column(filter, &self.columns) {
@@ -447,20 +537,31 @@ impl TableProvider for GatedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let everything: Vec<usize> = (0..self.columns.len()).collect();
         let delivered = projection.unwrap_or(&everything);
-        let conjuncts: Vec<&Expr> =
-            filters.iter().filter(|filter| pushdown::column(filter, &self.columns).is_some()).collect();
+        let conjuncts: Vec<&Expr> = filters
+            .iter()
+            .filter(|filter| pushdown::column(filter, &self.columns).is_some())
+            .collect();
         let narrow = self.narrowed(&conjuncts)?;
         let judge = self.judge(delivered, &conjuncts, narrow.as_ref())?;
         let strict = self.query.strict.load(Ordering::Relaxed);
-        let partitions = if strict { 1 } else { state.config().target_partitions().max(1) };
+        let partitions = if strict {
+            1
+        } else {
+            state.config().target_partitions().max(1)
+        };
 
         let mut whole = (Vec::new(), RoaringBitmap::new());
         let mut partial = (Vec::new(), RoaringBitmap::new());
         let mut edges = Vec::new();
         for (file, ranges) in self.ranges(&judge).await?.into_iter().enumerate() {
             if let Some(plan) = &ranges.inside {
-                let of_whole_file = ranges.edge.is_none() && plan.inner().iter().all(|a| *a == RowGroupAccess::Scan);
-                let (parts, enterprises) = if of_whole_file { &mut whole } else { &mut partial };
+                let of_whole_file = ranges.edge.is_none()
+                    && plan.inner().iter().all(|a| *a == RowGroupAccess::Scan);
+                let (parts, enterprises) = if of_whole_file {
+                    &mut whole
+                } else {
+                    &mut partial
+                };
                 parts_of(file, plan, ranges.inside_rows, parts);
                 *enterprises |= ranges.inside_enterprises;
             }
@@ -468,14 +569,23 @@ impl TableProvider for GatedTable {
                 parts_of(file, plan, ranges.edge_rows, &mut edges);
             }
         }
-        let output: Result<Vec<usize>, _> =
-            judge.rows.schema.fields().iter().map(|field| self.file_schema.index_of(field.name())).collect();
+        let output: Result<Vec<usize>, _> = judge
+            .rows
+            .schema
+            .fields()
+            .iter()
+            .map(|field| self.file_schema.index_of(field.name()))
+            .collect();
         let output = output?;
         let mut inside = Vec::new();
         for ((parts, enterprises), whole_files) in [(whole, true), (partial, false)] {
             if !parts.is_empty() {
                 let plan = self.reader(&parts, partitions, &output, None)?;
-                inside.push(InsideScan { plan, whole_files, enterprises });
+                inside.push(InsideScan {
+                    plan,
+                    whole_files,
+                    enterprises,
+                });
             }
         }
         let edge = if edges.is_empty() {
@@ -501,10 +611,21 @@ impl TableProvider for GatedTable {
 impl GatedTable {
     /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.
     fn pruning(&self, conjuncts: &[&Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-        let exprs: Result<Vec<Expr>> = conjuncts.iter().map(|conjunct| unqualified(conjunct)).collect();
-        let Some(predicate) = conjunction(exprs?) else { return Ok(None) };
+        let exprs: Result<Vec<Expr>> = conjuncts
+            .iter()
+            .map(|conjunct| unqualified(conjunct))
+            .collect();
+        let Some(predicate) = conjunction(exprs?) else {
+            return Ok(None);
+        };
         let schema = DFSchema::try_from(self.file_schema.as_ref().clone())?;
         let props = ExecutionProps::new();
-        create_physical_expr(&predicate, &schema, &props, &PhysicalPlanningContext::default()).map(Some)
+        create_physical_expr(
+            &predicate,
+            &schema,
+            &props,
+            &PhysicalPlanningContext::default(),
+        )
+        .map(Some)
     }
 }

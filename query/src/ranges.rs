@@ -58,7 +58,11 @@ pub fn split_file(
         return FileRanges::default();
     }
     let min_inside = min_inside.filter(|_| groups_in_order(metadata, number_leaf));
-    let holes = if min_inside.is_some() { scope.holes(present) } else { present.clone() };
+    let holes = if min_inside.is_some() {
+        scope.holes(present)
+    } else {
+        present.clone()
+    };
     let standing = |min: u32, max: u32| {
         if hits.range_cardinality(min..=max) == 0 {
             Standing::Outside
@@ -83,8 +87,11 @@ pub fn split_file(
             }
             ranges.inside_enterprises |= within;
         }
-        ranges.edge_rows +=
-            runs.iter().filter(|run| run.standing == Standing::Edge).map(|run| run.rows as u64).sum::<u64>();
+        ranges.edge_rows += runs
+            .iter()
+            .filter(|run| run.standing == Standing::Edge)
+            .map(|run| run.rows as u64)
+            .sum::<u64>();
         for (access, wanted) in [(&mut inside, Standing::Inside), (&mut edge, Standing::Edge)] {
             if let Some(slot) = access.get_mut(group) {
                 *slot = select(&runs, wanted);
@@ -132,7 +139,14 @@ fn runs_of(
 ) -> Vec<Run> {
     let row_group = metadata.row_group(group);
     let rows = usize::try_from(row_group.num_rows()).unwrap_or(0);
-    let whole = |min, max, standing| vec![Run { rows, standing, min, max }];
+    let whole = |min, max, standing| {
+        vec![Run {
+            rows,
+            standing,
+            min,
+            max,
+        }]
+    };
     let Some((min, max)) = group_bounds(metadata, group, number_leaf) else {
         return whole(0, u32::MAX, Standing::Edge);
     };
@@ -151,7 +165,12 @@ fn runs_of(
                 last.rows += rows;
                 last.max = max;
             }
-            _ => runs.push(Run { rows, standing, min, max }),
+            _ => runs.push(Run {
+                rows,
+                standing,
+                min,
+                max,
+            }),
         }
     }
     runs
@@ -168,7 +187,11 @@ fn sorted_pages(
         ColumnIndexMetaData::INT32(index) => index,
         _ => return None,
     };
-    let locations = metadata.offset_index()?.get(group)?.get(leaf)?.page_locations();
+    let locations = metadata
+        .offset_index()?
+        .get(group)?
+        .get(leaf)?
+        .page_locations();
     let mins = index.min_values();
     let maxs = index.max_values();
     let mut pages = Vec::with_capacity(locations.len());
@@ -179,7 +202,10 @@ fn sorted_pages(
             Some(next) => usize::try_from(next.first_row_index).ok()?,
             None => rows,
         };
-        let (min, max) = (u32::try_from(*mins.get(i)?).ok()?, u32::try_from(*maxs.get(i)?).ok()?);
+        let (min, max) = (
+            u32::try_from(*mins.get(i)?).ok()?,
+            u32::try_from(*maxs.get(i)?).ok()?,
+        );
         if index.is_null_page(i) || min < previous || max < min || end < first {
             return None;
         }
@@ -218,7 +244,10 @@ fn select(runs: &[Run], wanted: Standing) -> RowGroupAccess {
     }
     let selectors: Vec<RowSelector> = runs
         .iter()
-        .map(|run| RowSelector { row_count: run.rows, skip: run.standing != wanted })
+        .map(|run| RowSelector {
+            row_count: run.rows,
+            skip: run.standing != wanted,
+        })
         .collect();
     RowGroupAccess::Selection(RowSelection::from(selectors))
 }

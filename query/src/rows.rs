@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, RecordBatch, RecordBatchOptions, Scalar,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, RecordBatch,
+    RecordBatchOptions, Scalar, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::zip::zip;
@@ -178,16 +178,28 @@ impl RowGate {
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
             let touched = distinct(numbers.values());
-            return Ok(Checked { batch: delivered, numbers: numbers.clone(), touched, withheld });
+            return Ok(Checked {
+                batch: delivered,
+                numbers: numbers.clone(),
+                touched,
+                withheld,
+            });
         };
         let filtered = Filtered::new(&delivered, Some(&keep))?;
-        let columns: Result<Vec<ArrayRef>, ArrowError> =
-            (0..self.delivered).map(|i| filtered.column(i).map(compact)).collect();
+        let columns: Result<Vec<ArrayRef>, ArrowError> = (0..self.delivered)
+            .map(|i| filtered.column(i).map(compact))
+            .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
+        let batch =
+            RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
         let numbers = filter(numbers, &BooleanArray::new(keep, None))?;
         let numbers = numbers.as_primitive::<Int32Type>().clone();
-        Ok(Checked { batch, touched: distinct(numbers.values()), numbers, withheld })
+        Ok(Checked {
+            batch,
+            touched: distinct(numbers.values()),
+            numbers,
+            withheld,
+        })
     }
 
     fn verdict(&self, batch: &RecordBatch, numbers: &Int32Array) -> Verdict {
@@ -198,9 +210,11 @@ impl RowGate {
             (a, b) => a.or(b),
         };
         let shown = match (&pass, shown) {
-            (Some(pass), Some(shown)) => {
-                Some(pass.set_indices().filter_map(|row| shown.get(row).copied()).collect())
-            }
+            (Some(pass), Some(shown)) => Some(
+                pass.set_indices()
+                    .filter_map(|row| shown.get(row).copied())
+                    .collect(),
+            ),
             (_, shown) => shown,
         };
         Verdict { pass, shown }
@@ -210,7 +224,8 @@ impl RowGate {
     fn window_mask(&self, batch: &RecordBatch) -> Option<BooleanBuffer> {
         let mut mask: Option<BooleanBuffer> = None;
         for bound in &self.window {
-            let (WindowBound::From(at) | WindowBound::Until(at) | WindowBound::After(at, _)) = bound;
+            let (WindowBound::From(at) | WindowBound::Until(at) | WindowBound::After(at, _)) =
+                bound;
             let dates = batch.column(*at).as_primitive::<Date32Type>();
             let test = BooleanBuffer::collect_bool(dates.len(), |row| {
                 let date = dates.is_valid(row).then(|| dates.value(row));
@@ -238,14 +253,22 @@ impl RowGate {
         let numbers = numbers.values();
         let len = numbers.len();
         if scope.is_uniform() {
-            return (Some(BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row)))), None);
+            return (
+                Some(BooleanBuffer::collect_bool(len, |row| {
+                    scope.is_open(value(numbers, row))
+                })),
+                None,
+            );
         }
         if scope.every_cell() && scope.all_rows() {
-            let open = (!scope.all_open())
-                .then(|| BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row))));
+            let open = (!scope.all_open()).then(|| {
+                BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row)))
+            });
             return (open, None);
         }
-        let dates = self.event_date.map(|at| batch.column(at).as_primitive::<Date32Type>());
+        let dates = self
+            .event_date
+            .map(|at| batch.column(at).as_primitive::<Date32Type>());
         let everything = ColumnSet(u128::MAX);
         let mut shown = Vec::with_capacity(len);
         let pass = BooleanBuffer::collect_bool(len, |row| {
@@ -283,11 +306,15 @@ fn visible(
     let by_grant = match (column.by_grant, shown) {
         (true, None) => return Ok(None),
         (true, Some(shown)) => BooleanBuffer::collect_bool(shown.len(), |row| {
-            shown.get(row).is_some_and(|set| set.contains(column.scope_index))
+            shown
+                .get(row)
+                .is_some_and(|set| set.contains(column.scope_index))
         }),
         (false, _) => BooleanBuffer::new_unset(filtered.rows),
     };
-    let Some(flag) = column.flag else { return Ok(Some(by_grant)) };
+    let Some(flag) = column.flag else {
+        return Ok(Some(by_grant));
+    };
     let flag = only_true(filtered.column(flag)?.as_boolean());
     Ok(Some(&by_grant | &flag))
 }
@@ -311,12 +338,20 @@ impl<'a> Filtered<'a> {
     fn new(batch: &'a RecordBatch, pass: Option<&BooleanBuffer>) -> Result<Self, ArrowError> {
         let rows = pass.map_or(batch.num_rows(), BooleanBuffer::count_set_bits);
         if pass.is_some_and(|pass| pass.len() != batch.num_rows()) {
-            return Err(ArrowError::ComputeError("a verdict must have a bit per row".into()));
+            return Err(ArrowError::ComputeError(
+                "a verdict must have a bit per row".into(),
+            ));
         }
-        let predicate = pass
-            .filter(|_| rows < batch.num_rows())
-            .map(|pass| FilterBuilder::new(&BooleanArray::new(pass.clone(), None)).optimize().build());
-        Ok(Self { batch, predicate, rows })
+        let predicate = pass.filter(|_| rows < batch.num_rows()).map(|pass| {
+            FilterBuilder::new(&BooleanArray::new(pass.clone(), None))
+                .optimize()
+                .build()
+        });
+        Ok(Self {
+            batch,
+            predicate,
+            rows,
+        })
     }
 
     fn column(&self, at: usize) -> Result<ArrayRef, ArrowError> {

@@ -10,9 +10,9 @@ use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
 use datafusion::error::DataFusionError;
-use datafusion::execution::{SessionStateBuilder, SessionStateDefaults, TaskContext};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::physical_plan::ExecutionPlan;
@@ -52,7 +52,9 @@ pub struct ParsedQuery {
 /// [`QueryError::BadSql`] or [`QueryError::NotAllowed`].
 pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
     if sql.len() > MAX_SQL_BYTES {
-        return Err(QueryError::BadSql { message: format!("a statement has at most {MAX_SQL_BYTES} bytes") });
+        return Err(QueryError::BadSql {
+            message: format!("a statement has at most {MAX_SQL_BYTES} bytes"),
+        });
     }
     let dialect = PostgreSqlDialect {};
     let mut statements = DFParserBuilder::new(sql)
@@ -62,9 +64,15 @@ pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| QueryError::from_planning(&error))?;
     let (Some(statement), true) = (statements.pop_front(), statements.is_empty()) else {
-        return Err(QueryError::BadSql { message: "write exactly one statement".into() });
+        return Err(QueryError::BadSql {
+            message: "write exactly one statement".into(),
+        });
     };
-    let refused = |what: &str| Err(QueryError::NotAllowed { what: what.to_owned() });
+    let refused = |what: &str| {
+        Err(QueryError::NotAllowed {
+            what: what.to_owned(),
+        })
+    };
     let (query, explain) = match statement {
         Statement::Statement(statement) => match *statement {
             SqlStatement::Query(query) => (query, false),
@@ -98,7 +106,11 @@ pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)
         .map_err(|error| QueryError::from_planning(&error))?;
     let tables = references.iter().map(ToString::to_string).collect();
-    Ok(ParsedQuery { statement, explain, tables })
+    Ok(ParsedQuery {
+        statement,
+        explain,
+        tables,
+    })
 }
 
 /// What a session is made of.
@@ -185,7 +197,13 @@ pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, Q
             .await
             .map_err(|error| not_open(error, &setup.scopes))?;
     let strict = strict.load(Ordering::Relaxed);
-    Ok(Planned { physical, context, account, logical, strict })
+    Ok(Planned {
+        physical,
+        context,
+        account,
+        logical,
+        strict,
+    })
 }
 
 /// Plans a statement over any tables, by the same rules as over gated ones. `strict` is set when the query needs
@@ -207,7 +225,10 @@ pub async fn plan_over(
         schema.register_table(name, table).map_err(planning)?;
     }
     let mut state = session(engine_config(partitions), runtime, schema, at)?;
-    let logical = state.statement_to_plan(query.statement.clone()).await.map_err(planning)?;
+    let logical = state
+        .statement_to_plan(query.statement.clone())
+        .await
+        .map_err(planning)?;
     plan::allow(&logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let logical = state.optimize(&logical).map_err(planning)?;
@@ -215,7 +236,11 @@ pub async fn plan_over(
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
     }
-    let mut physical = state.query_planner().create_physical_plan(&logical, &state).await.map_err(planning)?;
+    let mut physical = state
+        .query_planner()
+        .create_physical_plan(&logical, &state)
+        .await
+        .map_err(planning)?;
     if strict.load(Ordering::Relaxed) {
         physical = exec::in_sequence(physical).map_err(planning)?;
     }
@@ -232,8 +257,9 @@ fn session(
     catalog
         .register_schema("data", Arc::new(schema))
         .map_err(|error| QueryError::from_planning(&error))?;
-    let now: DateTime<Utc> =
-        DateTime::from_timestamp_millis(at.0).ok_or(QueryError::Internal { what: "the time of the decision" })?;
+    let now: DateTime<Utc> = DateTime::from_timestamp_millis(at.0).ok_or(QueryError::Internal {
+        what: "the time of the decision",
+    })?;
     let props = ExecutionProps::new().with_query_execution_start_time(now);
     let state = SessionStateBuilder::new()
         .with_config(config)
@@ -244,18 +270,25 @@ fn session(
         .with_window_functions(functions::window())
         .with_execution_props(props)
         .build();
-    state.catalog_list().register_catalog("qihui".into(), Arc::new(catalog));
+    state
+        .catalog_list()
+        .register_catalog("qihui".into(), Arc::new(catalog));
     Ok(state)
 }
 
 /// Tells a column that no agreement opens from one that does not exist.
 fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) -> QueryError {
-    let QueryError::UnknownColumn { column } = &error else { return error };
-    let closed = scopes.iter().find(|(_, scope)| scope.scope().contract.column(column).is_some());
+    let QueryError::UnknownColumn { column } = &error else {
+        return error;
+    };
+    let closed = scopes
+        .iter()
+        .find(|(_, scope)| scope.scope().contract.column(column).is_some());
     match closed {
-        Some((dataset, _)) => {
-            QueryError::ColumnNotInAgreement { dataset: dataset.clone(), column: column.clone() }
-        }
+        Some((dataset, _)) => QueryError::ColumnNotInAgreement {
+            dataset: dataset.clone(),
+            column: column.clone(),
+        },
         None => error,
     }
 }

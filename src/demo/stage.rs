@@ -43,6 +43,9 @@ impl From<std::io::Error> for DemoError {
 
 pub(super) type Result<T> = std::result::Result<T, DemoError>;
 
+/// A row of an answer.
+pub(super) type Row = Map<String, Value>;
+
 /// What a command answered.
 pub(super) struct Answer {
     /// The exit code.
@@ -56,14 +59,21 @@ pub(super) struct Answer {
 impl Answer {
     /// The one JSON document on stdout.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.stdout).map_err(|error| DemoError(format!("an answer is no JSON: {error}")))
+        serde_json::from_slice(&self.stdout)
+            .map_err(|error| DemoError(format!("an answer is no JSON: {error}")))
     }
 
     /// The rows of an answer in NDJSON.
-    pub fn rows(&self) -> Result<Vec<Map<String, Value>>> {
-        let lines = self.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        let lines = self
+            .stdout
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
         lines
-            .map(|line| serde_json::from_slice(line).map_err(|error| DemoError(format!("a row is no JSON: {error}"))))
+            .map(|line| {
+                serde_json::from_slice(line)
+                    .map_err(|error| DemoError(format!("a row is no JSON: {error}")))
+            })
             .collect()
     }
 }
@@ -131,7 +141,11 @@ impl Stage<'_> {
             terminal: false,
         };
         let exit = run(line, &mut surroundings);
-        Answer { exit, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
+        Answer {
+            exit,
+            stdout,
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        }
     }
 
     /// A command that must succeed; its JSON document.
@@ -140,7 +154,12 @@ impl Stage<'_> {
         line.push("--json");
         let answer = self.command(&line)?;
         if answer.exit != 0 {
-            return Err(DemoError(format!("`{}` ended with exit {}: {}", words.join(" "), answer.exit, answer.stderr)));
+            return Err(DemoError(format!(
+                "`{}` ended with exit {}: {}",
+                words.join(" "),
+                answer.exit,
+                answer.stderr
+            )));
         }
         answer.json()
     }
@@ -150,15 +169,35 @@ impl Stage<'_> {
         let answer = self.command(words)?;
         self.say(answer.stderr.trim_end())?;
         self.say(&format!("(exit {})", answer.exit))?;
-        expect(answer.exit == exit, "a request that must be refused was not")
+        expect(
+            answer.exit == exit,
+            "a request that must be refused was not",
+        )
     }
 
     /// A query of an organisation, with its answer as a table.
-    pub fn query(&mut self, (org, purpose): (&str, &str), columns: &[&str], sql: &str) -> Result<Vec<Map<String, Value>>> {
-        let words = ["query", "--org", org, "--purpose", purpose, "--format", "ndjson", sql];
+    pub fn query(
+        &mut self,
+        (org, purpose): (&str, &str),
+        columns: &[&str],
+        sql: &str,
+    ) -> Result<Vec<Row>> {
+        let words = [
+            "query",
+            "--org",
+            org,
+            "--purpose",
+            purpose,
+            "--format",
+            "ndjson",
+            sql,
+        ];
         let answer = self.command(&words)?;
         if answer.exit != 0 {
-            return Err(DemoError(format!("a query ended with exit {}: {}", answer.exit, answer.stderr)));
+            return Err(DemoError(format!(
+                "a query ended with exit {}: {}",
+                answer.exit, answer.stderr
+            )));
         }
         let rows = answer.rows()?;
         if rows.is_empty() {
@@ -171,8 +210,13 @@ impl Stage<'_> {
     }
 
     /// Rows as a table.
-    pub fn table(&mut self, columns: &[&str], rows: &[Map<String, Value>]) -> Result<()> {
-        let cells = rows.iter().map(|row| columns.iter().map(|column| shown(row.get(*column))).collect::<Vec<_>>());
+    pub fn table(&mut self, columns: &[&str], rows: &[Row]) -> Result<()> {
+        let cells = rows.iter().map(|row| {
+            columns
+                .iter()
+                .map(|column| shown(row.get(*column)))
+                .collect::<Vec<_>>()
+        });
         let text = table(columns, cells);
         self.say(&text)
     }
@@ -183,7 +227,11 @@ pub(super) fn shown(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "NULL".to_owned(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(values)) => values.iter().map(|value| shown(Some(value))).collect::<Vec<_>>().join(", "),
+        Some(Value::Array(values)) => values
+            .iter()
+            .map(|value| shown(Some(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
         Some(other) => other.to_string(),
     }
 }
@@ -191,7 +239,10 @@ pub(super) fn shown(value: Option<&Value>) -> String {
 /// A word of a command line as a shell wants it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=".contains(c);
-    match (!word.is_empty() && word.chars().all(plain), word.contains('\'')) {
+    match (
+        !word.is_empty() && word.chars().all(plain),
+        word.contains('\''),
+    ) {
         (true, _) => word.to_owned(),
         (false, false) => format!("'{word}'"),
         (false, true) => format!("\"{word}\""),
@@ -200,17 +251,27 @@ fn quoted(word: &str) -> String {
 
 /// Breaks off unless the story goes as it must.
 pub(super) fn expect(holds: bool, what: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(DemoError(what.to_owned())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(DemoError(what.to_owned()))
+    }
 }
 
 /// A member of a JSON document that must be there.
 pub(super) fn text<'v>(value: &'v Value, key: &str) -> Result<&'v str> {
-    value.get(key).and_then(Value::as_str).ok_or_else(|| DemoError(format!("an answer lacks `{key}`")))
+    value
+        .get(key)
+        .and_then(Value::as_str)
+        .ok_or_else(|| DemoError(format!("an answer lacks `{key}`")))
 }
 
 /// A number of a JSON document that must be there.
 pub(super) fn number(value: &Value, key: &str) -> Result<u64> {
-    value.get(key).and_then(Value::as_u64).ok_or_else(|| DemoError(format!("an answer lacks `{key}`")))
+    value
+        .get(key)
+        .and_then(Value::as_u64)
+        .ok_or_else(|| DemoError(format!("an answer lacks `{key}`")))
 }
 
 /// Copies a folder with everything in it.

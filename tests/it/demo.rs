@@ -16,7 +16,11 @@ fn qihui(hub: &Path, words: &[&str]) -> Output {
 }
 
 fn json(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -30,7 +34,10 @@ fn the_demonstration_leaves_a_hub_as_it_told() {
     let (granted, withdrawn) = (text("granted_uscc"), text("withdrawn_uscc"));
 
     let verified = json(&qihui(&hub, &["audit", "verify"]));
-    assert_eq!((&verified["ok"], &verified["entries"]), (&Value::Bool(true), &told["audit_entries"]));
+    assert_eq!(
+        (&verified["ok"], &verified["entries"]),
+        (&Value::Bool(true), &told["audit_entries"])
+    );
     let contract = json(&qihui(&hub, &["catalog", "show", &dataset]));
     assert!(contract.to_string().contains("\"L3\""), "{contract}");
 
@@ -46,5 +53,11 @@ fn the_demonstration_leaves_a_hub_as_it_told() {
     assert_eq!(json(&ask(&["--subject", &granted]))["rows"], seen["rows"]);
     assert_eq!(ask(&["--subject", &withdrawn]).status.code(), Some(3));
     let accesses = json(&qihui(&hub, &["audit", "accesses", &withdrawn]));
-    assert!(accesses["accesses"].as_array().unwrap().iter().any(|access| access["org"] == org.as_str()));
+    assert!(
+        accesses["accesses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|access| access["org"] == org.as_str())
+    );
 }

@@ -12,8 +12,24 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("qihui-warehouse", &["qihui-catalog"]),
     ("qihui-consent", &["qihui-catalog", "qihui-audit"]),
     ("qihui-ingest", &["qihui-catalog", "qihui-warehouse"]),
-    ("qihui-query", &["qihui-catalog", "qihui-warehouse", "qihui-consent", "qihui-audit"]),
-    ("qihui-pipelines", &["qihui-catalog", "qihui-warehouse", "qihui-ingest", "qihui-query"]),
+    (
+        "qihui-query",
+        &[
+            "qihui-catalog",
+            "qihui-warehouse",
+            "qihui-consent",
+            "qihui-audit",
+        ],
+    ),
+    (
+        "qihui-pipelines",
+        &[
+            "qihui-catalog",
+            "qihui-warehouse",
+            "qihui-ingest",
+            "qihui-query",
+        ],
+    ),
     (
         "qihui",
         &[
@@ -31,19 +47,37 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
 
 /// Foreign packages, by the beginning of their names, that only some members may depend on.
 const RESERVED: &[(&str, &[&str])] = &[
-    ("datafusion", &["qihui-warehouse", "qihui-query", "qihui-pipelines"]),
-    ("deltalake", &["qihui-warehouse", "qihui-query", "qihui-pipelines"]),
+    (
+        "datafusion",
+        &["qihui-warehouse", "qihui-query", "qihui-pipelines"],
+    ),
+    (
+        "deltalake",
+        &["qihui-warehouse", "qihui-query", "qihui-pipelines"],
+    ),
     ("rdkafka", &["qihui-ingest", "qihui-pipelines"]),
     ("axum", &["qihui"]),
     ("sqlx", &["qihui-consent"]),
 ];
 
 /// Members that compile without the data stack, so that they build and test in a minute.
-const LIGHT: &[&str] = &["qihui-audit", "qihui-catalog", "qihui-synth", "qihui-consent"];
+const LIGHT: &[&str] = &[
+    "qihui-audit",
+    "qihui-catalog",
+    "qihui-synth",
+    "qihui-consent",
+];
 
 /// Packages of which a second version would mean that two parts of the engine cannot hand each other data.
-const ONE_VERSION: &[&str] =
-    &["arrow-array", "arrow-schema", "datafusion", "datafusion-expr", "deltalake-core", "object_store", "parquet"];
+const ONE_VERSION: &[&str] = &[
+    "arrow-array",
+    "arrow-schema",
+    "datafusion",
+    "datafusion-expr",
+    "deltalake-core",
+    "object_store",
+    "parquet",
+];
 
 /// What cargo resolved for the platform that the tests run on: all of it was downloaded to build them.
 pub fn metadata() -> Metadata {
@@ -55,10 +89,17 @@ pub fn metadata() -> Metadata {
             .stdout,
     )
     .expect("rustc speaks UTF-8");
-    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
+    let host = host
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("rustc names its host");
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .other_options(["--locked", "--offline", "--filter-platform", host].map(str::to_owned).to_vec())
+        .other_options(
+            ["--locked", "--offline", "--filter-platform", host]
+                .map(str::to_owned)
+                .to_vec(),
+        )
         .exec()
         .expect("cargo metadata")
 }
@@ -69,7 +110,11 @@ fn is_ours(name: &str) -> bool {
 
 /// The names of a member's direct dependencies of every kind, tests and benchmarks included.
 fn direct(package: &Package) -> BTreeSet<&str> {
-    package.dependencies.iter().map(|dependency| dependency.name.as_str()).collect()
+    package
+        .dependencies
+        .iter()
+        .map(|dependency| dependency.name.as_str())
+        .collect()
 }
 
 #[test]
@@ -77,8 +122,15 @@ fn members_depend_only_in_the_agreed_directions() {
     let metadata = metadata();
     let allowed: BTreeMap<&str, &[&str]> = DIRECTIONS.iter().copied().collect();
     let members = metadata.workspace_packages();
-    let named: BTreeSet<&str> = members.iter().map(|package| package.name.as_str()).collect();
-    assert_eq!(named, allowed.keys().copied().collect(), "a new member needs a line in DIRECTIONS");
+    let named: BTreeSet<&str> = members
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    assert_eq!(
+        named,
+        allowed.keys().copied().collect(),
+        "a new member needs a line in DIRECTIONS"
+    );
     let mut wrong = Vec::new();
     for package in members {
         for dependency in direct(package).into_iter().filter(|name| is_ours(name)) {
@@ -96,7 +148,9 @@ fn heavy_packages_stay_where_they_belong() {
     let mut wrong = Vec::new();
     for package in metadata.workspace_packages() {
         for dependency in direct(package) {
-            let reserved = RESERVED.iter().find(|(prefix, _)| dependency.starts_with(prefix));
+            let reserved = RESERVED
+                .iter()
+                .find(|(prefix, _)| dependency.starts_with(prefix));
             if reserved.is_some_and(|(_, members)| !members.contains(&package.name.as_str())) {
                 wrong.push(format!("{} -> {dependency}", package.name));
             }
@@ -109,8 +163,16 @@ fn heavy_packages_stay_where_they_belong() {
 fn light_members_compile_without_the_data_stack() {
     let metadata = metadata();
     let resolve = metadata.resolve.as_ref().expect("cargo resolved");
-    let names: BTreeMap<_, _> = metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
-    let edges: BTreeMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, &node.dependencies)).collect();
+    let names: BTreeMap<_, _> = metadata
+        .packages
+        .iter()
+        .map(|p| (&p.id, p.name.as_str()))
+        .collect();
+    let edges: BTreeMap<_, _> = resolve
+        .nodes
+        .iter()
+        .map(|node| (&node.id, &node.dependencies))
+        .collect();
     for member in metadata.workspace_packages() {
         if !LIGHT.contains(&member.name.as_str()) {
             continue;
@@ -122,7 +184,11 @@ fn light_members_compile_without_the_data_stack() {
             }
         }
         for heavy in ["datafusion", "deltalake", "parquet"] {
-            assert!(!seen.iter().any(|id| names[id] == heavy), "{} needs {heavy}", member.name);
+            assert!(
+                !seen.iter().any(|id| names[id] == heavy),
+                "{} needs {heavy}",
+                member.name
+            );
         }
     }
 }
@@ -131,7 +197,16 @@ fn light_members_compile_without_the_data_stack() {
 fn the_engine_is_there_once() {
     let metadata = metadata();
     for name in ONE_VERSION {
-        let versions: Vec<_> = metadata.packages.iter().filter(|p| p.name.as_str() == *name).collect();
-        assert_eq!(versions.len(), 1, "{name}: {:?}", versions.iter().map(|p| &p.version).collect::<Vec<_>>());
+        let versions: Vec<_> = metadata
+            .packages
+            .iter()
+            .filter(|p| p.name.as_str() == *name)
+            .collect();
+        assert_eq!(
+            versions.len(),
+            1,
+            "{name}: {:?}",
+            versions.iter().map(|p| &p.version).collect::<Vec<_>>()
+        );
     }
 }

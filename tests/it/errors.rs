@@ -22,10 +22,22 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn texts() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for member in ["audit", "catalog", "consent", "ingest", "query", "synth", "warehouse", "."] {
+    for member in [
+        "audit",
+        "catalog",
+        "consent",
+        "ingest",
+        "query",
+        "synth",
+        "warehouse",
+        ".",
+    ] {
         sources(&root.join(member).join("src"), &mut found);
     }
-    found.into_iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+    found
+        .into_iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect()
 }
 
 /// The words in quotes that look like codes.
@@ -58,7 +70,14 @@ fn codes(text: &str) -> BTreeSet<&str> {
 fn pages() -> BTreeSet<String> {
     fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors"))
         .unwrap()
-        .filter_map(|entry| entry.unwrap().path().file_stem()?.to_str().map(str::to_owned))
+        .filter_map(|entry| {
+            entry
+                .unwrap()
+                .path()
+                .file_stem()?
+                .to_str()
+                .map(str::to_owned)
+        })
         .filter(|name| name != "README")
         .collect()
 }
@@ -67,15 +86,33 @@ fn pages() -> BTreeSet<String> {
 fn every_error_code_has_a_page() {
     let (texts, pages) = (texts(), pages());
     let codes: BTreeSet<&str> = texts.iter().flat_map(|text| codes(text)).collect();
-    assert!(codes.len() > 100, "the codes are written in another way than this test reads");
-    let missing: Vec<_> = codes.iter().filter(|code| !pages.contains(**code)).collect();
-    assert!(missing.is_empty(), "codes without a page in docs/errors: {missing:?}");
+    assert!(
+        codes.len() > 100,
+        "the codes are written in another way than this test reads"
+    );
+    let missing: Vec<_> = codes
+        .iter()
+        .filter(|code| !pages.contains(**code))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "codes without a page in docs/errors: {missing:?}"
+    );
 }
 
 #[test]
 fn every_page_is_of_a_code() {
     let texts = texts();
-    let stale: Vec<_> =
-        pages().into_iter().filter(|page| !texts.iter().any(|text| text.contains(&format!("\"{page}\"")))).collect();
-    assert!(stale.is_empty(), "pages in docs/errors of no code: {stale:?}");
+    let stale: Vec<_> = pages()
+        .into_iter()
+        .filter(|page| {
+            !texts
+                .iter()
+                .any(|text| text.contains(&format!("\"{page}\"")))
+        })
+        .collect();
+    assert!(
+        stale.is_empty(),
+        "pages in docs/errors of no code: {stale:?}"
+    );
 }

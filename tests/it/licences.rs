@@ -22,8 +22,16 @@ const ALLOWED: &[&str] = &[
 
 /// Packages under another licence, each with the reason why it may be used.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("option-ext", "MPL-2.0", "copyleft by file, and its one file is used unchanged"),
-    ("webpki-root-certs", "CDLA-Permissive-2.0", "data: the certificates of Mozilla's root programme"),
+    (
+        "option-ext",
+        "MPL-2.0",
+        "copyleft by file, and its one file is used unchanged",
+    ),
+    (
+        "webpki-root-certs",
+        "CDLA-Permissive-2.0",
+        "data: the certificates of Mozilla's root programme",
+    ),
 ];
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
@@ -36,8 +44,14 @@ struct Expression<'a> {
 
 /// Whether some choice that an SPDX expression gives (`/` is an old form of `OR`) is allowed throughout.
 fn is_allowed(text: &str) -> Result<bool, String> {
-    let spaced = text.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
-    let mut expression = Expression { tokens: spaced.split_whitespace().collect(), at: 0 };
+    let spaced = text
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ");
+    let mut expression = Expression {
+        tokens: spaced.split_whitespace().collect(),
+        at: 0,
+    };
     let allowed = expression.any()?;
     if expression.at < expression.tokens.len() {
         return Err(format!("`{text}` goes on behind its end"));
@@ -71,13 +85,23 @@ impl Expression<'_> {
     fn one(&mut self) -> Result<bool, String> {
         if self.next_is("(") {
             let allowed = self.any()?;
-            return if self.next_is(")") { Ok(allowed) } else { Err("a parenthesis is not closed".to_owned()) };
+            return if self.next_is(")") {
+                Ok(allowed)
+            } else {
+                Err("a parenthesis is not closed".to_owned())
+            };
         }
-        let name = self.tokens.get(self.at).ok_or("an expression ends too early")?;
+        let name = self
+            .tokens
+            .get(self.at)
+            .ok_or("an expression ends too early")?;
         self.at += 1;
         let mut name = (*name).to_owned();
         if self.next_is("WITH") {
-            let exception = self.tokens.get(self.at).ok_or("an expression ends behind WITH")?;
+            let exception = self
+                .tokens
+                .get(self.at)
+                .ok_or("an expression ends behind WITH")?;
             self.at += 1;
             name = format!("{name} WITH {exception}");
         }
@@ -89,13 +113,22 @@ impl Expression<'_> {
 fn every_package_has_an_allowed_licence() {
     let mut wrong = Vec::new();
     for package in &metadata().packages {
-        let (name, licence) = (package.name.as_str(), package.license.as_deref().unwrap_or("none"));
-        let excepted = EXCEPTIONS.iter().any(|(of, known, _)| *of == name && *known == licence);
+        let (name, licence) = (
+            package.name.as_str(),
+            package.license.as_deref().unwrap_or("none"),
+        );
+        let excepted = EXCEPTIONS
+            .iter()
+            .any(|(of, known, _)| *of == name && *known == licence);
         if !excepted && !is_allowed(licence).unwrap_or(false) {
             wrong.push(format!("{name} {}: {licence}", package.version));
         }
     }
-    assert!(wrong.is_empty(), "not on the list of allowed licences:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "not on the list of allowed licences:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -104,7 +137,12 @@ fn every_package_comes_from_crates_io() {
         .packages
         .into_iter()
         .filter(|package| !package.name.starts_with("qihui"))
-        .filter(|package| package.source.as_ref().is_none_or(|source| source.repr != CRATES_IO))
+        .filter(|package| {
+            package
+                .source
+                .as_ref()
+                .is_none_or(|source| source.repr != CRATES_IO)
+        })
         .map(|package| package.id.repr)
         .collect();
     assert!(elsewhere.is_empty(), "not from crates.io: {elsewhere:?}");

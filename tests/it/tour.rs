@@ -24,10 +24,19 @@ fn steps(document: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = document.lines();
     while let Some(line) = lines.next() {
-        let Some(language) = line.strip_prefix("```") else { continue };
-        let content: String = lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+        let Some(language) = line.strip_prefix("```") else {
+            continue;
+        };
+        let content: String = lines
+            .by_ref()
+            .take_while(|line| *line != "```")
+            .map(|line| format!("{line}\n"))
+            .collect();
         match (language, steps.last_mut()) {
-            ("sh", _) => steps.push(Step { commands: content, output: None }),
+            ("sh", _) => steps.push(Step {
+                commands: content,
+                output: None,
+            }),
             ("text", Some(step)) => step.output = Some(content),
             _ => {}
         }
@@ -44,7 +53,9 @@ fn squeezed(line: &str) -> String {
 fn fits(expected: &str, line: &str) -> bool {
     let (expected, line) = (squeezed(expected), squeezed(line));
     let mut parts = expected.split(ANYTHING);
-    let Some(mut rest) = parts.next().and_then(|first| line.strip_prefix(first)) else { return false };
+    let Some(mut rest) = parts.next().and_then(|first| line.strip_prefix(first)) else {
+        return false;
+    };
     let mut parts = parts.peekable();
     if parts.peek().is_none() {
         return rest.is_empty();
@@ -53,7 +64,9 @@ fn fits(expected: &str, line: &str) -> bool {
         if parts.peek().is_none() {
             return rest.ends_with(part);
         }
-        let Some(at) = rest.find(part) else { return false };
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
         rest = &rest[at + part.len()..];
     }
     true
@@ -63,8 +76,12 @@ fn fits(expected: &str, line: &str) -> bool {
 fn all_fit(expected: &[&str], lines: &[&str]) -> bool {
     match expected.split_first() {
         None => lines.is_empty(),
-        Some((first, others)) if *first == ANYTHING => (0..=lines.len()).any(|skip| all_fit(others, &lines[skip..])),
-        Some((first, others)) => lines.split_first().is_some_and(|(line, more)| fits(first, line) && all_fit(others, more)),
+        Some((first, others)) if *first == ANYTHING => {
+            (0..=lines.len()).any(|skip| all_fit(others, &lines[skip..]))
+        }
+        Some((first, others)) => lines
+            .split_first()
+            .is_some_and(|(line, more)| fits(first, line) && all_fit(others, more)),
     }
 }
 
@@ -78,7 +95,11 @@ fn the_tour_of_the_readme_does_what_it_says() {
         script += &format!("{}echo '{MARK}'\n", step.commands);
     }
     let program = Path::new(env!("CARGO_BIN_EXE_qihui")).parent().unwrap();
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+    let path = format!(
+        "{}:{}",
+        program.display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
     let ran = Command::new("bash")
         .args(["-c", &script])
         .current_dir(folder.path())
@@ -90,8 +111,11 @@ fn the_tour_of_the_readme_does_what_it_says() {
     let said = String::from_utf8(ran.stdout).unwrap();
     assert!(ran.status.success(), "the tour breaks off:\n{said}");
     for (step, output) in steps.iter().zip(said.split(&format!("{MARK}\n"))) {
-        let Some(expected) = &step.output else { continue };
-        let (expected, lines): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), output.lines().collect());
+        let Some(expected) = &step.output else {
+            continue;
+        };
+        let (expected, lines): (Vec<&str>, Vec<&str>) =
+            (expected.lines().collect(), output.lines().collect());
         assert!(
             all_fit(&expected, &lines),
             "the README shows another output of\n{}than\n{output}",
@@ -107,9 +131,14 @@ fn both_readmes_tell_the_same_tour() {
 
 #[test]
 fn an_ellipsis_stands_for_anything() {
-    assert!(fits("consent … version 1: …", "consent c-1 version 1: ACTIVE"));
+    assert!(fits(
+        "consent … version 1: …",
+        "consent c-1 version 1: ACTIVE"
+    ));
     assert!(fits("plain", "plain") && !fits("plain", "plainer"));
     assert!(fits("│ …     │ a │", "│ 12345 │ a │"));
     assert!(!fits("consent … version 2", "consent c-1 version 1"));
-    assert!(all_fit(&["a", "…", "z"], &["a", "b", "c", "z"]) && !all_fit(&["a", "…", "z"], &["a", "b"]));
+    assert!(
+        all_fit(&["a", "…", "z"], &["a", "b", "c", "z"]) && !all_fit(&["a", "…", "z"], &["a", "b"])
+    );
 }

@@ -17,11 +17,12 @@ use std::cmp::Ordering;
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray as _, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array,
-        RecordBatch, StringArray, TimestampMicrosecondArray,
+        Array, ArrayRef, AsArray as _, BooleanArray, Date32Array, Decimal128Array, Int32Array,
+        Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
     },
     datatypes::{
-        DataType, Date32Type, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+        DataType, Date32Type, Decimal128Type, Int32Type, Int64Type, TimeUnit,
+        TimestampMicrosecondType,
     },
 };
 use ring::digest::{SHA256, digest};
@@ -139,7 +140,9 @@ impl Sequences {
 pub(crate) fn compare_sequences(a: &[u8], b: &[u8]) -> Ordering {
     let common = a.len().min(b.len());
     let longer = |rest: &[u8]| rest.iter().any(|byte| *byte != 0);
-    a[..common].cmp(&b[..common]).then_with(|| longer(&a[common..]).cmp(&longer(&b[common..])))
+    a[..common]
+        .cmp(&b[..common])
+        .then_with(|| longer(&a[common..]).cmp(&longer(&b[common..])))
 }
 
 /// What orders the versions of one record: sequence, then retraction over record, then content hash.
@@ -213,7 +216,11 @@ impl Fingerprints {
             contents.push(hash(&buffer));
         }
         let sequence: Vec<_> = layout.sequence.iter().map(|i| &values[*i]).collect();
-        Ok(Self { keys, contents, sequences: sequences(&sequence, rows) })
+        Ok(Self {
+            keys,
+            contents,
+            sequences: sequences(&sequence, rows),
+        })
     }
 }
 
@@ -222,10 +229,14 @@ impl Fingerprints {
     pub fn take(&self, rows: &[u32]) -> Self {
         let width = self.sequences.width();
         let mut bytes = Vec::with_capacity(rows.len() * width);
-        rows.iter().for_each(|row| bytes.extend_from_slice(self.sequences.get(*row as usize)));
+        rows.iter()
+            .for_each(|row| bytes.extend_from_slice(self.sequences.get(*row as usize)));
         Self {
             keys: rows.iter().map(|row| self.keys[*row as usize]).collect(),
-            contents: rows.iter().map(|row| self.contents[*row as usize]).collect(),
+            contents: rows
+                .iter()
+                .map(|row| self.contents[*row as usize])
+                .collect(),
             sequences: Sequences::new(width, bytes),
         }
     }
@@ -245,8 +256,16 @@ fn sequences(columns: &[&Values<'_>], rows: usize) -> Sequences {
         ends.push(encoded.len());
     }
     let starts = || std::iter::once(0).chain(ends.iter().copied());
-    let width = starts().zip(&ends).map(|(start, end)| end - start).max().unwrap_or(0);
-    if ends.iter().enumerate().all(|(row, end)| *end == (row + 1) * width) {
+    let width = starts()
+        .zip(&ends)
+        .map(|(start, end)| end - start)
+        .max()
+        .unwrap_or(0);
+    if ends
+        .iter()
+        .enumerate()
+        .all(|(row, end)| *end == (row + 1) * width)
+    {
         return Sequences::new(width, encoded);
     }
     let mut bytes = vec![0; rows * width];

@@ -10,11 +10,7 @@
 //! makes the outcome of a chunk independent of the order of its rows, and of everything but which chunk first saw a
 //! key that two enterprises claim; and because an owner stays for ever, repeating any file gives the same table.
 
-use std::{
-    cmp::Ordering,
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch},
@@ -52,7 +48,10 @@ impl Incoming {
     /// Rows without retractions.
     #[must_use]
     pub fn records(batch: RecordBatch) -> Self {
-        Self { batch, retract: None }
+        Self {
+            batch,
+            retract: None,
+        }
     }
 }
 
@@ -138,18 +137,33 @@ impl Classified {
 
 /// Checks the form of `incoming` and gives it that of the table.
 fn shape(layout: &Layout, incoming: &Incoming) -> Result<RecordBatch, WarehouseError> {
-    let refuse = |reason: String| WarehouseError::InvalidBatch { dataset: layout.dataset.clone(), reason };
+    let refuse = |reason: String| WarehouseError::InvalidBatch {
+        dataset: layout.dataset.clone(),
+        reason,
+    };
     let batch = &incoming.batch;
     if batch.num_rows() > MAX_CHUNK_ROWS {
         return Err(refuse(format!("a chunk has at most {MAX_CHUNK_ROWS} rows")));
     }
-    if incoming.retract.as_ref().is_some_and(|retract| retract.len() != batch.num_rows()) {
-        return Err(refuse("the marks of retractions are not as many as the rows".to_owned()));
+    if incoming
+        .retract
+        .as_ref()
+        .is_some_and(|retract| retract.len() != batch.num_rows())
+    {
+        return Err(refuse(
+            "the marks of retractions are not as many as the rows".to_owned(),
+        ));
     }
     if batch.num_columns() != layout.schema.fields().len() {
-        return Err(refuse(format!("{} columns are expected", layout.schema.fields().len())));
+        return Err(refuse(format!(
+            "{} columns are expected",
+            layout.schema.fields().len()
+        )));
     }
-    let retract = incoming.retract.as_ref().filter(|retract| retract.count_set_bits() > 0);
+    let retract = incoming
+        .retract
+        .as_ref()
+        .filter(|retract| retract.count_set_bits() > 0);
     let mask = retract.map(|retract| BooleanArray::new(retract.clone(), None));
     let column = |(field, kept): (&Arc<arrow::datatypes::Field>, &bool)| -> Result<ArrayRef, WarehouseError> {
         let array =
@@ -164,10 +178,18 @@ fn shape(layout: &Layout, incoming: &Incoming) -> Result<RecordBatch, WarehouseE
             _ => Ok(Arc::clone(array)),
         }
     };
-    let columns = layout.schema.fields().iter().zip(&layout.kept).map(column).collect::<Result<Vec<_>, _>>()?;
+    let columns = layout
+        .schema
+        .fields()
+        .iter()
+        .zip(&layout.kept)
+        .map(column)
+        .collect::<Result<Vec<_>, _>>()?;
     let numbers = columns[0].as_primitive::<Int32Type>();
     if numbers.null_count() > 0 || numbers.values().iter().any(|no| *no <= 0) {
-        return Err(refuse(format!("`{NO_COLUMN}` holds what is no enterprise number")));
+        return Err(refuse(format!(
+            "`{NO_COLUMN}` holds what is no enterprise number"
+        )));
     }
     RecordBatch::try_new(Arc::clone(&layout.schema), columns)
         .map_err(|source| WarehouseError::columns(&layout.dataset, source))
@@ -196,12 +218,18 @@ impl Groups {
             }
             groups.1.push(end);
         }
-        Self { rows: order.into_iter().map(|(_, row)| row).collect(), keys: Arc::new(groups.0), ends: groups.1 }
+        Self {
+            rows: order.into_iter().map(|(_, row)| row).collect(),
+            keys: Arc::new(groups.0),
+            ends: groups.1,
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u32]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.rows[start as usize..*end as usize])
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.rows[start as usize..*end as usize])
     }
 }
 
@@ -231,7 +259,8 @@ impl Found {
         let records = &matches.records;
         let mut sequences = Vec::new();
         for (at, (key, entry)) in matches.found.iter().enumerate() {
-            let slot = u32::try_from(self.standing.len()).map_err(|_| WarehouseError::Interrupted)?;
+            let slot =
+                u32::try_from(self.standing.len()).map_err(|_| WarehouseError::Interrupted)?;
             self.slots[*key] = Some(slot);
             sequences.extend_from_slice(records.sequence(*entry));
             self.standing.push(Standing {
@@ -253,22 +282,39 @@ async fn look_up(
     state: &TableState,
     keys: &Arc<Vec<Hash>>,
 ) -> Result<Found, WarehouseError> {
-    let mut found = Found { standing: Vec::new(), slots: vec![None; keys.len()], sequences: Vec::new() };
+    let mut found = Found {
+        standing: Vec::new(),
+        slots: vec![None; keys.len()],
+        sequences: Vec::new(),
+    };
     if keys.is_empty() {
         return Ok(found);
     }
     let one = |(position, file): (usize, Arc<LoggedFile>)| {
-        let (store, layout, keys) = (Arc::clone(store), Arc::clone(&state.layout), Arc::clone(keys));
+        let (store, layout, keys) = (
+            Arc::clone(store),
+            Arc::clone(&state.layout),
+            Arc::clone(keys),
+        );
         async move {
             let task = tokio::spawn(async move {
-                let data = DataRef { path: &file.path, size: file.size, rows: file.rows };
+                let data = DataRef {
+                    path: &file.path,
+                    size: file.size,
+                    rows: file.rows,
+                };
                 index::matches(&store, &layout, data, &keys).await
             });
-            Ok::<_, WarehouseError>((position, task.await.map_err(|_| WarehouseError::Interrupted)??))
+            Ok::<_, WarehouseError>((
+                position,
+                task.await.map_err(|_| WarehouseError::Interrupted)??,
+            ))
         }
     };
     let files: Vec<_> = state.files.iter().cloned().enumerate().collect();
-    let mut answers = futures::stream::iter(files).map(one).buffer_unordered(PARALLEL_SIDECARS);
+    let mut answers = futures::stream::iter(files)
+        .map(one)
+        .buffer_unordered(PARALLEL_SIDECARS);
     while let Some((file, matches)) = answers.try_next().await? {
         if let Some(matches) = matches {
             found.add(file, &matches)?;
@@ -290,8 +336,9 @@ pub(crate) async fn classify(
         let groups = Groups::of(&fingerprints.keys);
         Ok::<_, WarehouseError>((batch, incoming.retract, fingerprints, groups))
     };
-    let (batch, retract, fingerprints, groups) =
-        tokio::task::spawn_blocking(prepare).await.map_err(|_| WarehouseError::Interrupted)??;
+    let (batch, retract, fingerprints, groups) = tokio::task::spawn_blocking(prepare)
+        .await
+        .map_err(|_| WarehouseError::Interrupted)??;
     let found = look_up(store, &state, &groups.keys).await?;
     let decide = move || {
         let mut classified = Classified {
@@ -303,18 +350,29 @@ pub(crate) async fn classify(
             landing: Vec::new(),
             removals: BTreeMap::new(),
         };
-        let numbers = classified.batch.column(0).as_primitive::<Int32Type>().values().clone();
+        let numbers = classified
+            .batch
+            .column(0)
+            .as_primitive::<Int32Type>()
+            .values()
+            .clone();
         for (group, slot) in groups.iter().zip(&found.slots) {
-            let standing = slot.map(|slot| classified.stands(&found, &found.standing[slot as usize]));
+            let standing =
+                slot.map(|slot| classified.stands(&found, &found.standing[slot as usize]));
             match group {
                 [row] => classified.decide_one(*row, &numbers, standing),
                 group => classified.decide(group, &numbers, standing),
             }
         }
-        classified.removals.values_mut().for_each(|rows| rows.sort_unstable_by_key(|(row, _)| *row));
+        classified
+            .removals
+            .values_mut()
+            .for_each(|rows| rows.sort_unstable_by_key(|(row, _)| *row));
         classified
     };
-    tokio::task::spawn_blocking(decide).await.map_err(|_| WarehouseError::Interrupted)
+    tokio::task::spawn_blocking(decide)
+        .await
+        .map_err(|_| WarehouseError::Interrupted)
 }
 
 impl Classified {
@@ -322,7 +380,10 @@ impl Classified {
         let row = row as usize;
         Version {
             sequence: self.fingerprints.sequences.get(row),
-            retracted: self.retract.as_ref().is_some_and(|retract| retract.value(row)),
+            retracted: self
+                .retract
+                .as_ref()
+                .is_some_and(|retract| retract.value(row)),
             content: self.fingerprints.contents[row],
         }
     }
@@ -334,12 +395,19 @@ impl Classified {
             retracted: self.state.files[standing.file].place.retracted,
             content: standing.content,
         };
-        Stands { version, no: standing.no, file: standing.file, row: standing.row }
+        Stands {
+            version,
+            no: standing.no,
+            file: standing.file,
+            row: standing.row,
+        }
     }
 
     /// Decides the only row of a key.
     fn decide_one(&mut self, row: u32, numbers: &[i32], standing: Option<Stands<'_>>) {
-        let Some(stands) = standing else { return self.land(row, None) };
+        let Some(stands) = standing else {
+            return self.land(row, None);
+        };
         if numbers[row as usize].cast_unsigned() != stands.no {
             self.outcomes[row as usize] = Outcome::UsccChanged;
             return;
@@ -356,23 +424,38 @@ impl Classified {
         let no = |row: u32| numbers[row as usize].cast_unsigned();
         // Of versions that differ in nothing but their enterprise the lesser number owns the key.
         let oldest = |a: &u32, b: &u32| {
-            self.version_of(*a).compare(&self.version_of(*b)).then_with(|| no(*a).cmp(&no(*b)))
+            self.version_of(*a)
+                .compare(&self.version_of(*b))
+                .then_with(|| no(*a).cmp(&no(*b)))
         };
         let owner = match &standing {
             Some(stands) => stands.no,
             None => group.iter().copied().min_by(oldest).map_or(0, no),
         };
         // The greatest version among the owner's rows; of equal ones the first to arrive.
-        let newest = group.iter().copied().filter(|row| no(*row) == owner).reduce(|best, row| {
-            if self.version_of(row).compare(&self.version_of(best)) == Ordering::Greater { row } else { best }
-        });
+        let newest = group
+            .iter()
+            .copied()
+            .filter(|row| no(*row) == owner)
+            .reduce(|best, row| {
+                if self.version_of(row).compare(&self.version_of(best)) == Ordering::Greater {
+                    row
+                } else {
+                    best
+                }
+            });
         let lands = newest.filter(|newest| {
-            let newer = |stands: &Stands<'_>| self.version_of(*newest).compare(&stands.version) == Ordering::Greater;
+            let newer = |stands: &Stands<'_>| {
+                self.version_of(*newest).compare(&stands.version) == Ordering::Greater
+            };
             standing.as_ref().is_none_or(newer)
         });
         for row in group {
-            let winner = lands.map(|row| self.version_of(row)).or(standing.as_ref().map(|stands| stands.version));
-            let wins = winner.is_some_and(|winner| self.version_of(*row).compare(&winner) == Ordering::Equal);
+            let winner = lands
+                .map(|row| self.version_of(row))
+                .or(standing.as_ref().map(|stands| stands.version));
+            let wins = winner
+                .is_some_and(|winner| self.version_of(*row).compare(&winner) == Ordering::Equal);
             self.outcomes[*row as usize] = match (no(*row) == owner, wins) {
                 (false, _) => Outcome::UsccChanged,
                 (true, true) => Outcome::Unchanged,
@@ -395,11 +478,17 @@ impl Classified {
         };
         // A row that becomes a tombstone, or the reverse, moves to another partition: deleted here, inserted there.
         let moved = gone != Some(retracts);
-        let (enters, leaves) =
-            if moved { (Change::Insert, Change::Delete) } else { (Change::Postimage, Change::Preimage) };
+        let (enters, leaves) = if moved {
+            (Change::Insert, Change::Delete)
+        } else {
+            (Change::Postimage, Change::Preimage)
+        };
         self.landing.push((row, enters));
         if let Some(stands) = standing {
-            self.removals.entry(stands.file).or_default().push((stands.row, leaves));
+            self.removals
+                .entry(stands.file)
+                .or_default()
+                .push((stands.row, leaves));
         }
     }
 }

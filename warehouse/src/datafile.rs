@@ -1,8 +1,9 @@
 //! Data files: how rows become Parquet, and back.
 //!
 //! Every file is sorted by (`_no`, event date, key hash), nulls first. Pages hold at most [`PAGE_ROWS`] rows and, but
-//! for wide texts, start at the same rows in every column; every column has a page index, so that a reader selects pages by `_no` and
-//! prunes them by whatever else it asks for. Files stay under 128 MB and two million rows ([`crate::layout::Limits`]).
+//! for wide texts, start at the same rows in every column; every column has a page index, so that a reader selects
+//! pages by `_no` and prunes them by whatever else it asks for. Files stay under 128 MB and two million rows
+//! ([`crate::layout::Limits`]).
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -40,9 +41,18 @@ const GROUP_ROWS: usize = 512 << 10;
 pub(crate) const PAGE_ROWS: usize = 8192;
 fn properties(layout: &Layout) -> WriterProperties {
     let no = ColumnPath::from(NO_COLUMN);
-    let ascending =
-        |i: usize| SortingColumn { column_idx: i32::try_from(i).unwrap_or(0), descending: false, nulls_first: true };
-    WriterProperties::builder()
+    let ascending = |i: usize| SortingColumn {
+        column_idx: i32::try_from(i).unwrap_or(0),
+        descending: false,
+        nulls_first: true,
+    };
+    let mut properties = WriterProperties::builder();
+    if let [key] = layout.key[..] {
+        // Its values are all different: a dictionary would be built and thrown away.
+        let key = ColumnPath::from(layout.schema.field(key).name().as_str());
+        properties = properties.set_column_dictionary_enabled(key, false);
+    }
+    properties
         .set_created_by(concat!("qihui ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
@@ -52,14 +62,21 @@ fn properties(layout: &Layout) -> WriterProperties {
         // Numbers are sorted: their differences pack into a few bits.
         .set_column_dictionary_enabled(no.clone(), false)
         .set_column_encoding(no, Encoding::DELTA_BINARY_PACKED)
-        .set_sorting_columns(Some(std::iter::once(0).chain(layout.event_date).map(ascending).collect()))
+        .set_sorting_columns(Some(
+            std::iter::once(0)
+                .chain(layout.event_date)
+                .map(ascending)
+                .collect(),
+        ))
         .build()
 }
 
 /// The name of a new file: `<prefix>-<128 random bits>.parquet`.
 pub(crate) fn new_name(prefix: &str) -> Result<String, WarehouseError> {
     let mut random = [0; 16];
-    SystemRandom::new().fill(&mut random).map_err(|_| WarehouseError::Interrupted)?;
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| WarehouseError::Interrupted)?;
     let mut name = format!("{prefix}-");
     for byte in random {
         let _ = write!(name, "{byte:02x}");
@@ -71,11 +88,24 @@ pub(crate) fn new_name(prefix: &str) -> Result<String, WarehouseError> {
 /// A random identifier in the form of a version 4 UUID.
 pub(crate) fn random_uuid() -> Result<String, WarehouseError> {
     let mut random = [0; 16];
-    SystemRandom::new().fill(&mut random).map_err(|_| WarehouseError::Interrupted)?;
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| WarehouseError::Interrupted)?;
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let groups = [&random[..4], &random[4..6], &random[6..8], &random[8..10], &random[10..]];
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let groups = [
+        &random[..4],
+        &random[4..6],
+        &random[6..8],
+        &random[8..10],
+        &random[10..],
+    ];
     Ok(groups.map(hex).join("-"))
 }
 
@@ -103,23 +133,37 @@ impl<'a> DataSink<'a> {
         place: Place,
         emit: &'a mut dyn FnMut(Encoded) -> Result<(), WarehouseError>,
     ) -> Self {
-        Self { layout, place, open: None, emit }
+        Self {
+            layout,
+            place,
+            open: None,
+            emit,
+        }
     }
 
     /// Appends rows that follow all rows before; at most `batch_rows` of the limits.
-    pub fn push(&mut self, batch: &RecordBatch, fingerprints: &Fingerprints) -> Result<(), WarehouseError> {
+    pub fn push(
+        &mut self,
+        batch: &RecordBatch,
+        fingerprints: &Fingerprints,
+    ) -> Result<(), WarehouseError> {
         let limits = self.layout.limits;
-        debug_assert!(batch.num_rows() <= limits.batch_rows && batch.num_rows() == fingerprints.keys.len());
+        debug_assert!(
+            batch.num_rows() <= limits.batch_rows && batch.num_rows() == fingerprints.keys.len()
+        );
         if batch.num_rows() == 0 {
             return Ok(());
         }
         let failed = |source| WarehouseError::parquet(self.layout.dataset.as_str(), source);
         if self.open.is_none() {
             let schema = Arc::clone(&self.layout.schema);
-            let writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties(self.layout))).map_err(failed)?;
+            let writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties(self.layout)))
+                .map_err(failed)?;
             self.open = Some((writer, SidecarBuilder::default()));
         }
-        let Some((writer, sidecar)) = &mut self.open else { return Err(WarehouseError::Interrupted) };
+        let Some((writer, sidecar)) = &mut self.open else {
+            return Err(WarehouseError::Interrupted);
+        };
         // Cut at multiples of a page, so that no page grows beyond its limit.
         let (mut at, before) = (0, sidecar.rows());
         while at < batch.num_rows() {
@@ -137,10 +181,14 @@ impl<'a> DataSink<'a> {
 
     /// Closes the file that is open, if any.
     pub fn finish(&mut self) -> Result<(), WarehouseError> {
-        let Some((mut writer, sidecar)) = self.open.take() else { return Ok(()) };
+        let Some((mut writer, sidecar)) = self.open.take() else {
+            return Ok(());
+        };
         let columns = self.layout.partition_columns();
         let path = format!("{}/{}", self.place.folder(columns), new_name("part")?);
-        let metadata = writer.finish().map_err(|source| WarehouseError::parquet(&path, source))?;
+        let metadata = writer
+            .finish()
+            .map_err(|source| WarehouseError::parquet(&path, source))?;
         let data = std::mem::take(writer.inner_mut());
         let statistics = statistics(self.layout, &metadata);
         let size = data.len() as u64;
@@ -151,7 +199,12 @@ impl<'a> DataSink<'a> {
             &self.place.values(columns),
         )?;
         let sidecar = sidecar.finish(size);
-        (self.emit)(Encoded { file, statistics, data: data.into(), sidecar: sidecar.into() })
+        (self.emit)(Encoded {
+            file,
+            statistics,
+            data: data.into(),
+            sidecar: sidecar.into(),
+        })
     }
 }
 
@@ -189,30 +242,56 @@ impl Change {
 impl ChangeSink {
     pub fn new(layout: &Layout, place: Place) -> Result<Self, WarehouseError> {
         let change = arrow::datatypes::Field::new(CHANGE_COLUMN, DataType::Utf8, false);
-        let fields = layout.schema.fields().iter().cloned().chain([Arc::new(change)]).collect::<Vec<_>>();
-        let properties =
-            WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        let fields = layout
+            .schema
+            .fields()
+            .iter()
+            .cloned()
+            .chain([Arc::new(change)])
+            .collect::<Vec<_>>();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
         let schema = Arc::new(Schema::new(fields));
         let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))
             .map_err(|source| WarehouseError::parquet(layout.dataset.as_str(), source))?;
-        Ok(Self { place, schema, writer, rows: 0 })
+        Ok(Self {
+            place,
+            schema,
+            writer,
+            rows: 0,
+        })
     }
 
     pub fn push(&mut self, batch: &RecordBatch, changes: &[Change]) -> Result<(), WarehouseError> {
-        let words: arrow::array::StringArray = changes.iter().map(|change| Some(change.as_str())).collect();
-        let columns = batch.columns().iter().cloned().chain([Arc::new(words) as ArrayRef]).collect();
+        let words: arrow::array::StringArray =
+            changes.iter().map(|change| Some(change.as_str())).collect();
+        let columns = batch
+            .columns()
+            .iter()
+            .cloned()
+            .chain([Arc::new(words) as ArrayRef])
+            .collect();
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|source| {
-            WarehouseError::parquet("_change_data", parquet::errors::ParquetError::ArrowError(source.to_string()))
+            WarehouseError::parquet(
+                "_change_data",
+                parquet::errors::ParquetError::ArrowError(source.to_string()),
+            )
         })?;
         self.rows += batch.num_rows();
-        self.writer.write(&batch).map_err(|source| WarehouseError::parquet("_change_data", source))
+        self.writer
+            .write(&batch)
+            .map_err(|source| WarehouseError::parquet("_change_data", source))
     }
 
     /// The path relative to the table, the partition, and the bytes.
     pub fn finish(self, layout: &Layout) -> Result<(String, Place, Bytes), WarehouseError> {
         let folder = self.place.folder(layout.partition_columns());
         let path = format!("_change_data/{folder}/{}", new_name("cdc")?);
-        let data = self.writer.into_inner().map_err(|source| WarehouseError::parquet(&path, source))?;
+        let data = self
+            .writer
+            .into_inner()
+            .map_err(|source| WarehouseError::parquet(&path, source))?;
         Ok((path, self.place, data.into()))
     }
 }
@@ -225,14 +304,21 @@ fn text(value: &str) -> Value {
 fn bounds(ty: &DataType, statistics: &Statistics) -> Option<(Value, Value)> {
     let day = |days: i32| {
         let date = date32_to_datetime(days)?.date();
-        (0..=9999).contains(&chrono::Datelike::year(&date)).then(|| text(&date.to_string()))
+        (0..=9999)
+            .contains(&chrono::Datelike::year(&date))
+            .then(|| text(&date.to_string()))
     };
     match (ty, statistics) {
         (DataType::Int32, Statistics::Int32(s)) => Some((json!(s.min_opt()?), json!(s.max_opt()?))),
         (DataType::Int64, Statistics::Int64(s)) => Some((json!(s.min_opt()?), json!(s.max_opt()?))),
-        (DataType::Date32, Statistics::Int32(s)) => Some((day(*s.min_opt()?)?, day(*s.max_opt()?)?)),
+        (DataType::Date32, Statistics::Int32(s)) => {
+            Some((day(*s.min_opt()?)?, day(*s.max_opt()?)?))
+        }
         (DataType::Utf8, Statistics::ByteArray(s)) if s.min_is_exact() && s.max_is_exact() => {
-            Some((text(s.min_opt()?.as_utf8().ok()?), text(s.max_opt()?.as_utf8().ok()?)))
+            Some((
+                text(s.min_opt()?.as_utf8().ok()?),
+                text(s.max_opt()?.as_utf8().ok()?),
+            ))
         }
         _ => None,
     }
@@ -260,7 +346,12 @@ fn statistics(layout: &Layout, metadata: &ParquetMetaData) -> Value {
             if counted == Some(chunk.num_values().unsigned_abs()) {
                 continue;
             }
-            range = match (range, chunk.statistics().and_then(|statistics| bounds(ty, statistics))) {
+            range = match (
+                range,
+                chunk
+                    .statistics()
+                    .and_then(|statistics| bounds(ty, statistics)),
+            ) {
                 (None, Some(bounds)) => Some(bounds),
                 (Some((min, max)), Some((low, high))) => {
                     Some((least(ty, min, low, false), least(ty, max, high, true)))
@@ -287,23 +378,46 @@ fn statistics(layout: &Layout, metadata: &ParquetMetaData) -> Value {
 
 /// The enterprise numbers of a batch.
 pub(crate) fn numbers(batch: &RecordBatch) -> Vec<i32> {
-    batch.column(0).as_primitive::<Int32Type>().values().to_vec()
+    batch
+        .column(0)
+        .as_primitive::<Int32Type>()
+        .values()
+        .to_vec()
 }
 
 /// The whole file at `path`.
-pub(crate) async fn fetch(store: &Arc<dyn ObjectStore>, path: &str) -> Result<Bytes, WarehouseError> {
+pub(crate) async fn fetch(
+    store: &Arc<dyn ObjectStore>,
+    path: &str,
+) -> Result<Bytes, WarehouseError> {
     let failed = |source| WarehouseError::storage("reading", path, source);
-    store.get(&Path::from(path)).await.map_err(failed)?.bytes().await.map_err(failed)
+    store
+        .get(&Path::from(path))
+        .await
+        .map_err(failed)?
+        .bytes()
+        .await
+        .map_err(failed)
 }
 
 /// Gives `batch` the columns of `schema`, null where it lacks them.
-pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+pub(crate) fn conform(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
     let column = |field: &Arc<arrow::datatypes::Field>| match batch.column_by_name(field.name()) {
         Some(array) if array.data_type() == field.data_type() => Ok(Arc::clone(array)),
-        Some(_) => Err(arrow::error::ArrowError::SchemaError(format!("the type of `{}` changed", field.name()))),
+        Some(_) => Err(arrow::error::ArrowError::SchemaError(format!(
+            "the type of `{}` changed",
+            field.name()
+        ))),
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
     };
-    let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+    let columns = schema
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Result<_, _>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns)
 }
 
@@ -323,8 +437,12 @@ pub(crate) fn read_batches(
     let layout = Arc::clone(layout);
     Ok(reader.map(move |batch| {
         let batch = batch.map_err(|source| {
-            WarehouseError::parquet(&path, parquet::errors::ParquetError::ArrowError(source.to_string()))
+            WarehouseError::parquet(
+                &path,
+                parquet::errors::ParquetError::ArrowError(source.to_string()),
+            )
         })?;
-        conform(&batch, &layout.schema).map_err(|source| WarehouseError::columns(&layout.dataset, source))
+        conform(&batch, &layout.schema)
+            .map_err(|source| WarehouseError::columns(&layout.dataset, source))
     }))
 }

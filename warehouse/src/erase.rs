@@ -48,11 +48,17 @@ impl Warehouse {
     ///
     /// # Errors
     /// [`WarehouseError::Corrupt`] when a row is still found at the end.
-    pub async fn erase(&self, dataset: &DatasetId, enterprises: &RoaringBitmap) -> Result<Erasure, CommitError> {
+    pub async fn erase(
+        &self,
+        dataset: &DatasetId,
+        enterprises: &RoaringBitmap,
+    ) -> Result<Erasure, CommitError> {
         let log = self.log(dataset)?;
         let mut conflicts = 0;
         let rows = loop {
-            let Some(state) = log.current().await? else { return Ok(Erasure::default()) };
+            let Some(state) = log.current().await? else {
+                return Ok(Erasure::default());
+            };
             match rewrite_without(&log, &state, enterprises).await {
                 Ok(rows) => break rows,
                 Err(CommitError::Conflict { .. }) if conflicts < MAX_CONFLICTS => conflicts += 1,
@@ -64,10 +70,18 @@ impl Warehouse {
         for file in &state.files {
             let gone = look_into(&log.store(), &state, file, enterprises).await?;
             if !gone {
-                return Err(WarehouseError::corrupt(&file.path, "it still holds rows that were erased").into());
+                return Err(WarehouseError::corrupt(
+                    &file.path,
+                    "it still holds rows that were erased",
+                )
+                .into());
             }
         }
-        Ok(Erasure { version: state.version, rows, files })
+        Ok(Erasure {
+            version: state.version,
+            rows,
+            files,
+        })
     }
 }
 
@@ -80,8 +94,15 @@ async fn rewrite_without(
     let store = log.store();
     let mut touched = Vec::new();
     for file in &state.files {
-        let data = DataRef { path: &file.path, size: file.size, rows: file.rows };
-        if !index::presence(&store, &state.layout, data).await?.is_disjoint(enterprises) {
+        let data = DataRef {
+            path: &file.path,
+            size: file.size,
+            rows: file.rows,
+        };
+        if !index::presence(&store, &state.layout, data)
+            .await?
+            .is_disjoint(enterprises)
+        {
             touched.push(Arc::clone(file));
         }
     }
@@ -113,15 +134,24 @@ async fn rewrite_without(
             let mut sink = DataSink::new(&layout, file.place.clone(), &mut emit);
             let batches = read_batches(&layout, &file.path, bytes)?;
             let kept = Box::new(file_rows(&layout, batches, &leaving, |_, _| Ok(())));
-            merge(&layout, vec![kept], |batch, fingerprints| sink.push(batch, fingerprints))?;
+            merge(&layout, vec![kept], |batch, fingerprints| {
+                sink.push(batch, fingerprints)
+            })?;
             sink.finish()?;
             actions.push(remove(&layout, file, true));
         }
         uploads.finish()?;
         Ok::<_, WarehouseError>((actions, rows))
     };
-    let (actions, rows) = tokio::task::spawn_blocking(work).await.map_err(|_| WarehouseError::Interrupted)??;
-    let commit = Commit { operation: "ERASE", info: json!({ "rows": rows }), actions, ..Commit::default() };
+    let (actions, rows) = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| WarehouseError::Interrupted)??;
+    let commit = Commit {
+        operation: "ERASE",
+        info: json!({ "rows": rows }),
+        actions,
+        ..Commit::default()
+    };
     log.append(state.version, commit).await?;
     Ok(rows)
 }
@@ -131,14 +161,19 @@ async fn purge(log: &Arc<TableLog>) -> Result<(Arc<TableState>, usize), Warehous
     let state = log.sum_up_now().await?;
     let store = log.store();
     let newest = format!("_delta_log/{:020}.", state.version);
-    let kept: HashSet<String> =
-        state.files.iter().flat_map(|file| [file.path.clone(), sidecar_of(&file.path)]).collect();
+    let kept: HashSet<String> = state
+        .files
+        .iter()
+        .flat_map(|file| [file.path.clone(), sidecar_of(&file.path)])
+        .collect();
     let failed = |source| WarehouseError::storage("listing", &state.layout.dataset, source);
     let listed: Vec<_> = store.list(None).try_collect().await.map_err(failed)?;
     let mut files = 0;
     for object in listed {
         let path = object.location.as_ref();
-        let needed = kept.contains(path) || path.starts_with(&newest) || path == "_delta_log/_last_checkpoint";
+        let needed = kept.contains(path)
+            || path.starts_with(&newest)
+            || path == "_delta_log/_last_checkpoint";
         if !needed {
             let failed = |source| WarehouseError::storage("deleting", path, source);
             store.delete(&object.location).await.map_err(failed)?;
@@ -146,7 +181,10 @@ async fn purge(log: &Arc<TableLog>) -> Result<(Arc<TableState>, usize), Warehous
         }
     }
     log.forget().await;
-    let after = log.current().await?.ok_or_else(|| WarehouseError::corrupt("_delta_log", "the log is gone"))?;
+    let after = log
+        .current()
+        .await?
+        .ok_or_else(|| WarehouseError::corrupt("_delta_log", "the log is gone"))?;
     Ok((after, files))
 }
 
@@ -160,7 +198,10 @@ async fn look_into(
     for batch in read_batches(&state.layout, &file.path, bytes)? {
         let batch = batch?;
         let numbers = batch.column(0).as_primitive::<Int32Type>().values();
-        if numbers.iter().any(|no| enterprises.contains(no.cast_unsigned())) {
+        if numbers
+            .iter()
+            .any(|no| enterprises.contains(no.cast_unsigned()))
+        {
             return Ok(false);
         }
     }

@@ -10,7 +10,9 @@ use qihui_catalog::{Coded, DatasetId, Kind};
 #[non_exhaustive]
 pub enum WarehouseError {
     /// The disk is full or a quota is reached. Nothing of the failed step is visible.
-    #[error("no space left while {action} `{path}`: free some space and run the same command again")]
+    #[error(
+        "no space left while {action} `{path}`: free some space and run the same command again"
+    )]
     NoSpace {
         /// What was being done.
         action: &'static str,
@@ -78,7 +80,9 @@ pub enum WarehouseError {
         source: arrow::error::ArrowError,
     },
     /// The contract no longer fits the table.
-    #[error("the contract of `{dataset}` does not fit its table: {reason}; only new columns can be added")]
+    #[error(
+        "the contract of `{dataset}` does not fit its table: {reason}; only new columns can be added"
+    )]
     ContractIncompatible {
         /// The table.
         dataset: DatasetId,
@@ -102,7 +106,9 @@ pub enum WarehouseError {
         reason: String,
     },
     /// No such version of the table is kept.
-    #[error("the table `{dataset}` has no version {version}: it was never written or its log was cleaned")]
+    #[error(
+        "the table `{dataset}` has no version {version}: it was never written or its log was cleaned"
+    )]
     UnknownVersion {
         /// The table.
         dataset: DatasetId,
@@ -145,7 +151,9 @@ impl WarehouseError {
             if let Some(io) = error.downcast_ref::<io::Error>()
                 && matches!(
                     io.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::FileTooLarge
                 )
             {
                 return true;
@@ -155,32 +163,63 @@ impl WarehouseError {
         false
     }
 
-    pub(crate) fn storage(action: &'static str, path: impl ToString, source: object_store::Error) -> Self {
-        let path = path.to_string();
+    pub(crate) fn storage(
+        action: &'static str,
+        path: &(impl AsRef<str> + ?Sized),
+        source: object_store::Error,
+    ) -> Self {
+        let path = path.as_ref().to_owned();
         if Self::is_full(&source) {
-            Self::NoSpace { action, path, source }
+            Self::NoSpace {
+                action,
+                path,
+                source,
+            }
         } else {
-            Self::Storage { action, path, source }
+            Self::Storage {
+                action,
+                path,
+                source,
+            }
         }
     }
 
-    pub(crate) fn log(dataset: &DatasetId, action: &'static str, source: deltalake::DeltaTableError) -> Self {
+    pub(crate) fn log(
+        dataset: &DatasetId,
+        action: &'static str,
+        source: deltalake::DeltaTableError,
+    ) -> Self {
         match source {
-            deltalake::DeltaTableError::ObjectStore { source } => Self::storage(action, dataset, source),
-            source => Self::Log { dataset: dataset.to_string(), action, source: Box::new(source) },
+            deltalake::DeltaTableError::ObjectStore { source } => {
+                Self::storage(action, dataset, source)
+            }
+            source => Self::Log {
+                dataset: dataset.to_string(),
+                action,
+                source: Box::new(source),
+            },
         }
     }
 
     pub(crate) fn parquet(path: &str, source: parquet::errors::ParquetError) -> Self {
-        Self::Parquet { path: path.to_owned(), source }
+        Self::Parquet {
+            path: path.to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn columns(dataset: &DatasetId, source: arrow::error::ArrowError) -> Self {
-        Self::Columns { dataset: dataset.to_string(), source }
+        Self::Columns {
+            dataset: dataset.to_string(),
+            source,
+        }
     }
 
     pub(crate) fn corrupt(path: &str, reason: impl Into<String>) -> Self {
-        Self::Corrupt { path: path.to_owned(), reason: reason.into() }
+        Self::Corrupt {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 

@@ -64,7 +64,11 @@ impl Index {
         if header.range(Section::Rows).end != size {
             return Err(Refusal::Rebuild("it is cut short"));
         }
-        Ok(Self { store: Arc::clone(store), path, header })
+        Ok(Self {
+            store: Arc::clone(store),
+            path,
+            header,
+        })
     }
 
     async fn section(&self, section: Section) -> Result<Bytes, Refusal> {
@@ -88,7 +92,9 @@ impl Index {
     }
 
     async fn presence(&self) -> Result<RoaringBitmap, Refusal> {
-        Ok(self.header.presence(&self.section(Section::Presence).await?)?)
+        Ok(self
+            .header
+            .presence(&self.section(Section::Presence).await?)?)
     }
 }
 
@@ -100,7 +106,11 @@ async fn recover(
     refused: Refusal,
 ) -> Result<(), WarehouseError> {
     match refused {
-        Refusal::Failed(source) => Err(WarehouseError::storage("reading the sidecar of", data.path, source)),
+        Refusal::Failed(source) => Err(WarehouseError::storage(
+            "reading the sidecar of",
+            data.path,
+            source,
+        )),
         Refusal::Rebuild(reason) => {
             tracing::info!(dataset = %layout.dataset, file = data.path, reason, "a sidecar is built again");
             rebuild(store, layout, data).await
@@ -111,7 +121,9 @@ async fn recover(
 /// What to say when a sidecar that was just built is no good either.
 fn hopeless(data: DataRef<'_>, refused: Refusal) -> WarehouseError {
     match refused {
-        Refusal::Failed(source) => WarehouseError::storage("reading the sidecar of", data.path, source),
+        Refusal::Failed(source) => {
+            WarehouseError::storage("reading the sidecar of", data.path, source)
+        }
         Refusal::Rebuild(reason) => WarehouseError::corrupt(&sidecar_of(data.path), reason),
     }
 }
@@ -126,12 +138,17 @@ pub(crate) async fn presence(
         Ok(bitmap) => Ok(bitmap),
         Err(refused) => {
             recover(store, layout, data, refused).await?;
-            try_presence(store, data).await.map_err(|refused| hopeless(data, refused))
+            try_presence(store, data)
+                .await
+                .map_err(|refused| hopeless(data, refused))
         }
     }
 }
 
-async fn try_presence(store: &Arc<dyn ObjectStore>, data: DataRef<'_>) -> Result<RoaringBitmap, Refusal> {
+async fn try_presence(
+    store: &Arc<dyn ObjectStore>,
+    data: DataRef<'_>,
+) -> Result<RoaringBitmap, Refusal> {
     Index::open(store, data).await?.presence().await
 }
 
@@ -154,7 +171,9 @@ pub(crate) async fn matches(
         Ok(matches) => Ok(matches),
         Err(refused) => {
             recover(store, layout, data, refused).await?;
-            try_matches(store, data, wanted).await.map_err(|refused| hopeless(data, refused))
+            try_matches(store, data, wanted)
+                .await
+                .map_err(|refused| hopeless(data, refused))
         }
     }
 }
@@ -168,7 +187,14 @@ async fn try_matches(
     let keys = index.keys().await?;
     let mut found = Vec::new();
     keys.intersect(wanted, |position, entry| found.push((position, entry)));
-    if found.is_empty() { Ok(None) } else { Ok(Some(Matches { found, records: index.records().await? })) }
+    if found.is_empty() {
+        Ok(None)
+    } else {
+        Ok(Some(Matches {
+            found,
+            records: index.records().await?,
+        }))
+    }
 }
 
 async fn rebuild(
@@ -178,7 +204,10 @@ async fn rebuild(
 ) -> Result<(), WarehouseError> {
     let bytes = crate::datafile::fetch(store, data.path).await?;
     if bytes.len() as u64 != data.size {
-        return Err(WarehouseError::corrupt(data.path, "its size is not the one in the log"));
+        return Err(WarehouseError::corrupt(
+            data.path,
+            "its size is not the one in the log",
+        ));
     }
     let (layout, name) = (Arc::clone(layout), data.path.to_owned());
     let sidecar = tokio::task::spawn_blocking(move || {
@@ -193,6 +222,9 @@ async fn rebuild(
     .await
     .map_err(|_| WarehouseError::Interrupted)??;
     let path = Path::from(sidecar_of(data.path));
-    store.put(&path, sidecar.into()).await.map_err(|source| WarehouseError::storage("writing", path, source))?;
+    store
+        .put(&path, sidecar.into())
+        .await
+        .map_err(|source| WarehouseError::storage("writing", &path, source))?;
     Ok(())
 }

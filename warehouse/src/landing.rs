@@ -42,7 +42,12 @@ pub(crate) struct Uploads {
 
 impl Uploads {
     pub fn new(store: Arc<dyn ObjectStore>, handle: Handle) -> Self {
-        Self { store, handle, running: JoinSet::new(), started: Arc::default() }
+        Self {
+            store,
+            handle,
+            running: JoinSet::new(),
+            started: Arc::default(),
+        }
     }
 
     /// The paths of all files that were given to the store, complete or not.
@@ -55,7 +60,10 @@ impl Uploads {
         if bytes.len() as u64 == file.size {
             Ok(bytes)
         } else {
-            Err(WarehouseError::corrupt(&file.path, "its size is not the one in the log"))
+            Err(WarehouseError::corrupt(
+                &file.path,
+                "its size is not the one in the log",
+            ))
         }
     }
 
@@ -67,7 +75,8 @@ impl Uploads {
         let store = Arc::clone(&self.store);
         let upload = async move {
             let put = store.put(&Path::from(path.as_str()), bytes.into()).await;
-            put.map(drop).map_err(|source| WarehouseError::storage("writing", path, source))
+            put.map(drop)
+                .map_err(|source| WarehouseError::storage("writing", &path, source))
         };
         self.running.spawn_on(upload, &self.handle);
         Ok(())
@@ -131,9 +140,15 @@ struct Work<'a> {
 }
 
 /// Writes the files of a chunk. Everything is durable when this returns; nothing is visible.
-pub(crate) fn write(classified: &Classified, mut uploads: Uploads) -> Result<Vec<Action>, WarehouseError> {
+pub(crate) fn write(
+    classified: &Classified,
+    mut uploads: Uploads,
+) -> Result<Vec<Action>, WarehouseError> {
     let mut changes = vec![Change::Insert; classified.batch.num_rows()];
-    classified.landing.iter().for_each(|(row, change)| changes[*row as usize] = *change);
+    classified
+        .landing
+        .iter()
+        .for_each(|(row, change)| changes[*row as usize] = *change);
     let mut writer = ChunkWriter {
         classified,
         layout: &classified.state.layout,
@@ -144,7 +159,7 @@ pub(crate) fn write(classified: &Classified, mut uploads: Uploads) -> Result<Vec
     let written = writer
         .plan()
         .into_iter()
-        .try_for_each(|(place, work)| writer.place(place, &work, &mut uploads))
+        .try_for_each(|(place, work)| writer.place(&place, &work, &mut uploads))
         .and_then(|()| uploads.finish());
     // After a failure too nothing may still be on its way: the caller deletes what was written.
     uploads.settle();
@@ -164,12 +179,29 @@ struct ChunkWriter<'a> {
 impl<'a> ChunkWriter<'a> {
     /// Sorts the landing rows into their partitions, next to the files that lose rows.
     fn plan(&self) -> BTreeMap<Place, Work<'a>> {
-        let Classified { batch, retract, fingerprints, landing, removals, state, .. } = self.classified;
+        let Classified {
+            batch,
+            retract,
+            fingerprints,
+            landing,
+            removals,
+            state,
+            ..
+        } = self.classified;
         let numbers = batch.column(0).as_primitive::<Int32Type>().values();
         let date = event_dates(self.layout, batch);
         let mut order: Vec<(SortKey, u32)> = landing
             .iter()
-            .map(|(row, _)| ((numbers[*row as usize], date(*row), fingerprints.keys[*row as usize]), *row))
+            .map(|(row, _)| {
+                (
+                    (
+                        numbers[*row as usize],
+                        date(*row),
+                        fingerprints.keys[*row as usize],
+                    ),
+                    *row,
+                )
+            })
             .collect();
         order.sort_unstable();
         let cut = self.layout.partition != Partition::None;
@@ -177,52 +209,94 @@ impl<'a> ChunkWriter<'a> {
         let mut found: HashMap<(bool, Option<i32>), usize> = HashMap::new();
         let mut groups: Vec<(Place, Vec<u32>)> = Vec::new();
         for ((_, days, _), row) in order {
-            let retracted = retract.as_ref().is_some_and(|retract| retract.value(row as usize));
+            let retracted = retract
+                .as_ref()
+                .is_some_and(|retract| retract.value(row as usize));
             let days = days.filter(|_| cut);
             let group = *found.entry((retracted, days)).or_insert_with(|| {
-                let place = Place { retracted, period: self.layout.period(days) };
-                groups.iter().position(|(known, _)| *known == place).unwrap_or_else(|| {
-                    groups.push((place, Vec::new()));
-                    groups.len() - 1
-                })
+                let place = Place {
+                    retracted,
+                    period: self.layout.period(days),
+                };
+                groups
+                    .iter()
+                    .position(|(known, _)| *known == place)
+                    .unwrap_or_else(|| {
+                        groups.push((place, Vec::new()));
+                        groups.len() - 1
+                    })
             });
             groups[group].1.push(row);
         }
         let mut plan: BTreeMap<Place, Work<'a>> = BTreeMap::new();
         for (place, rows) in groups {
-            plan.insert(place, Work { rows, touched: Vec::new() });
+            plan.insert(
+                place,
+                Work {
+                    rows,
+                    touched: Vec::new(),
+                },
+            );
         }
         for (file, rows) in removals {
             let file = state.files[*file].as_ref();
-            plan.entry(file.place.clone()).or_default().touched.push((file, rows));
+            plan.entry(file.place.clone())
+                .or_default()
+                .touched
+                .push((file, rows));
         }
         for work in plan.values_mut() {
-            work.touched.sort_by(|(a, _), (b, _)| (a.no_min, a.no_max, &a.path).cmp(&(b.no_min, b.no_max, &b.path)));
+            work.touched.sort_by(|(a, _), (b, _)| {
+                (a.no_min, a.no_max, &a.path).cmp(&(b.no_min, b.no_max, &b.path))
+            });
         }
         plan
     }
 
-    fn place(&mut self, place: Place, work: &Work<'_>, uploads: &mut Uploads) -> Result<(), WarehouseError> {
-        let mut feed = self.feed.then(|| ChangeSink::new(self.layout, place.clone())).transpose()?;
-        let together = work.touched.iter().map(|(file, _)| file.size).sum::<u64>() <= self.layout.limits.together_bytes;
+    fn place(
+        &mut self,
+        place: &Place,
+        work: &Work<'_>,
+        uploads: &mut Uploads,
+    ) -> Result<(), WarehouseError> {
+        let mut feed = self
+            .feed
+            .then(|| ChangeSink::new(self.layout, place.clone()))
+            .transpose()?;
+        let together = work.touched.iter().map(|(file, _)| file.size).sum::<u64>()
+            <= self.layout.limits.together_bytes;
         if together || work.touched.is_empty() {
-            self.rewrite(&place, &work.touched, &work.rows, &mut feed, uploads)?;
+            self.rewrite(place, &work.touched, &work.rows, &mut feed, uploads)?;
         } else {
-            let numbers = self.classified.batch.column(0).as_primitive::<Int32Type>().values();
+            let numbers = self
+                .classified
+                .batch
+                .column(0)
+                .as_primitive::<Int32Type>()
+                .values();
             let mut left = work.rows.clone();
             for touched in &work.touched {
                 let range = touched.0.no_min..=touched.0.no_max;
-                let (joining, rest): (Vec<_>, Vec<_>) =
-                    left.into_iter().partition(|row| range.contains(&numbers[*row as usize].cast_unsigned()));
+                let (joining, rest): (Vec<_>, Vec<_>) = left
+                    .into_iter()
+                    .partition(|row| range.contains(&numbers[*row as usize].cast_unsigned()));
                 left = rest;
-                self.rewrite(&place, std::slice::from_ref(touched), &joining, &mut feed, uploads)?;
+                self.rewrite(
+                    &place,
+                    std::slice::from_ref(touched),
+                    &joining,
+                    &mut feed,
+                    uploads,
+                )?;
             }
-            self.rewrite(&place, &[], &left, &mut feed, uploads)?;
+            self.rewrite(place, &[], &left, &mut feed, uploads)?;
         }
         for (file, _) in &work.touched {
             self.actions.push(remove(self.layout, file, true));
         }
-        let Some(feed) = feed.filter(|feed| feed.rows > 0) else { return Ok(()) };
+        let Some(feed) = feed.filter(|feed| feed.rows > 0) else {
+            return Ok(());
+        };
         let (path, place, data) = feed.finish(self.layout)?;
         self.actions.push(Action::Cdc(AddCDCFile {
             path: path.clone(),
@@ -243,10 +317,19 @@ impl<'a> ChunkWriter<'a> {
         feed: &mut Option<ChangeSink>,
         uploads: &mut Uploads,
     ) -> Result<(), WarehouseError> {
-        let Classified { batch, fingerprints, .. } = self.classified;
+        let Classified {
+            batch,
+            fingerprints,
+            ..
+        } = self.classified;
         let (layout, actions) = (self.layout, &mut self.actions);
         if let Some(feed) = feed {
-            let parts = rows.chunks(layout.limits.batch_rows).zip(chunk_rows(layout, batch, fingerprints, rows));
+            let parts = rows.chunks(layout.limits.batch_rows).zip(chunk_rows(
+                layout,
+                batch,
+                fingerprints,
+                rows,
+            ));
             for (part, next) in parts {
                 let changes: Vec<_> = part.iter().map(|row| self.changes[*row as usize]).collect();
                 feed.push(&next?.0, &changes)?;
@@ -269,7 +352,9 @@ impl<'a> ChunkWriter<'a> {
             uploads.put(file.file.path, file.data)
         };
         let mut sink = DataSink::new(layout, place.clone(), &mut emit);
-        merge(layout, sources, |batch, fingerprints| sink.push(batch, fingerprints))?;
+        merge(layout, sources, |batch, fingerprints| {
+            sink.push(batch, fingerprints)
+        })?;
         sink.finish()
     }
 }

@@ -51,7 +51,11 @@ fn field(column: &Column) -> Field {
 #[must_use]
 pub fn incoming_schema(contract: &Contract) -> SchemaRef {
     let no = Field::new(NO_COLUMN, DataType::Int32, false);
-    Arc::new(Schema::new(std::iter::once(no).chain(contract.landed().map(field)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        std::iter::once(no)
+            .chain(contract.landed().map(field))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 /// What of the contract a table is built on. It is kept with the table and never changes.
@@ -69,7 +73,11 @@ impl Frame {
             key: contract.key.clone(),
             sequence: contract.sequence.clone(),
             event_date: contract.event_date.clone(),
-            partition: if contract.event_date.is_some() { contract.partition } else { Partition::None },
+            partition: if contract.event_date.is_some() {
+                contract.partition
+            } else {
+                Partition::None
+            },
         }
     }
 
@@ -92,7 +100,9 @@ impl Frame {
         let value: Value = serde_json::from_str(text).ok()?;
         let names = |name: &str| {
             let names = value.get(name)?.as_array()?.iter();
-            names.map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            names
+                .map(|name| name.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
         };
         if value.get("version")?.as_u64()? != FRAME_VERSION {
             return None;
@@ -160,11 +170,19 @@ pub(crate) struct Layout {
 impl Layout {
     /// The layout of a new table.
     pub fn of(contract: &Contract) -> Result<Self, WarehouseError> {
-        Self::build(contract.id.clone(), Frame::of(contract), incoming_schema(contract))
+        Self::build(
+            contract.id.clone(),
+            Frame::of(contract),
+            incoming_schema(contract),
+        )
     }
 
     /// The layout of a table as its log describes it: the schema, and what [`Layout::frame`] wrote.
-    pub fn stored(dataset: &DatasetId, schema: SchemaRef, frame: &str) -> Result<Self, WarehouseError> {
+    pub fn stored(
+        dataset: &DatasetId,
+        schema: SchemaRef,
+        frame: &str,
+    ) -> Result<Self, WarehouseError> {
         let frame = Frame::from_json(frame).ok_or_else(|| WarehouseError::UnsupportedTable {
             dataset: dataset.clone(),
             reason: format!("its property `{FRAME_PROPERTY}` cannot be read"),
@@ -175,37 +193,60 @@ impl Layout {
     /// This layout, grown by the columns that are new in `contract`.
     pub fn grown(&self, contract: &Contract) -> Result<Self, WarehouseError> {
         let wanted = incoming_schema(contract);
-        let refuse = |reason: String| WarehouseError::ContractIncompatible { dataset: contract.id.clone(), reason };
+        let refuse = |reason: String| WarehouseError::ContractIncompatible {
+            dataset: contract.id.clone(),
+            reason,
+        };
         if Frame::of(contract) != self.frame {
-            return Err(refuse("it changes the key, the sequence, the event date or the partition".to_owned()));
+            return Err(refuse(
+                "it changes the key, the sequence, the event date or the partition".to_owned(),
+            ));
         }
         for field in self.schema.fields() {
             match wanted.field_with_name(field.name()) {
-                Err(_) => return Err(refuse(format!("it no longer lands the column `{}`", field.name()))),
+                Err(_) => {
+                    return Err(refuse(format!(
+                        "it no longer lands the column `{}`",
+                        field.name()
+                    )));
+                }
                 Ok(new) if new.data_type() != field.data_type() => {
-                    return Err(refuse(format!("it changes the type of the column `{}`", field.name())));
+                    return Err(refuse(format!(
+                        "it changes the type of the column `{}`",
+                        field.name()
+                    )));
                 }
                 Ok(_) => {}
             }
         }
-        let new = wanted.fields().iter().filter(|field| self.schema.field_with_name(field.name()).is_err());
+        let new = wanted
+            .fields()
+            .iter()
+            .filter(|field| self.schema.field_with_name(field.name()).is_err());
         let fields: Vec<_> = self.schema.fields().iter().chain(new).cloned().collect();
-        Self::build(self.dataset.clone(), self.frame.clone(), Arc::new(Schema::new(fields)))
+        Self::build(
+            self.dataset.clone(),
+            self.frame.clone(),
+            Arc::new(Schema::new(fields)),
+        )
     }
 
     fn build(dataset: DatasetId, frame: Frame, schema: SchemaRef) -> Result<Self, WarehouseError> {
         let position = |name: &String| {
-            schema.index_of(name).map_err(|_| WarehouseError::ContractIncompatible {
-                dataset: dataset.clone(),
-                reason: format!("it lands no column `{name}`"),
-            })
+            schema
+                .index_of(name)
+                .map_err(|_| WarehouseError::ContractIncompatible {
+                    dataset: dataset.clone(),
+                    reason: format!("it lands no column `{name}`"),
+                })
         };
-        let positions = |names: &[String]| names.iter().map(position).collect::<Result<Vec<_>, _>>();
+        let positions =
+            |names: &[String]| names.iter().map(position).collect::<Result<Vec<_>, _>>();
         let (key, sequence) = (positions(&frame.key)?, positions(&frame.sequence)?);
         let uscc = position(&USCC_COLUMN.to_owned())?;
         let event_date = frame.event_date.as_ref().map(position).transpose()?;
-        let kept =
-            (0..schema.fields().len()).map(|i| i == 0 || i == uscc || key.contains(&i) || sequence.contains(&i));
+        let kept = (0..schema.fields().len())
+            .map(|i| i == 0 || i == uscc || key.contains(&i) || sequence.contains(&i));
         Ok(Self {
             limits: Limits::default(),
             kept: kept.collect(),
@@ -235,7 +276,10 @@ impl Layout {
     /// The columns the log keeps least and greatest values of: `_no`, keys, dates.
     pub fn statistics_columns(&self) -> Vec<usize> {
         let plain = |i: &usize| {
-            matches!(self.schema.field(*i).data_type(), DataType::Int32 | DataType::Int64 | DataType::Utf8)
+            matches!(
+                self.schema.field(*i).data_type(),
+                DataType::Int32 | DataType::Int64 | DataType::Utf8
+            )
         };
         (0..self.schema.fields().len())
             .filter(|i| {
@@ -271,20 +315,35 @@ impl Place {
     }
 
     /// Values of the partition columns, as the log spells them.
-    pub fn values(&self, layout_columns: &[&str]) -> std::collections::HashMap<String, Option<String>> {
+    pub fn values(
+        &self,
+        layout_columns: &[&str],
+    ) -> std::collections::HashMap<String, Option<String>> {
         let value = |column: &&str| match *column {
             STATE_COLUMN => Some(self.state().to_owned()),
             _ => self.period.clone(),
         };
-        layout_columns.iter().map(|column| ((*column).to_owned(), value(column))).collect()
+        layout_columns
+            .iter()
+            .map(|column| ((*column).to_owned(), value(column)))
+            .collect()
     }
 
     /// The folder of the partition, relative to the table.
     pub fn folder(&self, layout_columns: &[&str]) -> String {
         let part = |column: &&str| match *column {
             STATE_COLUMN => format!("{STATE_COLUMN}={}", self.state()),
-            _ => format!("{PERIOD_COLUMN}={}", self.period.as_deref().unwrap_or("__HIVE_DEFAULT_PARTITION__")),
+            _ => format!(
+                "{PERIOD_COLUMN}={}",
+                self.period
+                    .as_deref()
+                    .unwrap_or("__HIVE_DEFAULT_PARTITION__")
+            ),
         };
-        layout_columns.iter().map(part).collect::<Vec<_>>().join("/")
+        layout_columns
+            .iter()
+            .map(part)
+            .collect::<Vec<_>>()
+            .join("/")
     }
 }

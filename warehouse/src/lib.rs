@@ -34,9 +34,11 @@ mod warehouse;
 pub use classify::{Classified, Incoming, MAX_CHUNK_ROWS, Outcome, OutcomeCounts};
 pub use erase::Erasure;
 pub use error::{CommitError, LandError, WarehouseError};
-pub use layout::{LIVE, NO_COLUMN, PERIOD_COLUMN, RETRACTED, STATE_COLUMN, arrow_type, incoming_schema};
 #[doc(hidden)]
 pub use layout::Limits;
+pub use layout::{
+    LIVE, NO_COLUMN, PERIOD_COLUMN, RETRACTED, STATE_COLUMN, arrow_type, incoming_schema,
+};
 pub use maintain::{Compaction, Vacuumed};
 pub use store::DurableStore;
 #[doc(hidden)]

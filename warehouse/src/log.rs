@@ -26,7 +26,9 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{CommitError, WarehouseError},
-    layout::{FRAME_PROPERTY, Layout, Limits, NO_COLUMN, PERIOD_COLUMN, Place, RETRACTED, STATE_COLUMN},
+    layout::{
+        FRAME_PROPERTY, Layout, Limits, NO_COLUMN, PERIOD_COLUMN, Place, RETRACTED, STATE_COLUMN,
+    },
     warehouse::DataFile,
 };
 
@@ -56,7 +58,10 @@ impl LoggedFile {
 /// The path of the sidecar of the data file at `path`.
 pub(crate) fn sidecar_of(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    format!("_qihui/{}.idx", name.strip_suffix(".parquet").unwrap_or(name))
+    format!(
+        "_qihui/{}.idx",
+        name.strip_suffix(".parquet").unwrap_or(name)
+    )
 }
 
 /// A table at one version.
@@ -107,11 +112,19 @@ impl TableLog {
         url: &str,
         limits: Limits,
     ) -> Result<Self, WarehouseError> {
-        let location = url.parse().map_err(|_| DeltaTableError::InvalidTableLocation(url.to_owned()));
+        let location = url
+            .parse()
+            .map_err(|_| DeltaTableError::InvalidTableLocation(url.to_owned()));
         let log_store = location
             .and_then(|location| logstore_with(root, &location, StorageConfig::default()))
             .map_err(|source| WarehouseError::log(&dataset, "opening it", source))?;
-        Ok(Self { dataset, log_store, limits, delta: tokio::sync::Mutex::default(), current: RwLock::default() })
+        Ok(Self {
+            dataset,
+            log_store,
+            limits,
+            delta: tokio::sync::Mutex::default(),
+            current: RwLock::default(),
+        })
     }
 
     /// The store whose root is the table.
@@ -130,7 +143,7 @@ impl TableLog {
             let next = commit_uri_from_version(Some(state.version.cast_unsigned() + 1));
             match self.store().head(&next).await {
                 Err(object_store::Error::NotFound { .. }) => return Ok(Some(state)),
-                Err(source) => return Err(WarehouseError::storage("looking for", next, source)),
+                Err(source) => return Err(WarehouseError::storage("looking for", &next, source)),
                 Ok(_) => {}
             }
         }
@@ -138,7 +151,10 @@ impl TableLog {
         self.replay(&mut delta).await
     }
 
-    async fn replay(&self, delta: &mut Option<DeltaTable>) -> Result<Option<Arc<TableState>>, WarehouseError> {
+    async fn replay(
+        &self,
+        delta: &mut Option<DeltaTable>,
+    ) -> Result<Option<Arc<TableState>>, WarehouseError> {
         let table = match delta {
             Some(table) => table,
             None => {
@@ -166,7 +182,10 @@ impl TableLog {
 
     /// The table as it stood at `version`.
     pub async fn at(&self, version: i64) -> Result<Arc<TableState>, WarehouseError> {
-        let unknown = || WarehouseError::UnknownVersion { dataset: self.dataset.clone(), version };
+        let unknown = || WarehouseError::UnknownVersion {
+            dataset: self.dataset.clone(),
+            version,
+        };
         let wanted = u64::try_from(version).map_err(|_| unknown())?;
         let current = self.current().await?.ok_or_else(unknown)?;
         if current.version == version {
@@ -176,20 +195,33 @@ impl TableLog {
             return Err(unknown());
         }
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
-        table.load_version(wanted).await.map_err(|error| match error {
-            DeltaTableError::ObjectStore { source } => WarehouseError::storage("reading", &self.dataset, source),
-            _ => unknown(),
-        })?;
+        table
+            .load_version(wanted)
+            .await
+            .map_err(|error| match error {
+                DeltaTableError::ObjectStore { source } => {
+                    WarehouseError::storage("reading", &self.dataset, source)
+                }
+                _ => unknown(),
+            })?;
         Ok(Arc::new(self.state(&table, None)?))
     }
 
-    fn state(&self, table: &DeltaTable, before: Option<&TableState>) -> Result<TableState, WarehouseError> {
+    fn state(
+        &self,
+        table: &DeltaTable,
+        before: Option<&TableState>,
+    ) -> Result<TableState, WarehouseError> {
         let snapshot = table.snapshot().map_err(self.failed("reading it"))?;
-        let unsupported =
-            |reason: String| WarehouseError::UnsupportedTable { dataset: self.dataset.clone(), reason };
+        let unsupported = |reason: String| WarehouseError::UnsupportedTable {
+            dataset: self.dataset.clone(),
+            reason,
+        };
         let ours: Option<Protocol> = serde_json::from_value(protocol()).ok();
         if ours.as_ref() != Some(snapshot.protocol()) {
-            return Err(unsupported("its protocol asks for other features than the change feed".to_owned()));
+            return Err(unsupported(
+                "its protocol asks for other features than the change feed".to_owned(),
+            ));
         }
         let metadata = snapshot.metadata().clone();
         let frame = metadata
@@ -210,21 +242,38 @@ impl TableLog {
                 return Err(unsupported("it has deletion vectors".to_owned()));
             }
             let path = file.path().into_owned();
-            logged_file(path, file.size(), file.stats().as_deref(), &file.partition_values_map()).map(Arc::new)
+            logged_file(
+                path,
+                file.size(),
+                file.stats().as_deref(),
+                &file.partition_values_map(),
+            )
+            .map(Arc::new)
         });
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let version = snapshot.version().cast_signed();
-        Ok(TableState { version, layout, files, metadata, live: OnceLock::new(), runs: Mutex::default() })
+        Ok(TableState {
+            version,
+            layout,
+            files,
+            metadata,
+            live: OnceLock::new(),
+            runs: Mutex::default(),
+        })
     }
 
     /// The last run that `app_id` committed to the table.
     pub async fn last_run(&self, app_id: &str) -> Result<Option<i64>, WarehouseError> {
-        let Some(state) = self.current().await? else { return Ok(None) };
+        let Some(state) = self.current().await? else {
+            return Ok(None);
+        };
         if let Some(run) = state.runs.lock().get(app_id) {
             return Ok(*run);
         }
         let delta = self.delta.lock().await;
-        let Some(table) = delta.as_ref() else { return Ok(None) };
+        let Some(table) = delta.as_ref() else {
+            return Ok(None);
+        };
         let snapshot = table.snapshot().map_err(self.failed("reading it"))?;
         let run = snapshot
             .transaction_version(self.log_store.as_ref(), app_id)
@@ -240,7 +289,10 @@ impl TableLog {
     /// Whether the commit of `version` is in the log, or cannot be seen not to be.
     pub async fn may_hold(&self, version: i64) -> bool {
         let path = commit_uri_from_version(Some(version.cast_unsigned()));
-        !matches!(self.store().head(&path).await, Err(object_store::Error::NotFound { .. }))
+        !matches!(
+            self.store().head(&path).await,
+            Err(object_store::Error::NotFound { .. })
+        )
     }
 
     /// Commits as version `base + 1`; a conflict when that version stands already.
@@ -249,18 +301,31 @@ impl TableLog {
         let bytes = encode(&self.dataset, base, &commit)?;
         let mut delta = self.delta.lock().await;
         let entry = CommitOrBytes::LogBytes(bytes.into());
-        match self.log_store.write_commit_entry(version.cast_unsigned(), entry, Default::default()).await {
+        match self
+            .log_store
+            .write_commit_entry(version.cast_unsigned(), entry, Default::default())
+            .await
+        {
             Ok(()) => {}
             Err(TransactionError::VersionAlreadyExists(_)) => {
-                return Err(CommitError::Conflict { dataset: self.dataset.clone(), version: base });
+                return Err(CommitError::Conflict {
+                    dataset: self.dataset.clone(),
+                    version: base,
+                });
             }
             Err(source) => return Err(self.failed("committing to it")(source.into()).into()),
         }
         // From here on the commit stands, whatever happens to what follows.
-        let known = self.current.read().clone().filter(|state| state.version == base);
+        let known = self
+            .current
+            .read()
+            .clone()
+            .filter(|state| state.version == base);
         match self.replay(&mut delta).await {
             Ok(Some(state)) if state.version == version => {
-                let mut runs = known.map(|known| known.runs.lock().clone()).unwrap_or_default();
+                let mut runs = known
+                    .map(|known| known.runs.lock().clone())
+                    .unwrap_or_default();
                 if let Some(run) = commit.run {
                     runs.insert(run.app_id, Some(run.version));
                 }
@@ -294,7 +359,10 @@ impl TableLog {
             summed.map_err(self.failed("summing it up"))?;
             return Ok(state);
         }
-        Err(WarehouseError::UnknownVersion { dataset: self.dataset.clone(), version: 0 })
+        Err(WarehouseError::UnknownVersion {
+            dataset: self.dataset.clone(),
+            version: 0,
+        })
     }
 
     /// Forgets what was replayed: the next look reads the log anew.
@@ -306,14 +374,19 @@ impl TableLog {
 
     async fn checkpoint(&self, table: &DeltaTable) -> Result<(), DeltaTableError> {
         deltalake::checkpoints::create_checkpoint(table, None).await?;
-        deltalake::checkpoints::cleanup_metadata(table, None).await.map(drop)
+        deltalake::checkpoints::cleanup_metadata(table, None)
+            .await
+            .map(drop)
     }
 }
 
 /// The columns of the data files: all but the partition columns.
 fn physical_schema(schema: &Schema) -> SchemaRef {
     let partition = [STATE_COLUMN, PERIOD_COLUMN];
-    let fields = schema.fields().iter().filter(|field| !partition.contains(&field.name().as_str()));
+    let fields = schema
+        .fields()
+        .iter()
+        .filter(|field| !partition.contains(&field.name().as_str()));
     Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
 }
 
@@ -323,19 +396,50 @@ pub(crate) fn logged_file(
     statistics: Option<&str>,
     partition: &HashMap<String, Option<String>>,
 ) -> Result<LoggedFile, WarehouseError> {
-    let statistics: Value = statistics.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let number = |group: &str| statistics.get(group)?.get(NO_COLUMN)?.as_u64()?.try_into().ok();
-    let parts = || Some((statistics.get("numRecords")?.as_u64()?, number("minValues")?, number("maxValues")?));
-    let value = |column: &str| partition.get(column).cloned().flatten().filter(|value| !value.is_empty());
+    let statistics: Value = statistics
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let number = |group: &str| {
+        statistics
+            .get(group)?
+            .get(NO_COLUMN)?
+            .as_u64()?
+            .try_into()
+            .ok()
+    };
+    let parts = || {
+        Some((
+            statistics.get("numRecords")?.as_u64()?,
+            number("minValues")?,
+            number("maxValues")?,
+        ))
+    };
+    let value = |column: &str| {
+        partition
+            .get(column)
+            .cloned()
+            .flatten()
+            .filter(|value| !value.is_empty())
+    };
     match parts() {
         Some((rows, no_min, no_max)) => {
             let place = Place {
                 retracted: value(STATE_COLUMN).as_deref() == Some(RETRACTED),
                 period: value(PERIOD_COLUMN),
             };
-            Ok(LoggedFile { path, size: u64::try_from(size).unwrap_or(0), rows, no_min, no_max, place })
+            Ok(LoggedFile {
+                path,
+                size: u64::try_from(size).unwrap_or(0),
+                rows,
+                no_min,
+                no_max,
+                place,
+            })
         }
-        None => Err(WarehouseError::corrupt(&path, "the log keeps no row count or no range of `_no` for it")),
+        None => Err(WarehouseError::corrupt(
+            &path,
+            "the log keeps no row count or no range of `_no` for it",
+        )),
     }
 }
 
@@ -351,11 +455,18 @@ fn encode(dataset: &DatasetId, base: i64, commit: &Commit) -> Result<Vec<u8>, Wa
         info: HashMap::from([("qihui".to_owned(), commit.info.clone())]),
         ..CommitInfo::default()
     };
-    let head = [Some(Action::CommitInfo(info)), commit.run.clone().map(Action::Txn)];
+    let head = [
+        Some(Action::CommitInfo(info)),
+        commit.run.clone().map(Action::Txn),
+    ];
     let mut bytes = Vec::new();
     for action in head.iter().flatten().chain(&commit.actions) {
         serde_json::to_writer(&mut bytes, action).map_err(|json_err| {
-            WarehouseError::log(dataset, "writing it", DeltaTableError::SerializeLogJson { json_err })
+            WarehouseError::log(
+                dataset,
+                "writing it",
+                DeltaTableError::SerializeLogJson { json_err },
+            )
         })?;
         bytes.push(b'\n');
     }

@@ -56,7 +56,10 @@ pub struct Vacuumed {
 fn places(state: &TableState) -> BTreeMap<Place, Vec<Arc<LoggedFile>>> {
     let mut places: BTreeMap<Place, Vec<Arc<LoggedFile>>> = BTreeMap::new();
     for file in &state.files {
-        places.entry(file.place.clone()).or_default().push(Arc::clone(file));
+        places
+            .entry(file.place.clone())
+            .or_default()
+            .push(Arc::clone(file));
     }
     for files in places.values_mut() {
         files.sort_by(|a, b| (a.no_min, a.no_max, &a.path).cmp(&(b.no_min, b.no_max, &b.path)));
@@ -68,20 +71,40 @@ fn places(state: &TableState) -> BTreeMap<Place, Vec<Arc<LoggedFile>>> {
 /// of chunks, and each row is written again a logarithmic number of times.
 fn due(files: &[Arc<LoggedFile>], large_bytes: u64) -> Option<Vec<Arc<LoggedFile>>> {
     let class = |file: &LoggedFile| {
-        (0..=LARGEST_CLASS).find(|class| file.size < large_bytes / CLASS_FACTOR.pow(LARGEST_CLASS - class))
+        (0..=LARGEST_CLASS)
+            .find(|class| file.size < large_bytes / CLASS_FACTOR.pow(LARGEST_CLASS - class))
     };
     let full = (0..=LARGEST_CLASS).rev().find(|wanted| {
-        files.iter().filter(|file| class(file) == Some(*wanted)).count() >= FAN_IN
+        files
+            .iter()
+            .filter(|file| class(file) == Some(*wanted))
+            .count()
+            >= FAN_IN
     })?;
-    Some(files.iter().filter(|file| class(file).is_some_and(|class| class <= full)).cloned().collect())
+    Some(
+        files
+            .iter()
+            .filter(|file| class(file).is_some_and(|class| class <= full))
+            .cloned()
+            .collect(),
+    )
 }
 
 /// Merges what is due, one commit for all partitions. A failure changes nothing and is left to the next time.
 pub(crate) async fn tidy(log: &Arc<TableLog>) {
     let merged = async {
-        let Some(state) = log.current().await? else { return Ok(()) };
-        let groups: Vec<_> = places(&state).values().filter_map(|files| due(files, state.layout.limits.large_bytes)).collect();
-        if groups.is_empty() { Ok(()) } else { rewrite(log, &state, groups).await.map(drop) }
+        let Some(state) = log.current().await? else {
+            return Ok(());
+        };
+        let groups: Vec<_> = places(&state)
+            .values()
+            .filter_map(|files| due(files, state.layout.limits.large_bytes))
+            .collect();
+        if groups.is_empty() {
+            Ok(())
+        } else {
+            rewrite(log, &state, groups).await.map(drop)
+        }
     };
     if let Err(error) = merged.await {
         tracing::debug!(%error, "small files were not merged");
@@ -106,9 +129,19 @@ async fn rewrite(
         uploads.finish()?;
         Ok::<_, WarehouseError>(actions)
     };
-    let actions = tokio::task::spawn_blocking(work).await.map_err(|_| WarehouseError::Interrupted)??;
-    let added = actions.iter().filter(|action| matches!(action, Action::Add(_))).count();
-    let commit = Commit { operation: "OPTIMIZE", info: json!({}), actions, ..Commit::default() };
+    let actions = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| WarehouseError::Interrupted)??;
+    let added = actions
+        .iter()
+        .filter(|action| matches!(action, Action::Add(_)))
+        .count();
+    let commit = Commit {
+        operation: "OPTIMIZE",
+        info: json!({}),
+        actions,
+        ..Commit::default()
+    };
     log.append(state.version, commit).await?;
     Ok(Compaction { removed, added })
 }
@@ -119,7 +152,9 @@ fn rewrite_group(
     uploads: &mut Uploads,
     actions: &mut Vec<Action>,
 ) -> Result<(), WarehouseError> {
-    let Some(first) = files.first() else { return Ok(()) };
+    let Some(first) = files.first() else {
+        return Ok(());
+    };
     let mut sources: Vec<Rows<'_>> = Vec::new();
     for file in files {
         let batches = read_batches(layout, &file.path, uploads.fetch(file)?)?;
@@ -131,7 +166,9 @@ fn rewrite_group(
         uploads.put(file.file.path, file.data)
     };
     let mut sink = DataSink::new(layout, first.place.clone(), &mut emit);
-    merge(layout, sources, |batch, fingerprints| sink.push(batch, fingerprints))?;
+    merge(layout, sources, |batch, fingerprints| {
+        sink.push(batch, fingerprints)
+    })?;
     sink.finish()?;
     actions.extend(files.iter().map(|file| remove(layout, file, false)));
     Ok(())
@@ -167,9 +204,14 @@ impl Warehouse {
     pub async fn compact(&self, dataset: &DatasetId) -> Result<Compaction, CommitError> {
         let log = self.log(dataset)?;
         let mut done = Compaction::default();
-        let Some(state) = log.current().await? else { return Ok(done) };
+        let Some(state) = log.current().await? else {
+            return Ok(done);
+        };
         let large = state.layout.limits.large_bytes;
-        let steps: Vec<_> = places(&state).values().flat_map(|files| steps(files, large)).collect();
+        let steps: Vec<_> = places(&state)
+            .values()
+            .flat_map(|files| steps(files, large))
+            .collect();
         let mut state = state;
         for step in steps {
             let one = rewrite(&log, &state, vec![step]).await?;
@@ -183,10 +225,16 @@ impl Warehouse {
     /// Deletes what crashes left in the table of `dataset`: files that no kept commit names, and staging files, if
     /// they were last written at least `min_age` ago. Files that a commit removed stay as long as the log keeps that
     /// commit, for readers of older versions. Nothing must be landing that began before `min_age`.
-    pub async fn vacuum_orphans(&self, dataset: &DatasetId, min_age: Duration) -> Result<Vacuumed, WarehouseError> {
+    pub async fn vacuum_orphans(
+        &self,
+        dataset: &DatasetId,
+        min_age: Duration,
+    ) -> Result<Vacuumed, WarehouseError> {
         let log = self.log(dataset)?;
         let mut done = Vacuumed::default();
-        let Some(state) = log.current().await? else { return Ok(done) };
+        let Some(state) = log.current().await? else {
+            return Ok(done);
+        };
         let store = log.store();
         let failed = |source| WarehouseError::storage("listing", dataset, source);
         let mut named: HashSet<String> = HashSet::new();
@@ -196,7 +244,13 @@ impl Warehouse {
             let path = object.location.as_ref();
             if path.starts_with("_delta_log/") {
                 if path.ends_with(".json") {
-                    let bytes = store.get(&object.location).await.map_err(failed)?.bytes().await.map_err(failed)?;
+                    let bytes = store
+                        .get(&object.location)
+                        .await
+                        .map_err(failed)?
+                        .bytes()
+                        .await
+                        .map_err(failed)?;
                     named.extend(named_in(&bytes));
                 }
             } else {
@@ -204,24 +258,40 @@ impl Warehouse {
             }
         }
         named.extend(state.files.iter().map(|file| file.path.clone()));
-        let sidecars: Vec<_> = named.iter().map(|path| crate::log::sidecar_of(path)).collect();
+        let sidecars: Vec<_> = named
+            .iter()
+            .map(|path| crate::log::sidecar_of(path))
+            .collect();
         named.extend(sidecars);
         let age = chrono::Duration::from_std(min_age).unwrap_or(chrono::Duration::MAX);
-        let limit = Utc::now().checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC);
-        for object in files.into_iter().filter(|object| object.last_modified <= limit) {
+        let limit = Utc::now()
+            .checked_sub_signed(age)
+            .unwrap_or(DateTime::<Utc>::MIN_UTC);
+        for object in files
+            .into_iter()
+            .filter(|object| object.last_modified <= limit)
+        {
             if !named.contains(object.location.as_ref()) {
                 let path = object.location.clone();
-                store.delete(&path).await.map_err(|source| WarehouseError::storage("deleting", path, source))?;
+                store
+                    .delete(&path)
+                    .await
+                    .map_err(|source| WarehouseError::storage("deleting", &path, source))?;
                 done.files += 1;
                 done.bytes += object.size;
             }
         }
         if let Some(folder) = self.folder() {
-            let oldest = SystemTime::now().checked_sub(min_age).unwrap_or(SystemTime::UNIX_EPOCH);
+            let oldest = SystemTime::now()
+                .checked_sub(min_age)
+                .unwrap_or(SystemTime::UNIX_EPOCH);
             let folder = folder.join(dataset.as_str());
             let sweep = tokio::task::spawn_blocking(move || sweep_staging(&folder, oldest));
             let swept = sweep.await.map_err(|_| WarehouseError::Interrupted)?;
-            let swept = swept.map_err(|source| WarehouseError::Root { path: dataset.to_string(), source })?;
+            let swept = swept.map_err(|source| WarehouseError::Root {
+                path: dataset.to_string(),
+                source,
+            })?;
             done.files += swept.files;
             done.bytes += swept.bytes;
         }
@@ -231,9 +301,13 @@ impl Warehouse {
 
 /// The files that a commit names.
 fn named_in(commit: &[u8]) -> HashSet<String> {
-    let actions = serde_json::Deserializer::from_slice(commit).into_iter::<Value>().flatten();
+    let actions = serde_json::Deserializer::from_slice(commit)
+        .into_iter::<Value>()
+        .flatten();
     let path = |action: Value| {
-        let body = ["add", "remove", "cdc"].iter().find_map(|kind| action.get(kind))?;
+        let body = ["add", "remove", "cdc"]
+            .iter()
+            .find_map(|kind| action.get(kind))?;
         Some(body.get("path")?.as_str()?.to_owned())
     };
     actions.filter_map(path).collect()
@@ -252,9 +326,12 @@ fn sweep_staging(folder: &FilePath, oldest: SystemTime) -> io::Result<Vacuumed> 
             continue;
         }
         let name = entry.file_name();
-        let staging = name.to_str().and_then(|name| name.rsplit_once('#')).is_some_and(|(_, digits)| {
-            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
-        });
+        let staging = name
+            .to_str()
+            .and_then(|name| name.rsplit_once('#'))
+            .is_some_and(|(_, digits)| {
+                !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+            });
         if staging && metadata.modified()? <= oldest {
             fs::remove_file(entry.path())?;
             done.files += 1;

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array as _, AsArray as _, BooleanArray, Date32Array, PrimitiveArray, RecordBatch, UInt32Array},
+    array::{
+        Array as _, AsArray as _, BooleanArray, Date32Array, PrimitiveArray, RecordBatch,
+        UInt32Array,
+    },
     compute::{filter_record_batch, interleave_record_batch, take_record_batch},
     datatypes::{Date32Type, Int32Type},
 };
@@ -21,15 +24,22 @@ use crate::{
 pub(crate) type SortKey = (i32, Option<i32>, Hash);
 
 fn dates(layout: &Layout, batch: &RecordBatch) -> Option<Date32Array> {
-    layout.event_date.map(|column| batch.column(column).as_primitive::<Date32Type>().clone())
+    layout
+        .event_date
+        .map(|column| batch.column(column).as_primitive::<Date32Type>().clone())
 }
 
 fn date(dates: Option<&Date32Array>, row: usize) -> Option<i32> {
-    dates.filter(|dates| dates.is_valid(row)).map(|dates| dates.value(row))
+    dates
+        .filter(|dates| dates.is_valid(row))
+        .map(|dates| dates.value(row))
 }
 
 /// Gives the event date of rows as days since the epoch.
-pub(crate) fn event_dates(layout: &Layout, batch: &RecordBatch) -> impl Fn(u32) -> Option<i32> + use<> {
+pub(crate) fn event_dates(
+    layout: &Layout,
+    batch: &RecordBatch,
+) -> impl Fn(u32) -> Option<i32> + use<> {
     let dates = dates(layout, batch);
     move |row| date(dates.as_ref(), row as usize)
 }
@@ -71,11 +81,15 @@ pub(crate) fn file_rows<'a>(
             batch
         } else {
             let mut keep = vec![true; batch.num_rows()];
-            leaving.iter().for_each(|(row, _)| keep[*row as usize - start] = false);
+            leaving
+                .iter()
+                .for_each(|(row, _)| keep[*row as usize - start] = false);
             let keep = BooleanArray::from(keep);
             let drop = arrow::compute::not(&keep);
             let columns = |source| WarehouseError::columns(&layout.dataset, source);
-            let dropped = drop.and_then(|drop| filter_record_batch(&batch, &drop)).map_err(columns)?;
+            let dropped = drop
+                .and_then(|drop| filter_record_batch(&batch, &drop))
+                .map_err(columns)?;
             let changes: Vec<_> = leaving.iter().map(|(_, change)| *change).collect();
             gone(&dropped, &changes)?;
             filter_record_batch(&batch, &keep).map_err(columns)?
@@ -86,7 +100,8 @@ pub(crate) fn file_rows<'a>(
     })
 }
 
-pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<(RecordBatch, Fingerprints), WarehouseError>> + 'a>;
+pub(crate) type Rows<'a> =
+    Box<dyn Iterator<Item = Result<(RecordBatch, Fingerprints), WarehouseError>> + 'a>;
 
 struct Cursor<'a> {
     rest: Rows<'a>,
@@ -104,14 +119,25 @@ impl<'a> Cursor<'a> {
             if batch.num_rows() > 0 {
                 let numbers = batch.column(0).as_primitive::<Int32Type>().clone();
                 let dates = dates(layout, &batch);
-                return Ok(Some(Self { rest, batch, fingerprints, numbers, dates, at: 0 }));
+                return Ok(Some(Self {
+                    rest,
+                    batch,
+                    fingerprints,
+                    numbers,
+                    dates,
+                    at: 0,
+                }));
             }
         }
         Ok(None)
     }
 
     fn key(&self, row: usize) -> SortKey {
-        (self.numbers.value(row), date(self.dates.as_ref(), row), self.fingerprints.keys[row])
+        (
+            self.numbers.value(row),
+            date(self.dates.as_ref(), row),
+            self.fingerprints.keys[row],
+        )
     }
 
     fn is_spent(&self) -> bool {
@@ -125,13 +151,19 @@ pub(crate) fn merge(
     sources: Vec<Rows<'_>>,
     mut sink: impl FnMut(&RecordBatch, &Fingerprints) -> Result<(), WarehouseError>,
 ) -> Result<(), WarehouseError> {
-    let opened = sources.into_iter().map(|source| Cursor::open(layout, source));
-    let mut cursors: Vec<_> = opened.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    let opened = sources
+        .into_iter()
+        .map(|source| Cursor::open(layout, source));
+    let mut cursors: Vec<_> = opened
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?;
     let full = layout.limits.batch_rows;
     let mut picked: Vec<(usize, usize)> = Vec::with_capacity(full);
     while cursors.len() > 1 {
         // Take from the least cursor while it stays below all others.
-        let least = (0..cursors.len()).min_by_key(|i| cursors[*i].key(cursors[*i].at)).unwrap_or(0);
+        let least = (0..cursors.len())
+            .min_by_key(|i| cursors[*i].key(cursors[*i].at))
+            .unwrap_or(0);
         let others = cursors.iter().enumerate().filter(|(i, _)| *i != least);
         let bound = others.map(|(_, cursor)| cursor.key(cursor.at)).min();
         let cursor = &mut cursors[least];
@@ -148,8 +180,12 @@ pub(crate) fn merge(
             cursors.extend(Cursor::open(layout, rest)?);
         }
     }
-    let Some(last) = cursors.pop() else { return Ok(()) };
-    let mut left: Vec<_> = (last.at..last.batch.num_rows()).map(|row| (0, row)).collect();
+    let Some(last) = cursors.pop() else {
+        return Ok(());
+    };
+    let mut left: Vec<_> = (last.at..last.batch.num_rows())
+        .map(|row| (0, row))
+        .collect();
     let last = [last];
     flush(layout, &last, &mut left, &mut sink)?;
     for cursor in last {
@@ -173,7 +209,11 @@ fn flush(
     let batches: Vec<_> = cursors.iter().map(|cursor| &cursor.batch).collect();
     let batch = interleave_record_batch(&batches, picked)
         .map_err(|source| WarehouseError::columns(&layout.dataset, source))?;
-    let width = cursors.iter().map(|cursor| cursor.fingerprints.sequences.width()).max().unwrap_or(0);
+    let width = cursors
+        .iter()
+        .map(|cursor| cursor.fingerprints.sequences.width())
+        .max()
+        .unwrap_or(0);
     let mut sequences = Vec::with_capacity(picked.len() * width);
     let mut fingerprints = Fingerprints::default();
     for (cursor, row) in picked.drain(..) {

@@ -75,13 +75,16 @@ impl SidecarBuilder {
         self.widen(fingerprints.sequences.width());
         // A data file holds far fewer rows than u32 counts (`datafile::MAX_ROWS`).
         let first = u32::try_from(self.order.len()).unwrap_or(u32::MAX);
-        self.order.extend(fingerprints.keys.iter().copied().zip(first..));
+        self.order
+            .extend(fingerprints.keys.iter().copied().zip(first..));
         self.contents.extend_from_slice(&fingerprints.contents);
-        self.numbers.extend(numbers.iter().map(|no| no.cast_unsigned()));
+        self.numbers
+            .extend(numbers.iter().map(|no| no.cast_unsigned()));
         for row in 0..rows {
             let sequence = fingerprints.sequences.get(row);
             self.sequences.extend_from_slice(sequence);
-            self.sequences.resize(self.sequences.len() + self.width - sequence.len(), 0);
+            self.sequences
+                .resize(self.sequences.len() + self.width - sequence.len(), 0);
         }
     }
 
@@ -103,7 +106,10 @@ impl SidecarBuilder {
         let rows = self.rows();
         let presence = self.presence();
         let mut out = Vec::with_capacity(
-            HEADER_BYTES + presence.len() + rows * (2 * HASH_BYTES + self.width + 2 * NUMBER_BYTES) + SECTIONS * ALIGN,
+            HEADER_BYTES
+                + presence.len()
+                + rows * (2 * HASH_BYTES + self.width + 2 * NUMBER_BYTES)
+                + SECTIONS * ALIGN,
         );
         out.resize(HEADER_BYTES, 0);
         let mut directory = Vec::with_capacity(SECTIONS * 24);
@@ -111,23 +117,37 @@ impl SidecarBuilder {
             out.resize(out.len().next_multiple_of(ALIGN), 0);
             let start = out.len();
             write(out);
-            let entry = [start as u64, (out.len() - start) as u64, checksum(&out[start..])];
+            let entry = [
+                start as u64,
+                (out.len() - start) as u64,
+                checksum(&out[start..]),
+            ];
             directory.extend(entry.iter().flat_map(|number| number.to_le_bytes()));
         };
         let rows_in_order = || self.order.iter().map(|(_, row)| *row as usize);
         section(&mut out, &|out| out.extend_from_slice(&presence));
-        section(&mut out, &|out| self.order.iter().for_each(|(key, _)| out.extend_from_slice(&key.to_be_bytes())));
         section(&mut out, &|out| {
-            rows_in_order().for_each(|row| out.extend_from_slice(&self.contents[row].to_be_bytes()));
+            self.order
+                .iter()
+                .for_each(|(key, _)| out.extend_from_slice(&key.to_be_bytes()))
         });
         section(&mut out, &|out| {
             rows_in_order()
-                .for_each(|row| out.extend_from_slice(&self.sequences[row * self.width..(row + 1) * self.width]));
+                .for_each(|row| out.extend_from_slice(&self.contents[row].to_be_bytes()));
+        });
+        section(&mut out, &|out| {
+            rows_in_order().for_each(|row| {
+                out.extend_from_slice(&self.sequences[row * self.width..(row + 1) * self.width])
+            });
         });
         section(&mut out, &|out| {
             rows_in_order().for_each(|row| out.extend_from_slice(&self.numbers[row].to_le_bytes()));
         });
-        section(&mut out, &|out| self.order.iter().for_each(|(_, row)| out.extend_from_slice(&row.to_le_bytes())));
+        section(&mut out, &|out| {
+            self.order
+                .iter()
+                .for_each(|(_, row)| out.extend_from_slice(&row.to_le_bytes()))
+        });
 
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
@@ -174,15 +194,25 @@ impl Header {
     /// Reads and checks the first [`HEADER_BYTES`] of a sidecar that stands beside a data file of `data_bytes` bytes
     /// and `rows` rows.
     pub fn parse(bytes: &[u8], data_bytes: u64, rows: u64) -> Result<Self, NotASidecar> {
-        let (header, rest) = bytes.split_at_checked(HEADER_BYTES - 8).ok_or(NotASidecar("the header is cut short"))?;
+        let (header, rest) = bytes
+            .split_at_checked(HEADER_BYTES - 8)
+            .ok_or(NotASidecar("the header is cut short"))?;
         if !header.starts_with(MAGIC) {
             return Err(NotASidecar("it is no sidecar"));
         }
         if rest.first_chunk() != Some(&checksum(header).to_le_bytes()) {
             return Err(NotASidecar("the checksum of the header is wrong"));
         }
-        let u32_at = |at: usize| header[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-        let u64_at = |at: usize| header[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+        let u32_at = |at: usize| {
+            header[at..]
+                .first_chunk()
+                .map_or(0, |b| u32::from_le_bytes(*b))
+        };
+        let u64_at = |at: usize| {
+            header[at..]
+                .first_chunk()
+                .map_or(0, |b| u64::from_le_bytes(*b))
+        };
         if u32_at(8) != VERSION {
             return Err(NotASidecar("its version is unknown"));
         }
@@ -194,8 +224,18 @@ impl Header {
             (u64_at(at), u64_at(at + 8), u64_at(at + 16))
         });
         let rows = usize::try_from(rows).map_err(|_| NotASidecar("it has too many rows"))?;
-        let header = Self { rows, width: u32_at(12) as usize, sections };
-        let wanted = [HASH_BYTES, HASH_BYTES, header.width, NUMBER_BYTES, NUMBER_BYTES];
+        let header = Self {
+            rows,
+            width: u32_at(12) as usize,
+            sections,
+        };
+        let wanted = [
+            HASH_BYTES,
+            HASH_BYTES,
+            header.width,
+            NUMBER_BYTES,
+            NUMBER_BYTES,
+        ];
         for ((_, length, _), width) in header.sections.iter().skip(1).zip(wanted) {
             if rows.checked_mul(width).map(|bytes| bytes as u64) != Some(*length) {
                 return Err(NotASidecar("a section has the wrong length"));
@@ -234,12 +274,22 @@ impl Header {
 
     /// Reads what stands beside the keys: the sections from the contents on, in order.
     pub fn records(&self, sections: [Bytes; 4]) -> Result<Records, NotASidecar> {
-        let order = [Section::Contents, Section::Sequences, Section::Numbers, Section::Rows];
+        let order = [
+            Section::Contents,
+            Section::Sequences,
+            Section::Numbers,
+            Section::Rows,
+        ];
         for (section, bytes) in order.into_iter().zip(&sections) {
             self.check(section, bytes)?;
         }
         let [contents, sequences, numbers, rows] = sections;
-        Ok(Records { contents, sequences: Sequences::new(self.width, sequences.into()), numbers, rows })
+        Ok(Records {
+            contents,
+            sequences: Sequences::new(self.width, sequences.into()),
+            numbers,
+            rows,
+        })
     }
 }
 
@@ -254,7 +304,9 @@ impl Keys {
 
     pub fn get(&self, entry: usize) -> Hash {
         let at = entry * HASH_BYTES;
-        self.0[at..].first_chunk().map_or(0, |bytes| Hash::from_be_bytes(*bytes))
+        self.0[at..]
+            .first_chunk()
+            .map_or(0, |bytes| Hash::from_be_bytes(*bytes))
     }
 
     /// Calls `found(position in wanted, entry)` for each of the `wanted` keys, sorted and distinct, that is here.
@@ -286,7 +338,11 @@ impl Keys {
         let mut high = high.min(entries);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.get(middle) < key { low = middle + 1 } else { high = middle }
+            if self.get(middle) < key {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         low
     }
@@ -303,7 +359,9 @@ pub(crate) struct Records {
 
 impl Records {
     pub fn content(&self, entry: usize) -> Hash {
-        self.contents[entry * HASH_BYTES..].first_chunk().map_or(0, |bytes| Hash::from_be_bytes(*bytes))
+        self.contents[entry * HASH_BYTES..]
+            .first_chunk()
+            .map_or(0, |bytes| Hash::from_be_bytes(*bytes))
     }
 
     pub fn sequence(&self, entry: usize) -> &[u8] {
@@ -311,11 +369,15 @@ impl Records {
     }
 
     pub fn no(&self, entry: usize) -> u32 {
-        self.numbers[entry * NUMBER_BYTES..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        self.numbers[entry * NUMBER_BYTES..]
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
     pub fn row(&self, entry: usize) -> u32 {
-        self.rows[entry * NUMBER_BYTES..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        self.rows[entry * NUMBER_BYTES..]
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 }
 

@@ -24,9 +24,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use object_store::{
-    CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, RenameTargetMode, Result,
-    UploadPart, local::LocalFileSystem, path::Path,
+    CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    RenameTargetMode, Result, UploadPart, local::LocalFileSystem, path::Path,
 };
 
 /// A step of a durable write, as seen by [`Observer`].
@@ -93,7 +93,10 @@ impl DurableStore {
     pub fn observed(observer: Arc<dyn Observer>) -> Self {
         Self {
             inner: Arc::new(LocalFileSystem::new()),
-            disk: Arc::new(Disk { observer, staged: AtomicU64::new(0) }),
+            disk: Arc::new(Disk {
+                observer,
+                staged: AtomicU64::new(0),
+            }),
         }
     }
 
@@ -119,7 +122,10 @@ impl fmt::Display for DurableStore {
 }
 
 fn failed(source: io::Error) -> Error {
-    Error::Generic { store: "DurableStore", source: source.into() }
+    Error::Generic {
+        store: "DurableStore",
+        source: source.into(),
+    }
 }
 
 impl Disk {
@@ -129,7 +135,9 @@ impl Disk {
     }
 
     fn sync_folder(&self, folder: &FilePath) -> io::Result<()> {
-        self.step(&Step::SyncFolder(folder.to_owned()), || fs::File::open(folder)?.sync_all())
+        self.step(&Step::SyncFolder(folder.to_owned()), || {
+            fs::File::open(folder)?.sync_all()
+        })
     }
 
     fn sync_file(&self, path: &FilePath, file: &fs::File) -> io::Result<()> {
@@ -162,7 +170,12 @@ impl Disk {
             let count = self.staged.fetch_add(1, Ordering::Relaxed);
             name.push(format!("#{:010}{count:010}", std::process::id()));
             let staged = PathBuf::from(name);
-            let open = || fs::OpenOptions::new().write(true).create_new(true).open(&staged);
+            let open = || {
+                fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .open(&staged)
+            };
             match self.step(&Step::Write(target.to_owned()), open) {
                 Ok(file) => return Ok((file, staged)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -173,11 +186,20 @@ impl Disk {
 
     /// Gives the durable staging file its name, durably. In mode `Create` an existing target is an error.
     fn publish(&self, staged: &FilePath, target: &FilePath, create: bool) -> Result<()> {
-        let link = || if create { fs::hard_link(staged, target) } else { fs::rename(staged, target) };
+        let link = || {
+            if create {
+                fs::hard_link(staged, target)
+            } else {
+                fs::rename(staged, target)
+            }
+        };
         match self.step(&Step::Publish(target.to_owned()), link) {
             Ok(()) => {}
             Err(source) if create && source.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::AlreadyExists { path: target.display().to_string(), source: source.into() });
+                return Err(Error::AlreadyExists {
+                    path: target.display().to_string(),
+                    source: source.into(),
+                });
             }
             Err(source) => return Err(failed(source)),
         }
@@ -189,7 +211,8 @@ impl Disk {
     }
 
     fn sync_parent(&self, path: &FilePath) -> io::Result<()> {
-        path.parent().map_or(Ok(()), |folder| self.sync_folder(folder))
+        path.parent()
+            .map_or(Ok(()), |folder| self.sync_folder(folder))
     }
 
     fn put(&self, target: &FilePath, payload: &PutPayload, create: bool) -> Result<()> {
@@ -209,7 +232,12 @@ impl Disk {
 
 #[async_trait]
 impl ObjectStore for DurableStore {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
         let create = match opts.mode {
             PutMode::Overwrite => false,
             PutMode::Create => true,
@@ -221,8 +249,12 @@ impl ObjectStore for DurableStore {
             }
         };
         let target = self.inner.path_to_filesystem(location)?;
-        self.blocking(move |disk| disk.put(&target, &payload, create)).await?;
-        Ok(PutResult { e_tag: None, version: None })
+        self.blocking(move |disk| disk.put(&target, &payload, create))
+            .await?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 
     async fn put_multipart_opts(
@@ -232,7 +264,9 @@ impl ObjectStore for DurableStore {
     ) -> Result<Box<dyn MultipartUpload>> {
         let target = self.inner.path_to_filesystem(location)?;
         let stage = target.clone();
-        let (file, staged) = self.blocking(move |disk| disk.stage(&stage).map_err(failed)).await?;
+        let (file, staged) = self
+            .blocking(move |disk| disk.stage(&stage).map_err(failed))
+            .await?;
         Ok(Box::new(DurableUpload {
             store: self.clone(),
             target,
@@ -250,14 +284,21 @@ impl ObjectStore for DurableStore {
         self.inner.get_ranges(location, ranges).await
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
         let (store, inner) = (self.clone(), Arc::clone(&self.inner));
         let observed = store.clone();
         let locations = locations.and_then(move |location| {
             let store = observed.clone();
             async move {
                 let path = store.inner.path_to_filesystem(&location)?;
-                store.disk.observer.before(&Step::Delete(path)).map_err(failed)?;
+                store
+                    .disk
+                    .observer
+                    .before(&Step::Delete(path))
+                    .map_err(failed)?;
                 Ok(location)
             }
         });
@@ -267,7 +308,9 @@ impl ObjectStore for DurableStore {
                 let store = store.clone();
                 async move {
                     let path = store.inner.path_to_filesystem(&location)?;
-                    store.blocking(move |disk| disk.sync_parent(&path).map_err(failed)).await?;
+                    store
+                        .blocking(move |disk| disk.sync_parent(&path).map_err(failed))
+                        .await?;
                     Ok(location)
                 }
             })
@@ -278,7 +321,11 @@ impl ObjectStore for DurableStore {
         self.inner.list(prefix)
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.inner.list_with_offset(prefix, offset)
     }
 
@@ -287,13 +334,17 @@ impl ObjectStore for DurableStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let (from, target) = (self.inner.path_to_filesystem(from)?, self.inner.path_to_filesystem(to)?);
+        let (from, target) = (
+            self.inner.path_to_filesystem(from)?,
+            self.inner.path_to_filesystem(to)?,
+        );
         let create = matches!(options.mode, CopyMode::Create);
         self.blocking(move |disk| {
             let mut source = fs::File::open(&from).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => {
-                    Error::NotFound { path: from.display().to_string(), source: error.into() }
-                }
+                io::ErrorKind::NotFound => Error::NotFound {
+                    path: from.display().to_string(),
+                    source: error.into(),
+                },
                 _ => failed(error),
             })?;
             let (mut file, staged) = disk.stage(&target).map_err(failed)?;
@@ -314,9 +365,12 @@ impl ObjectStore for DurableStore {
             RenameTargetMode::Overwrite => CopyMode::Overwrite,
             RenameTargetMode::Create => CopyMode::Create,
         };
-        self.copy_opts(from, to, CopyOptions::new().with_mode(mode)).await?;
+        self.copy_opts(from, to, CopyOptions::new().with_mode(mode))
+            .await?;
         let from = from.clone();
-        self.delete_stream(futures::stream::once(async move { Ok(from) }).boxed()).try_collect::<Vec<_>>().await?;
+        self.delete_stream(futures::stream::once(async move { Ok(from) }).boxed())
+            .try_collect::<Vec<_>>()
+            .await?;
         Ok(())
     }
 }
@@ -366,12 +420,17 @@ impl MultipartUpload for DurableUpload {
                 done
             })
             .await?;
-        Ok(PutResult { e_tag: None, version: None })
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 
     async fn abort(&mut self) -> Result<()> {
         let staged = self.staged.take().ok_or_else(ended)?;
-        self.store.blocking(move |_| fs::remove_file(&staged).map_err(failed)).await
+        self.store
+            .blocking(move |_| fs::remove_file(&staged).map_err(failed))
+            .await
     }
 }
 

@@ -73,7 +73,12 @@ impl Table {
         contract: &Contract,
     ) -> Result<Self, WarehouseError> {
         let name = format!("{}@{}", contract.id, contract.version);
-        let table = Self { warehouse, dataset: contract.id.clone(), log, contract: name };
+        let table = Self {
+            warehouse,
+            dataset: contract.id.clone(),
+            log,
+            contract: name,
+        };
         loop {
             let (base, commit) = match table.log.current().await? {
                 None => (-1, table.creation(contract)?),
@@ -86,17 +91,25 @@ impl Table {
                 // Whoever came first may have done the same.
                 Ok(_) | Err(CommitError::Conflict { .. }) => {}
                 Err(CommitError::Warehouse(error)) => return Err(error),
-                Err(CommitError::AlreadyCommitted { .. }) => return Err(WarehouseError::Interrupted),
+                Err(CommitError::AlreadyCommitted { .. }) => {
+                    return Err(WarehouseError::Interrupted);
+                }
             }
         }
     }
 
     fn properties(&self, contract: &Contract, layout: &Layout) -> Map<String, Value> {
-        let statistics = layout.statistics_columns().into_iter().map(|i| layout.schema.field(i).name().as_str());
+        let statistics = layout
+            .statistics_columns()
+            .into_iter()
+            .map(|i| layout.schema.field(i).name().as_str());
         let properties = [
             ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string()),
             ("delta.columnMapping.mode", "none".to_owned()),
-            ("delta.dataSkippingStatsColumns", statistics.collect::<Vec<_>>().join(",")),
+            (
+                "delta.dataSkippingStatsColumns",
+                statistics.collect::<Vec<_>>().join(","),
+            ),
             ("delta.enableChangeDataFeed", "true".to_owned()),
             ("delta.enableDeletionVectors", "false".to_owned()),
             ("delta.enableRowTracking", "false".to_owned()),
@@ -104,17 +117,24 @@ impl Table {
             (HASH_PROPERTY, hex(&contract.hash)),
             (FRAME_PROPERTY, layout.frame()),
         ];
-        properties.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect()
+        properties
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::String(value)))
+            .collect()
     }
 
     fn metadata(
         &self,
         contract: &Contract,
         layout: &Layout,
-        id: Value,
-        created: Value,
+        id: &Value,
+        created: &Value,
     ) -> Result<Action, WarehouseError> {
-        let columns = layout.schema.fields().iter().map(|field| (field.name().as_str(), field));
+        let columns = layout
+            .schema
+            .fields()
+            .iter()
+            .map(|field| (field.name().as_str(), field));
         let mut fields: Vec<Value> = columns
             .map(|(name, field)| {
                 json!({
@@ -124,9 +144,9 @@ impl Table {
             })
             .collect();
         let partitions = layout.partition_columns();
-        fields.extend(partitions.iter().map(|name| {
-            json!({ "name": name, "type": "string", "nullable": true, "metadata": {} })
-        }));
+        fields.extend(partitions.iter().map(
+            |name| json!({ "name": name, "type": "string", "nullable": true, "metadata": {} }),
+        ));
         let value = json!({
             "id": id,
             "name": contract.id.as_str(),
@@ -144,8 +164,14 @@ impl Table {
     fn creation(&self, contract: &Contract) -> Result<Commit, WarehouseError> {
         let layout = Layout::of(contract)?;
         let id = crate::datafile::random_uuid()?;
-        let metadata = self.metadata(contract, &layout, json!(id), json!(Utc::now().timestamp_millis()))?;
-        let protocol = serde_json::from_value(protocol()).map_err(|_| WarehouseError::Interrupted)?;
+        let metadata = self.metadata(
+            contract,
+            &layout,
+            &json!(id),
+            &json!(Utc::now().timestamp_millis()),
+        )?;
+        let protocol =
+            serde_json::from_value(protocol()).map_err(|_| WarehouseError::Interrupted)?;
         Ok(Commit {
             operation: "CREATE TABLE",
             info: json!({ "contract": self.contract }),
@@ -155,19 +181,28 @@ impl Table {
     }
 
     /// What makes the table fit the contract; none when it does.
-    fn growth(&self, contract: &Contract, state: &TableState) -> Result<Option<Commit>, WarehouseError> {
+    fn growth(
+        &self,
+        contract: &Contract,
+        state: &TableState,
+    ) -> Result<Option<Commit>, WarehouseError> {
         let layout = state.layout.grown(contract)?;
         let wanted = self.properties(contract, &layout);
         let configuration = state.metadata.configuration();
-        let same = wanted.iter().all(|(name, value)| configuration.get(name).map(String::as_str) == value.as_str());
+        let same = wanted
+            .iter()
+            .all(|(name, value)| configuration.get(name).map(String::as_str) == value.as_str());
         if same && layout.schema == state.layout.schema {
             return Ok(None);
         }
-        let (id, created) = (json!(state.metadata.id()), json!(state.metadata.created_time()));
+        let (id, created) = (
+            json!(state.metadata.id()),
+            json!(state.metadata.created_time()),
+        );
         Ok(Some(Commit {
             operation: "CHANGE CONTRACT",
             info: json!({ "contract": self.contract }),
-            actions: vec![self.metadata(contract, &layout, id, created)?],
+            actions: vec![self.metadata(contract, &layout, &id, &created)?],
             ..Commit::default()
         }))
     }
@@ -179,10 +214,13 @@ impl Table {
     }
 
     async fn state(&self) -> Result<Arc<TableState>, WarehouseError> {
-        self.log.current().await?.ok_or_else(|| WarehouseError::UnknownVersion {
-            dataset: self.dataset.clone(),
-            version: 0,
-        })
+        self.log
+            .current()
+            .await?
+            .ok_or_else(|| WarehouseError::UnknownVersion {
+                dataset: self.dataset.clone(),
+                version: 0,
+            })
     }
 
     /// The last run of `app_id` that is in the table.
@@ -206,19 +244,31 @@ impl Table {
     /// [`CommitError::Conflict`] when the table moved on since [`Table::classify`];
     /// [`CommitError::AlreadyCommitted`] when the run is in the table. After any other error the chunk is either
     /// wholly in the table or not at all: offer the run again.
-    pub async fn commit(&self, classified: Classified, run: RunInfo) -> Result<CommitReceipt, CommitError> {
+    pub async fn commit(
+        &self,
+        classified: Classified,
+        run: RunInfo,
+    ) -> Result<CommitReceipt, CommitError> {
         let base = classified.version();
         let state = self.state().await?;
         self.refuse_repetition(&run).await?;
         if state.version != base {
-            return Err(CommitError::Conflict { dataset: self.dataset.clone(), version: base });
+            return Err(CommitError::Conflict {
+                dataset: self.dataset.clone(),
+                version: base,
+            });
         }
         let (counts, append) = (classified.counts(), classified.removals.is_empty());
         let uploads = Uploads::new(self.log.store(), Handle::current());
         let started = uploads.started();
-        let written = tokio::task::spawn_blocking(move || landing::write(&classified, uploads)).await;
+        let written =
+            tokio::task::spawn_blocking(move || landing::write(&classified, uploads)).await;
         let committed = match written.map_err(|_| WarehouseError::Interrupted) {
-            Ok(Ok(actions)) => self.log.append(base, self.chunk(run, counts, append, actions)).await,
+            Ok(Ok(actions)) => {
+                self.log
+                    .append(base, self.chunk(run, counts, append, actions))
+                    .await
+            }
             // Nothing was committed: what was written is in nobody's way, but takes space.
             Ok(Err(error)) | Err(error) => {
                 self.discard(&started).await;
@@ -232,7 +282,9 @@ impl Table {
             }
             Err(error) => {
                 // A commit that failed may stand all the same: then its files must stay.
-                if matches!(error, CommitError::Conflict { .. }) || !self.log.may_hold(base + 1).await {
+                if matches!(error, CommitError::Conflict { .. })
+                    || !self.log.may_hold(base + 1).await
+                {
                     self.discard(&started).await;
                 }
                 Err(error)
@@ -242,14 +294,22 @@ impl Table {
 
     async fn refuse_repetition(&self, run: &RunInfo) -> Result<(), CommitError> {
         match self.last_run(&run.app_id).await? {
-            Some(last) if last >= run.run => {
-                Err(CommitError::AlreadyCommitted { app_id: run.app_id.clone(), run: run.run, last })
-            }
+            Some(last) if last >= run.run => Err(CommitError::AlreadyCommitted {
+                app_id: run.app_id.clone(),
+                run: run.run,
+                last,
+            }),
             _ => Ok(()),
         }
     }
 
-    fn chunk(&self, run: RunInfo, counts: OutcomeCounts, append: bool, actions: Vec<Action>) -> Commit {
+    fn chunk(
+        &self,
+        run: RunInfo,
+        counts: OutcomeCounts,
+        append: bool,
+        actions: Vec<Action>,
+    ) -> Commit {
         let parameters = HashMap::from([("mode".to_owned(), json!("Append"))]);
         Commit {
             operation: if append { "WRITE" } else { "MERGE" },
@@ -269,7 +329,11 @@ impl Table {
                     "usccChanged": counts.uscc_changed,
                 },
             }),
-            run: Some(Transaction::new_with_last_update(run.app_id, run.run, Some(Utc::now().timestamp_millis()))),
+            run: Some(Transaction::new_with_last_update(
+                run.app_id,
+                run.run,
+                Some(Utc::now().timestamp_millis()),
+            )),
             actions,
             append,
         }
@@ -299,7 +363,9 @@ impl Table {
     ) -> Result<Landed, LandError<E>> {
         let mut conflicts = 0;
         loop {
-            self.refuse_repetition(run).await.map_err(LandError::Commit)?;
+            self.refuse_repetition(run)
+                .await
+                .map_err(LandError::Commit)?;
             let classified = self.classify(incoming.clone()).await?;
             before(&classified).map_err(LandError::Before)?;
             let outcomes = classified.outcomes().to_vec();
@@ -314,11 +380,18 @@ impl Table {
     /// Lands rows as the next run of `app_id`, with nothing to quarantine: for tools and tests.
     pub async fn land_next(&self, app_id: &str, incoming: Incoming) -> Result<Landed, CommitError> {
         let run = self.last_run(app_id).await?.unwrap_or(-1) + 1;
-        let run = RunInfo { app_id: app_id.to_owned(), run, position: Value::Null, input_hash: [0; 32] };
-        self.land(incoming, &run, |_| Ok::<(), Infallible>(())).await.map_err(|error| match error {
-            LandError::Commit(error) => error,
-            LandError::Before(never) => match never {},
-        })
+        let run = RunInfo {
+            app_id: app_id.to_owned(),
+            run,
+            position: Value::Null,
+            input_hash: [0; 32],
+        };
+        self.land(incoming, &run, |_| Ok::<(), Infallible>(()))
+            .await
+            .map_err(|error| match error {
+                LandError::Commit(error) => error,
+                LandError::Before(never) => match never {},
+            })
     }
 
     /// The warehouse that holds the table.

@@ -1,11 +1,6 @@
 //! The warehouse: opens tables, gives snapshots, keeps presence bitmaps at hand.
 
-use std::{
-    collections::HashMap,
-    fmt, fs, io,
-    path::Path as FilePath,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, fs, io, path::Path as FilePath, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use object_store::ObjectStore;
@@ -49,7 +44,9 @@ struct PresenceCache {
 
 impl fmt::Debug for Warehouse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Warehouse").field("url", &self.inner.url).finish_non_exhaustive()
+        f.debug_struct("Warehouse")
+            .field("url", &self.inner.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +67,9 @@ pub struct Snapshot {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Snapshot");
-        out.field("dataset", &self.dataset).field("version", &self.version).field("files", &self.files);
+        out.field("dataset", &self.dataset)
+            .field("version", &self.version)
+            .field("files", &self.files);
         out.finish_non_exhaustive()
     }
 }
@@ -145,11 +144,20 @@ impl Warehouse {
 
     /// The same over a store that a test observes, with other limits.
     #[doc(hidden)]
-    pub fn open_with(root: &FilePath, store: DurableStore, limits: Limits) -> Result<Self, WarehouseError> {
-        let unusable = |source: io::Error| WarehouseError::Root { path: root.display().to_string(), source };
+    pub fn open_with(
+        root: &FilePath,
+        store: DurableStore,
+        limits: Limits,
+    ) -> Result<Self, WarehouseError> {
+        let unusable = |source: io::Error| WarehouseError::Root {
+            path: root.display().to_string(),
+            source,
+        };
         store.make_folder(root).map_err(unusable)?;
         let folder = fs::canonicalize(root).map_err(unusable)?;
-        let text = folder.to_str().ok_or_else(|| unusable(io::Error::other("its path is not UTF-8")))?;
+        let text = folder
+            .to_str()
+            .ok_or_else(|| unusable(io::Error::other("its path is not UTF-8")))?;
         let url = deltalake::table::builder::parse_table_uri(text)
             .map_err(|error| unusable(io::Error::other(error.to_string())))?;
         Ok(Self {
@@ -188,7 +196,12 @@ impl Warehouse {
             return Ok(Arc::clone(log));
         }
         let url = format!("{}/{dataset}", self.inner.url.trim_end_matches('/'));
-        let log = Arc::new(TableLog::new(dataset.clone(), Arc::clone(&self.inner.store), &url, self.inner.limits)?);
+        let log = Arc::new(TableLog::new(
+            dataset.clone(),
+            Arc::clone(&self.inner.store),
+            &url,
+            self.inner.limits,
+        )?);
         tables.insert(dataset.clone(), Arc::clone(&log));
         Ok(log)
     }
@@ -213,14 +226,21 @@ impl Warehouse {
     /// The newest version of the table; none when nothing was ever landed for `dataset`.
     pub async fn snapshot(&self, dataset: &DatasetId) -> Result<Option<Snapshot>, WarehouseError> {
         let log = self.log(dataset)?;
-        Ok(log.current().await?.map(|state| Snapshot::of(&log, dataset, &state)))
+        Ok(log
+            .current()
+            .await?
+            .map(|state| Snapshot::of(&log, dataset, &state)))
     }
 
     /// The table as it stood at `version`.
     ///
     /// # Errors
     /// [`WarehouseError::UnknownVersion`] when that version was never written or is no longer kept.
-    pub async fn snapshot_at(&self, dataset: &DatasetId, version: i64) -> Result<Snapshot, WarehouseError> {
+    pub async fn snapshot_at(
+        &self,
+        dataset: &DatasetId,
+        version: i64,
+    ) -> Result<Snapshot, WarehouseError> {
         let log = self.log(dataset)?;
         let state = log.at(version).await?;
         Ok(Snapshot::of(&log, dataset, &state))
@@ -242,7 +262,11 @@ impl Warehouse {
             Some(state) => Arc::clone(&state.layout),
             None => return Err(WarehouseError::corrupt(&file.path, "its table is gone")),
         };
-        let data = index::DataRef { path: &file.path, size: file.size, rows: file.rows };
+        let data = index::DataRef {
+            path: &file.path,
+            size: file.size,
+            rows: file.rows,
+        };
         let bitmap = Arc::new(index::presence(&log.store(), &layout, data).await?);
         let mut cache = self.inner.presence.lock();
         let bytes = bitmap.serialized_size();

@@ -178,7 +178,7 @@ async fn assign_inside(
     let mut distinct: Vec<Uscc> = order.iter().map(|(uscc, _)| *uscc).collect();
     distinct.dedup();
     let mut numbers = lookup(connection, &distinct, remembered).await?;
-    let mut groups: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<Home, Vec<usize>> = BTreeMap::new();
     let first_wish = order
         .chunk_by(|a, b| a.0 == b.0)
         .filter_map(|same| same.first());
@@ -190,8 +190,8 @@ async fn assign_inside(
         }
     }
     let mut new = Vec::new();
-    for ((county, section), members) in groups {
-        let fresh = next_numbers(connection, &county, &section, members.len()).await?;
+    for (home, members) in groups {
+        let fresh = next_numbers(connection, home, members.len()).await?;
         for (index, number) in members.into_iter().zip(fresh) {
             if let (Some(slot), Some(uscc)) = (numbers.get_mut(index), distinct.get(index)) {
                 *slot = number;
@@ -213,23 +213,31 @@ async fn assign_inside(
     Ok(result)
 }
 
-/// The county and section whose block an enterprise belongs to. Without a county that of its code stands in.
-fn home(wish: &NumberRequest) -> (String, String) {
+/// The county and section whose block an enterprise belongs to.
+type Home = ([u8; 6], Option<char>);
+
+/// Without a county that of its code stands in; what is no text is no county.
+fn home(wish: &NumberRequest) -> Home {
+    let own = wish
+        .uscc
+        .division()
+        .as_bytes()
+        .try_into()
+        .unwrap_or_default();
     let county = wish
         .county
-        .as_ref()
-        .and_then(|county| std::str::from_utf8(county).ok());
-    let county = county.unwrap_or_else(|| wish.uscc.division()).to_owned();
-    (county, wish.section.map(String::from).unwrap_or_default())
+        .filter(|county| std::str::from_utf8(county).is_ok());
+    (county.unwrap_or(own), wish.section)
 }
 
 /// The next numbers of a county and section, ascending.
 async fn next_numbers(
     connection: &mut SqliteConnection,
-    county: &str,
-    section: &str,
+    (county, section): Home,
     count: usize,
 ) -> Result<Vec<u32>, NumbersError> {
+    let county = &String::from_utf8_lossy(&county).into_owned();
+    let section = &section.map(String::from).unwrap_or_default();
     let open = sqlx::query(
         "SELECT block, used FROM number_block WHERE county = ? AND section = ? ORDER BY block DESC LIMIT 1",
     )

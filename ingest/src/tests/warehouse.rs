@@ -173,7 +173,10 @@ fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
         assert_eq!(entries(&stormy), entries(&calm));
         all_kills += kills;
     }
-    assert!(all_kills >= rounds, "{all_kills} kills in {rounds} rounds prove little");
+    assert!(
+        all_kills >= rounds,
+        "{all_kills} kills in {rounds} rounds prove little"
+    );
 }
 
 #[test]

@@ -34,7 +34,11 @@ pub struct Record {
 /// A name for an access that nobody can guess.
 pub fn new_access_id() -> Result<String, QueryError> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| QueryError::Internal { what: "the random source" })?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| QueryError::Internal {
+            what: "the random source",
+        })?;
     Ok(hex::encode(bytes))
 }
 
@@ -87,11 +91,18 @@ impl Accessed {
             "strict": prepared.planned.strict,
             "datasets": datasets,
         });
-        Self { access_id: access_id.to_owned(), decided }
+        Self {
+            access_id: access_id.to_owned(),
+            decided,
+        }
     }
 
     pub fn decided(&self) -> Record {
-        Record { kind: DECIDED, body: self.decided.clone(), subjects: RoaringBitmap::new() }
+        Record {
+            kind: DECIDED,
+            body: self.decided.clone(),
+            subjects: RoaringBitmap::new(),
+        }
     }
 
     pub fn finished(&self, finish: &Finish<'_>) -> Record {
@@ -108,7 +119,9 @@ impl Accessed {
             })
             .collect();
         let by_enterprise = finish.account.rows_by_enterprise().map(|rows| {
-            rows.into_iter().map(|(no, rows)| (no.to_string(), rows)).collect::<BTreeMap<_, _>>()
+            rows.into_iter()
+                .map(|(no, rows)| (no.to_string(), rows))
+                .collect::<BTreeMap<_, _>>()
         });
         let body = json!({
             "access_id": self.access_id,
@@ -120,13 +133,20 @@ impl Accessed {
             "datasets": datasets,
             "rows_by_enterprise": by_enterprise,
         });
-        Record { kind: FINISHED, body, subjects: finish.account.touched() }
+        Record {
+            kind: FINISHED,
+            body,
+            subjects: finish.account.touched(),
+        }
     }
 }
 
 /// A statement as the log can hold it: bodies have no NUL.
 fn printable(sql: &str) -> String {
-    sql.chars().take(super::session::MAX_SQL_BYTES).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+    sql.chars()
+        .take(super::session::MAX_SQL_BYTES)
+        .map(|c| if c == '\0' { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// The columns that a plan reads of each table.
@@ -136,9 +156,19 @@ pub fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
     let _ = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             let columns = read.entry(scan.table_name.table().to_owned()).or_default();
-            columns.extend(scan.projected_schema.fields().iter().map(|field| field.name().clone()));
+            columns.extend(
+                scan.projected_schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().clone()),
+            );
             for filter in &scan.filters {
-                columns.extend(filter.column_refs().iter().map(|column| column.name.clone()));
+                columns.extend(
+                    filter
+                        .column_refs()
+                        .iter()
+                        .map(|column| column.name.clone()),
+                );
             }
         }
         Ok(TreeNodeRecursion::Continue)
@@ -149,21 +179,46 @@ pub fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
 impl Gate {
     /// Appends an entry and waits until it is durable; gives its index.
     pub(super) async fn record(&self, record: &Record) -> Result<u64, QueryError> {
-        let body = serde_json_canonicalizer::to_vec(&record.body)
-            .map_err(|_| QueryError::Internal { what: "the form of a log entry" })?;
-        let entry = Entry { kind: record.kind, body: &body, subjects: Subjects::from(record.subjects.clone()) };
-        let unavailable =
-            |error: LogError| QueryError::LogUnavailable { message: error.to_string(), code: error.code() };
-        let receipts = self.parts.log.submit(&[entry]).map_err(unavailable)?.await.map_err(unavailable)?;
+        let body =
+            serde_json_canonicalizer::to_vec(&record.body).map_err(|_| QueryError::Internal {
+                what: "the form of a log entry",
+            })?;
+        let entry = Entry {
+            kind: record.kind,
+            body: &body,
+            subjects: Subjects::from(record.subjects.clone()),
+        };
+        let unavailable = |error: LogError| QueryError::LogUnavailable {
+            message: error.to_string(),
+            code: error.code(),
+        };
+        let receipts = self
+            .parts
+            .log
+            .submit(&[entry])
+            .map_err(unavailable)?
+            .await
+            .map_err(unavailable)?;
         receipts
             .first()
             .map(|receipt| receipt.index)
-            .ok_or(QueryError::Internal { what: "the receipt of a log entry" })
+            .ok_or(QueryError::Internal {
+                what: "the receipt of a log entry",
+            })
     }
 
     /// Records a refusal. If the log fails, that is the error: an unrecorded refusal is no answer either.
-    pub(super) async fn denied(&self, request: &AccessRequest, access_id: &str, error: QueryError) -> QueryError {
-        let subjects = self.parts.ledger.lookup(&request.subjects).unwrap_or_default();
+    pub(super) async fn denied(
+        &self,
+        request: &AccessRequest,
+        access_id: &str,
+        error: QueryError,
+    ) -> QueryError {
+        let subjects = self
+            .parts
+            .ledger
+            .lookup(&request.subjects)
+            .unwrap_or_default();
         let record = Record {
             kind: DENIED,
             body: json!({
@@ -190,13 +245,18 @@ impl Gate {
     /// [`QueryError::LogUnavailable`] when the log cannot be read or appended to.
     pub async fn close_interrupted(&self, from: u64) -> Result<u64, QueryError> {
         let mut open: BTreeMap<u64, Value> = BTreeMap::new();
-        let unavailable =
-            |error: LogError| QueryError::LogUnavailable { message: error.to_string(), code: error.code() };
+        let unavailable = |error: LogError| QueryError::LogUnavailable {
+            message: error.to_string(),
+            code: error.code(),
+        };
         for entry in self.parts.log.scan(from..self.parts.log.size()) {
             let entry = entry.map_err(unavailable)?;
             match entry.leaf.kind.as_str() {
                 DECIDED => {
-                    open.insert(entry.index, serde_json::from_slice(&entry.body).unwrap_or(Value::Null));
+                    open.insert(
+                        entry.index,
+                        serde_json::from_slice(&entry.body).unwrap_or(Value::Null),
+                    );
                 }
                 FINISHED => {
                     let body: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
@@ -210,8 +270,16 @@ impl Gate {
         let count = open.len() as u64;
         for (index, decided) in open {
             let mut touched = RoaringBitmap::new();
-            for dataset in decided.get("datasets").and_then(Value::as_array).into_iter().flatten() {
-                let id = dataset.get("dataset").and_then(Value::as_str).and_then(|id| id.parse().ok());
+            for dataset in decided
+                .get("datasets")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                let id = dataset
+                    .get("dataset")
+                    .and_then(Value::as_str)
+                    .and_then(|id| id.parse().ok());
                 if let Some(id) = id {
                     touched |= self.present(&id).await?;
                 }
@@ -221,7 +289,12 @@ impl Gate {
                 "decided": index,
                 "outcome": "interrupted",
             });
-            self.record(&Record { kind: FINISHED, body, subjects: touched }).await?;
+            self.record(&Record {
+                kind: FINISHED,
+                body,
+                subjects: touched,
+            })
+            .await?;
         }
         Ok(count)
     }
@@ -229,6 +302,8 @@ impl Gate {
     /// Every enterprise with a row in a dataset.
     async fn present(&self, dataset: &DatasetId) -> Result<RoaringBitmap, QueryError> {
         let table = self.table(dataset).await?;
-        Ok(table.files.iter().fold(RoaringBitmap::new(), |all, file| all | file.present.as_ref()))
+        Ok(table.files.iter().fold(RoaringBitmap::new(), |all, file| {
+            all | file.present.as_ref()
+        }))
     }
 }

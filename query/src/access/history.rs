@@ -31,7 +31,11 @@ pub struct AccessRecord {
 }
 
 fn text(value: &Value, key: &str) -> String {
-    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    value
+        .get(key)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// All accesses that touched an enterprise, oldest first.
@@ -39,8 +43,10 @@ fn text(value: &Value, key: &str) -> String {
 /// # Errors
 /// [`QueryError::LogUnavailable`] when the log cannot be read.
 pub fn accesses_of(log: &AuditLog, no: EnterpriseNo) -> Result<Vec<AccessRecord>, QueryError> {
-    let unavailable =
-        |error: LogError| QueryError::LogUnavailable { message: error.to_string(), code: error.code() };
+    let unavailable = |error: LogError| QueryError::LogUnavailable {
+        message: error.to_string(),
+        code: error.code(),
+    };
     let mut records = Vec::new();
     for index in log.entries_touching(no.0).map_err(unavailable)? {
         let entry = log.read(index).map_err(unavailable)?;
@@ -56,9 +62,19 @@ pub fn accesses_of(log: &AuditLog, no: EnterpriseNo) -> Result<Vec<AccessRecord>
             None => end.clone(),
         };
         let (mut datasets, mut columns) = (Vec::new(), Vec::new());
-        for dataset in decided.get("datasets").and_then(Value::as_array).into_iter().flatten() {
+        for dataset in decided
+            .get("datasets")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let name = text(dataset, "dataset");
-            for column in dataset.get("columns").and_then(Value::as_array).into_iter().flatten() {
+            for column in dataset
+                .get("columns")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 columns.push(format!("{name}.{}", column.as_str().unwrap_or_default()));
             }
             datasets.push(name);
@@ -71,7 +87,10 @@ pub fn accesses_of(log: &AuditLog, no: EnterpriseNo) -> Result<Vec<AccessRecord>
         };
         let rows = match decision {
             "denied" => Some(0),
-            _ => end.get("rows_by_enterprise").and_then(|rows| rows.get(no.0.to_string())).and_then(Value::as_u64),
+            _ => end
+                .get("rows_by_enterprise")
+                .and_then(|rows| rows.get(no.0.to_string()))
+                .and_then(Value::as_u64),
         };
         records.push(AccessRecord {
             index,

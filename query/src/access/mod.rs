@@ -26,13 +26,18 @@ use arrow::record_batch::RecordBatch;
 use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::object_store::{
+    DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl,
+};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use qihui_audit::{AuditLog, Clock};
-use qihui_catalog::{Action, Catalog, Coded, Contract, DatasetId, EnterpriseNo, EnterpriseNumbers, OrgId, PurposeCode, Timestamp, Uscc};
+use qihui_catalog::{
+    Action, Catalog, Coded, Contract, DatasetId, EnterpriseNo, EnterpriseNumbers, OrgId,
+    PurposeCode, Timestamp, Uscc,
+};
 use qihui_consent::decision::{DatasetScope, DecisionRequest};
 use qihui_consent::{Decision, DecisionError, Ledger};
 use qihui_warehouse::Warehouse;
@@ -165,7 +170,11 @@ pub struct DatasetSummary {
 struct NoStores;
 
 impl ObjectStoreRegistry for NoStores {
-    fn register_store(&self, _: &url::Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+    fn register_store(
+        &self,
+        _: &url::Url,
+        _: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
         None
     }
 
@@ -183,23 +192,19 @@ fn engine(error: &datafusion::error::DataFusionError) -> QueryError {
 /// # Errors
 /// When the engine cannot be set up.
 pub fn reader_context() -> Result<Arc<TaskContext>, QueryError> {
-    let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(Arc::new(NoStores))
-        .build_arc()
-        .map_err(|error| engine(&error))?;
-    reader_over(runtime)
-}
-
-fn reader_over(runtime: Arc<RuntimeEnv>) -> Result<Arc<TaskContext>, QueryError> {
     // The readers are handed their store; the engine only insists on finding one under the scan's URL.
-    let registry = datafusion::execution::object_store::DefaultObjectStoreRegistry::new();
+    let registry = DefaultObjectStoreRegistry::new();
     let url = ObjectStoreUrl::parse(READER_STORE).map_err(|error| engine(&error))?;
     registry.register_store(url.as_ref(), Arc::new(InMemory::new()));
-    let runtime = RuntimeEnvBuilder::from_runtime_env(&runtime)
+    let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(registry))
         .build_arc()
         .map_err(|error| engine(&error))?;
-    Ok(Arc::new(TaskContext::default().with_session_config(SessionConfig::new()).with_runtime(runtime)))
+    Ok(Arc::new(
+        TaskContext::default()
+            .with_session_config(SessionConfig::new())
+            .with_runtime(runtime),
+    ))
 }
 
 impl Gate {
@@ -208,7 +213,10 @@ impl Gate {
     /// # Errors
     /// When the engine cannot be set up.
     pub fn new(parts: GateParts) -> Result<Self, QueryError> {
-        Ok(Self { reader: reader_context()?, parts })
+        Ok(Self {
+            reader: reader_context()?,
+            parts,
+        })
     }
 
     /// Answers a request into `out`. Bytes reach it only once the decision is durable; this returns only once the
@@ -216,7 +224,11 @@ impl Gate {
     ///
     /// # Errors
     /// [`QueryError`]; the refusal or failure is in the log, unless the log itself fails, and then nothing leaves.
-    pub async fn query(&self, request: &AccessRequest, out: &mut (dyn Write + Send)) -> Result<Summary, QueryError> {
+    pub async fn query(
+        &self,
+        request: &AccessRequest,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Summary, QueryError> {
         let access_id = entries::new_access_id()?;
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
@@ -249,7 +261,10 @@ impl Gate {
                 continue;
             }
             let access_id = entries::new_access_id()?;
-            let request = AccessRequest { sql: format!("SELECT * FROM {dataset}"), ..request.clone() };
+            let request = AccessRequest {
+                sql: format!("SELECT * FROM {dataset}"),
+                ..request.clone()
+            };
             let query = session::parse(&request.sql)?;
             let decision = Decision {
                 ledger_position: self.ledger(self.parts.ledger.position().await)?,
@@ -261,13 +276,22 @@ impl Gate {
             let prepared = self.plan(&request, query, decision, self.now()).await?;
             let mut batches = Vec::new();
             let schema = prepared.planned.physical.schema();
-            self.run_with(&request, &access_id, prepared, &mut std::io::sink(), &mut |batch| {
-                batches.push(batch.clone());
-            })
+            self.run_with(
+                &request,
+                &access_id,
+                prepared,
+                &mut std::io::sink(),
+                &mut |batch| {
+                    batches.push(batch.clone());
+                },
+            )
             .await
             .map_err(|(error, _)| error)?;
-            let batch = arrow::compute::concat_batches(&schema, &batches)
-                .map_err(|_| QueryError::Internal { what: "joining a preview's batches" })?;
+            let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|_| {
+                QueryError::Internal {
+                    what: "joining a preview's batches",
+                }
+            })?;
             shown.push((dataset, batch));
         }
         Ok(shown)
@@ -282,7 +306,11 @@ impl Gate {
     }
 
     /// Decides, and plans the statement over what is open.
-    async fn prepare(&self, request: &AccessRequest, access_id: &str) -> Result<Prepared, QueryError> {
+    async fn prepare(
+        &self,
+        request: &AccessRequest,
+        access_id: &str,
+    ) -> Result<Prepared, QueryError> {
         let query = session::parse(&request.sql)?;
         let datasets = self.datasets(&query)?;
         let subjects = self.subjects(&request.subjects)?;
@@ -300,7 +328,10 @@ impl Gate {
                     at,
                     until: Timestamp(at.0.saturating_add(seconds.saturating_mul(1000))),
                     subjects,
-                    datasets: datasets.iter().map(|contract| contract.id.clone()).collect(),
+                    datasets: datasets
+                        .iter()
+                        .map(|contract| contract.id.clone())
+                        .collect(),
                 },
                 Some(access_id),
             )
@@ -325,9 +356,16 @@ impl Gate {
     fn datasets(&self, query: &ParsedQuery) -> Result<Vec<Arc<Contract>>, QueryError> {
         let mut contracts: BTreeMap<DatasetId, Arc<Contract>> = BTreeMap::new();
         for name in &query.tables {
-            let plain = name.strip_prefix("qihui.data.").or_else(|| name.strip_prefix("data.")).unwrap_or(name);
-            let contract = plain.parse().ok().and_then(|id: DatasetId| self.parts.catalog.contract(&id).cloned());
-            let contract = contract.ok_or_else(|| QueryError::UnknownDataset { name: name.clone() })?;
+            let plain = name
+                .strip_prefix("qihui.data.")
+                .or_else(|| name.strip_prefix("data."))
+                .unwrap_or(name);
+            let contract = plain
+                .parse()
+                .ok()
+                .and_then(|id: DatasetId| self.parts.catalog.contract(&id).cloned());
+            let contract =
+                contract.ok_or_else(|| QueryError::UnknownDataset { name: name.clone() })?;
             contracts.insert(contract.id.clone(), contract);
         }
         Ok(contracts.into_values().collect())
@@ -337,11 +375,17 @@ impl Gate {
         if codes.is_empty() {
             return Ok(None);
         }
-        let found = self.parts.ledger.lookup(codes).map_err(|error| QueryError::Refused(Box::new(error)))?;
+        let found = self
+            .parts
+            .ledger
+            .lookup(codes)
+            .map_err(|error| QueryError::Refused(Box::new(error)))?;
         let mut numbers = Vec::with_capacity(found.len());
         for (at, no) in found.into_iter().enumerate() {
-            let unknown =
-                DecisionError::InvalidConsentUse { subject: Some(at + 1), reason: "the hub does not know it" };
+            let unknown = DecisionError::InvalidConsentUse {
+                subject: Some(at + 1),
+                reason: "the hub does not know it",
+            };
             numbers.push(no.ok_or_else(|| QueryError::Refused(Box::new(unknown)))?);
         }
         Ok(Some(numbers))
@@ -351,13 +395,23 @@ impl Gate {
     async fn recorded(&self, contract: &Contract) -> Result<(), QueryError> {
         let ledger = &self.parts.ledger;
         let purposes = &self.parts.catalog.purposes;
-        let contract_known =
-            self.ledger(ledger.artefact_recorded("contract", contract.id.as_str(), &contract.hash).await)?;
-        let purposes_known = self.ledger(ledger.artefact_recorded("purposes", "purposes", &purposes.hash).await)?;
+        let contract_known = self.ledger(
+            ledger
+                .artefact_recorded("contract", contract.id.as_str(), &contract.hash)
+                .await,
+        )?;
+        let purposes_known = self.ledger(
+            ledger
+                .artefact_recorded("purposes", "purposes", &purposes.hash)
+                .await,
+        )?;
         if contract_known && purposes_known {
             return Ok(());
         }
-        Err(QueryError::ContractNotRecorded { dataset: contract.id.clone(), version: contract.version.clone() })
+        Err(QueryError::ContractNotRecorded {
+            dataset: contract.id.clone(),
+            version: contract.version.clone(),
+        })
     }
 
     async fn plan(
@@ -392,14 +446,24 @@ impl Gate {
             min_inside_rows: MIN_INSIDE_ROWS,
         };
         let planned = session::plan(&query, setup).await?;
-        Ok(Prepared { explain: query.explain, decision, at, scopes, tables, planned, epochs })
+        Ok(Prepared {
+            explain: query.explain,
+            decision,
+            at,
+            scopes,
+            tables,
+            planned,
+            epochs,
+        })
     }
 
     /// Memory and spill of one query.
     fn runtime(&self) -> Result<Arc<RuntimeEnv>, QueryError> {
         let limits = &self.parts.limits;
         let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![self.parts.spill_dir.clone()]))
+            .with_mode(DiskManagerMode::Directories(vec![
+                self.parts.spill_dir.clone(),
+            ]))
             .with_max_temp_directory_size(limits.spill_bytes);
         RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
@@ -410,19 +474,40 @@ impl Gate {
     }
 
     async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
-        let unreadable = |error: qihui_warehouse::WarehouseError| QueryError::Warehouse { message: error.to_string() };
-        let Some(snapshot) = self.parts.warehouse.snapshot(dataset).await.map_err(unreadable)? else {
-            return Ok(TableVersion { version: -1, files: Vec::new(), store: Arc::new(InMemory::new()) });
+        let unreadable = |error: qihui_warehouse::WarehouseError| QueryError::Warehouse {
+            message: error.to_string(),
+        };
+        let Some(snapshot) = self
+            .parts
+            .warehouse
+            .snapshot(dataset)
+            .await
+            .map_err(unreadable)?
+        else {
+            return Ok(TableVersion {
+                version: -1,
+                files: Vec::new(),
+                store: Arc::new(InMemory::new()),
+            });
         };
         let mut files = Vec::with_capacity(snapshot.files.len());
         for file in snapshot.files.iter() {
             files.push(TableFile {
                 path: file.path.as_str().into(),
                 size: file.size,
-                present: self.parts.warehouse.presence(&snapshot, file).await.map_err(unreadable)?,
+                present: self
+                    .parts
+                    .warehouse
+                    .presence(&snapshot, file)
+                    .await
+                    .map_err(unreadable)?,
             });
         }
-        Ok(TableVersion { version: snapshot.version, files, store: snapshot.object_store() })
+        Ok(TableVersion {
+            version: snapshot.version,
+            files,
+            store: snapshot.object_store(),
+        })
     }
 
     async fn run(
@@ -432,7 +517,8 @@ impl Gate {
         prepared: Prepared,
         out: &mut (dyn Write + Send),
     ) -> Result<Summary, (QueryError, bool)> {
-        self.run_with(request, access_id, prepared, out, &mut |_| {}).await
+        self.run_with(request, access_id, prepared, out, &mut |_| {})
+            .await
     }
 
     /// Records, runs, releases, records. The flag of an error says whether a byte was released.
@@ -445,9 +531,17 @@ impl Gate {
         seen: &mut (dyn FnMut(&RecordBatch) + Send),
     ) -> Result<Summary, (QueryError, bool)> {
         let accessed = Accessed::new(request, access_id, &prepared);
-        let decided = self.record(&accessed.decided()).await.map_err(|error| (error, false))?;
+        let decided = self
+            .record(&accessed.decided())
+            .await
+            .map_err(|error| (error, false))?;
         let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.parts.limits.bytes);
-        let outcome = match self.parts.ledger.count_uses(access_id, &prepared.decision).await {
+        let outcome = match self
+            .parts
+            .ledger
+            .count_uses(access_id, &prepared.decision)
+            .await
+        {
             Ok(()) => self.stream(request, &prepared, &mut release, seen).await,
             Err(error) => Err(QueryError::Refused(Box::new(error))),
         };
@@ -469,9 +563,14 @@ impl Gate {
         match (error, finished) {
             (Some(error), _) => Err((error, begun)),
             (None, Err(error)) => Err((error, begun)),
-            (None, Ok(finished)) => {
-                Ok(summary(access_id, &prepared, (decided, finished), rows, released.bytes, released.sha256))
-            }
+            (None, Ok(finished)) => Ok(summary(
+                access_id,
+                &prepared,
+                (decided, finished),
+                rows,
+                released.bytes,
+                released.sha256,
+            )),
         }
     }
 
@@ -484,7 +583,11 @@ impl Gate {
         seen: &mut (dyn FnMut(&RecordBatch) + Send),
     ) -> Result<u64, QueryError> {
         if prepared.explain {
-            let text = explain(&prepared.planned.logical, prepared.planned.strict, &prepared.scopes);
+            let text = explain(
+                &prepared.planned.logical,
+                prepared.planned.strict,
+                &prepared.scopes,
+            );
             release.bytes(text.as_bytes()).await?;
             return Ok(0);
         }
@@ -508,16 +611,19 @@ impl Gate {
         };
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(QueryError::TimedOut { seconds: self.parts.limits.seconds }),
+            Err(_) => Err(QueryError::TimedOut {
+                seconds: self.parts.limits.seconds,
+            }),
         }
     }
 
     /// A failure while running, with the limit that it met.
     fn running(&self, error: &datafusion::error::DataFusionError) -> QueryError {
         match QueryError::from_running(error) {
-            QueryError::OutOfMemory { what, .. } => {
-                QueryError::OutOfMemory { what, limit: self.parts.limits.memory_bytes as u64 }
-            }
+            QueryError::OutOfMemory { what, .. } => QueryError::OutOfMemory {
+                what,
+                limit: self.parts.limits.memory_bytes as u64,
+            },
             error => error,
         }
     }
@@ -551,10 +657,14 @@ fn summary(
             let passed = passed.remove(dataset).unwrap_or_default();
             let scope = scope.scope();
             let columns = read.remove(dataset.as_str()).unwrap_or_default();
-            let mut withheld: BTreeMap<String, u64> = columns.into_iter().map(|column| (column, 0)).collect();
+            let mut withheld: BTreeMap<String, u64> =
+                columns.into_iter().map(|column| (column, 0)).collect();
             withheld.extend(passed.withheld);
             let summary = DatasetSummary {
-                table_version: prepared.tables.get(dataset).map_or(-1, |table| table.version),
+                table_version: prepared
+                    .tables
+                    .get(dataset)
+                    .map_or(-1, |table| table.version),
                 enterprises: (!scope.all_rows).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,
@@ -571,7 +681,11 @@ fn summary(
         bytes,
         sha256,
         strict: prepared.planned.strict,
-        columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
+        columns: schema
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect(),
         datasets,
     }
 }

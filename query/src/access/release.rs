@@ -21,14 +21,26 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    pub fn new(ledger: Ledger, org: OrgId, purpose: PurposeCode, decided: BTreeMap<DatasetId, u64>) -> Self {
-        Self { ledger, org, purpose, decided }
+    pub fn new(
+        ledger: Ledger,
+        org: OrgId,
+        purpose: PurposeCode,
+        decided: BTreeMap<DatasetId, u64>,
+    ) -> Self {
+        Self {
+            ledger,
+            org,
+            purpose,
+            decided,
+        }
     }
 }
 
 impl fmt::Debug for Epochs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Epochs").field("decided", &self.decided).finish_non_exhaustive()
+        f.debug_struct("Epochs")
+            .field("decided", &self.decided)
+            .finish_non_exhaustive()
     }
 }
 
@@ -38,7 +50,11 @@ impl Permit for Epochs {
             .decided
             .iter()
             .all(|(dataset, epoch)| self.ledger.epoch(&self.org, &self.purpose, dataset) == *epoch);
-        if stands { Ok(()) } else { Err(QueryError::ConsentChanged) }
+        if stands {
+            Ok(())
+        } else {
+            Err(QueryError::ConsentChanged)
+        }
     }
 }
 
@@ -60,7 +76,13 @@ pub struct Released {
 
 impl<'a> Release<'a> {
     pub fn new(epochs: Arc<Epochs>, out: &'a mut (dyn Write + Send), limit: u64) -> Self {
-        Self { epochs, out, limit, bytes: 0, hash: Context::new(&SHA256) }
+        Self {
+            epochs,
+            out,
+            limit,
+            bytes: 0,
+            hash: Context::new(&SHA256),
+        }
     }
 
     /// Releases some bytes. Whoever takes something away waits for the lock held here, so that after its
@@ -78,12 +100,19 @@ impl<'a> Release<'a> {
         self.epochs.check()?;
         self.bytes = total;
         self.hash.update(bytes);
-        self.out.write_all(bytes).map_err(|error| QueryError::Output { message: error.kind().to_string() })
+        self.out
+            .write_all(bytes)
+            .map_err(|error| QueryError::Output {
+                message: error.kind().to_string(),
+            })
     }
 
     pub fn finish(self) -> Released {
         // What is not flushed yet was counted as delivered: the record may say too much, never too little.
         let _ = self.out.flush();
-        Released { bytes: self.bytes, sha256: hex::encode(self.hash.finish()) }
+        Released {
+            bytes: self.bytes,
+            sha256: hex::encode(self.hash.finish()),
+        }
     }
 }

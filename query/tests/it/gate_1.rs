@@ -15,21 +15,36 @@ fn grammar<'a>(views: &[(String, View)], rng: &'a mut ChaCha8Rng) -> Option<Gram
         .iter()
         .filter(|(_, view)| !view.columns.is_empty())
         .map(|(name, view)| {
-            (name.clone(), view.columns.iter().map(|(_, name, ty)| (name.clone(), *ty)).collect())
+            (
+                name.clone(),
+                view.columns
+                    .iter()
+                    .map(|(_, name, ty)| (name.clone(), *ty))
+                    .collect(),
+            )
         })
         .collect();
-    (!tables.is_empty()).then(|| Grammar { tables, rng, aliases: 0 })
+    (!tables.is_empty()).then_some(Grammar {
+        tables,
+        rng,
+        aliases: 0,
+    })
 }
 
 async fn check(seed: u64) -> (u64, u64, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let world = World::draw(&mut rng);
     let gated = Gated::new(&world, &mut rng).await;
-    let views: Vec<(String, View)> =
-        world.tables.iter().map(|table| (table.contract.id.to_string(), view(&world, table))).collect();
+    let views: Vec<(String, View)> = world
+        .tables
+        .iter()
+        .map(|table| (table.contract.id.to_string(), view(&world, table)))
+        .collect();
     let (mut run, mut failed, mut strict) = (0, 0, 0);
     for _ in 0..QUERIES {
-        let Some(mut grammar) = grammar(&views, &mut rng) else { break };
+        let Some(mut grammar) = grammar(&views, &mut rng) else {
+            break;
+        };
         let sql = grammar.statement();
         let over_gate = gated.run(&sql, 2, false).await;
         let over_view = run_physical(&views, &sql).await;
@@ -58,6 +73,11 @@ async fn gate_1_a_query_sees_exactly_the_authorised_view() {
         failed += f;
         strict += s;
     }
-    println!("GATE-1: {run} queries agreed, {failed} of them by the same error, {strict} in strict mode");
-    assert!(run == 0 || failed * 3 < run, "too many statements fail for the test to say much");
+    println!(
+        "GATE-1: {run} queries agreed, {failed} of them by the same error, {strict} in strict mode"
+    );
+    assert!(
+        run == 0 || failed * 3 < run,
+        "too many statements fail for the test to say much"
+    );
 }

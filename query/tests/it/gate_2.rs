@@ -1,7 +1,5 @@
 //! GATE-2: two warehouses with the same authorised view cannot be told apart.
 
-use std::sync::Arc;
-
 use qihui_catalog::Level;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -37,7 +35,11 @@ fn disguise(world: &World, rng: &mut ChaCha8Rng) -> World {
     // What turned out visible after all is taken away again.
     for i in 0..other.tables.len() {
         let wanted = view(world, &world.tables[i]);
-        let known: Vec<_> = wanted.rows.iter().map(|(_, cells)| format!("{cells:?}")).collect();
+        let known: Vec<_> = wanted
+            .rows
+            .iter()
+            .map(|(_, cells)| format!("{cells:?}"))
+            .collect();
         let table = &other.tables[i];
         let now = view(&other, table);
         let mut left = known;
@@ -63,7 +65,10 @@ fn disguise(world: &World, rng: &mut ChaCha8Rng) -> World {
 fn redrawn(table: &Table, old: &Row, visible: Option<(&View, usize)>, rng: &mut ChaCha8Rng) -> Row {
     let mut new = old.clone();
     for (i, column) in table.contract.landed().enumerate() {
-        let structural = matches!(column.name.as_str(), "uscc" | "id" | "day" | "until" | "flag");
+        let structural = matches!(
+            column.name.as_str(),
+            "uscc" | "id" | "day" | "until" | "flag"
+        );
         let shown = visible.is_some_and(|(view, row)| {
             view.columns
                 .iter()
@@ -78,30 +83,48 @@ fn redrawn(table: &Table, old: &Row, visible: Option<(&View, usize)>, rng: &mut 
 }
 
 fn comparable(seen: &Seen) -> Seen {
-    Seen { rows: sorted(seen.rows.clone()), ..seen.clone() }
+    Seen {
+        rows: sorted(seen.rows.clone()),
+        ..seen.clone()
+    }
 }
 
 async fn check(seed: u64, strict: bool) -> (u64, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6a7e_0002);
     let world = World::draw(&mut rng);
     let other = disguise(&world, &mut rng);
-    let views: Vec<View> = world.tables.iter().map(|table| view(&world, table)).collect();
+    let views: Vec<View> = world
+        .tables
+        .iter()
+        .map(|table| view(&world, table))
+        .collect();
     for (table, wanted) in other.tables.iter().zip(&views) {
         if view(&other, table).canonical() != wanted.canonical() {
             return (0, 0);
         }
     }
     let hidden_differ = u64::from(
-        world.tables.iter().zip(&other.tables).any(|(a, b)| format!("{:?}", a.rows) != format!("{:?}", b.rows)),
+        world
+            .tables
+            .iter()
+            .zip(&other.tables)
+            .any(|(a, b)| format!("{:?}", a.rows) != format!("{:?}", b.rows)),
     );
-    let (a, b) = (Gated::new(&world, &mut rng).await, Gated::new(&other, &mut rng).await);
+    let (a, b) = (
+        Gated::new(&world, &mut rng).await,
+        Gated::new(&other, &mut rng).await,
+    );
     let tables: Vec<_> = world
         .tables
         .iter()
         .zip(&views)
         .filter(|(_, view)| !view.columns.is_empty())
         .map(|(table, view)| {
-            let columns = view.columns.iter().map(|(_, name, ty)| (name.clone(), *ty)).collect();
+            let columns = view
+                .columns
+                .iter()
+                .map(|(_, name, ty)| (name.clone(), *ty))
+                .collect();
             (table.contract.id.to_string(), columns)
         })
         .collect();
@@ -110,7 +133,12 @@ async fn check(seed: u64, strict: bool) -> (u64, u64) {
     }
     let mut run = 0;
     for _ in 0..QUERIES {
-        let sql = Grammar { tables: tables.clone(), rng: &mut rng, aliases: 0 }.statement();
+        let sql = Grammar {
+            tables: tables.clone(),
+            rng: &mut rng,
+            aliases: 0,
+        }
+        .statement();
         let (seen_a, seen_b) = (a.run(&sql, 2, strict).await, b.run(&sql, 2, strict).await);
         run += 1;
         let text = format!("{seen_b:?}");
@@ -132,8 +160,13 @@ async fn property(strict: bool, cases: u64) {
         run += r;
         telling += t;
     }
-    println!("GATE-2 (strict: {strict}): {run} queries over pairs of warehouses, {telling} with hidden differences");
-    assert!(run < 60 || telling * 2 > run, "too few pairs differ for the test to say much");
+    println!(
+        "GATE-2 (strict: {strict}): {run} queries over pairs of warehouses, {telling} with hidden differences"
+    );
+    assert!(
+        run < 60 || telling * 2 > run,
+        "too few pairs differ for the test to say much"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,10 +190,13 @@ fn worlds_hide_something() {
             let view = view(&world, table);
             view.rows.len() < table.rows.len()
                 || view.withheld.iter().flatten().any(|hidden| *hidden)
-                || table.contract.columns.iter().any(|column| column.level > Level::L1)
+                || table
+                    .contract
+                    .columns
+                    .iter()
+                    .any(|column| column.level > Level::L1)
         });
         hiding += u32::from(hides);
     }
     assert!(hiding > 30);
-    let _ = Arc::new(());
 }

@@ -18,7 +18,10 @@ struct LogSink(Arc<AuditLog>);
 
 #[async_trait]
 impl Sink for LogSink {
-    async fn append(&self, items: &[OutboxItem]) -> Result<Vec<u64>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn append(
+        &self,
+        items: &[OutboxItem],
+    ) -> Result<Vec<u64>, Box<dyn std::error::Error + Send + Sync>> {
         let entries: Vec<Entry<'_>> = items
             .iter()
             .map(|item| Entry {
@@ -27,7 +30,12 @@ impl Sink for LogSink {
                 subjects: item.subjects.iter().map(|no| no.0).collect::<Subjects>(),
             })
             .collect();
-        Ok(self.0.append_many(&entries)?.into_iter().map(|receipt| receipt.index).collect())
+        Ok(self
+            .0
+            .append_many(&entries)?
+            .into_iter()
+            .map(|receipt| receipt.index)
+            .collect())
     }
 }
 
@@ -59,7 +67,12 @@ fn rows(contract: &Contract, codes: &[Uscc], numbers: &[i32]) -> RecordBatch {
         .iter()
         .map(|field| match field.name().as_str() {
             "_no" => Arc::new(Int32Array::from(numbers.to_vec())) as ArrayRef,
-            "uscc" => Arc::new(codes.iter().map(|code| Some(code.as_str())).collect::<StringArray>()),
+            "uscc" => Arc::new(
+                codes
+                    .iter()
+                    .map(|code| Some(code.as_str()))
+                    .collect::<StringArray>(),
+            ),
             _ => new_null_array(field.data_type(), codes.len()),
         })
         .collect();
@@ -74,29 +87,65 @@ async fn hub(dir: &Path) -> Hub {
     let keys = LogKeys::generate(&keys_dir).unwrap();
     AuditLog::create(&dir.join("audit"), &keys, "qihui/test").unwrap();
     let faults = Arc::new(Faults::default());
-    let options = LogOptions { faults: Arc::clone(&faults), ..LogOptions::default() };
-    let log = AuditLog::open_with(&dir.join("audit"), &keys, Arc::new(SystemClock), options).unwrap();
+    let options = LogOptions {
+        faults: Arc::clone(&faults),
+        ..LogOptions::default()
+    };
+    let log =
+        AuditLog::open_with(&dir.join("audit"), &keys, Arc::new(SystemClock), options).unwrap();
     let log = Arc::new(log);
-    let ledger = Ledger::open(&dir.join("ledger.db"), Arc::new(SystemClock)).await.unwrap();
-    ledger.record_artefacts(&catalog).await.unwrap();
-    let org = Organisation { id: "bank".parse().unwrap(), name: "Bank".into(), kind: OrganisationKind::Bank };
-    ledger.add_org(org).await.unwrap();
-    ledger
-        .assign_purpose(&catalog, &"bank".parse().unwrap(), None, &"credit.loan_review".parse().unwrap())
+    let ledger = Ledger::open(&dir.join("ledger.db"), Arc::new(SystemClock))
         .await
         .unwrap();
-    Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log)))).drain().await.unwrap();
+    ledger.record_artefacts(&catalog).await.unwrap();
+    let org = Organisation {
+        id: "bank".parse().unwrap(),
+        name: "Bank".into(),
+        kind: OrganisationKind::Bank,
+    };
+    ledger.add_org(org).await.unwrap();
+    ledger
+        .assign_purpose(
+            &catalog,
+            &"bank".parse().unwrap(),
+            None,
+            &"credit.loan_review".parse().unwrap(),
+        )
+        .await
+        .unwrap();
+    Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log))))
+        .drain()
+        .await
+        .unwrap();
 
-    let codes: Vec<Uscc> =
-        (1..=3).map(|n| Uscc::from_parts('9', '1', "330100", &format!("{n:08}")).unwrap()).collect();
-    let wanted: Vec<NumberRequest> =
-        codes.iter().map(|uscc| NumberRequest { uscc: *uscc, county: None, section: None }).collect();
+    let codes: Vec<Uscc> = (1..=3)
+        .map(|n| Uscc::from_parts('9', '1', "330100", &format!("{n:08}")).unwrap())
+        .collect();
+    let wanted: Vec<NumberRequest> = codes
+        .iter()
+        .map(|uscc| NumberRequest {
+            uscc: *uscc,
+            county: None,
+            section: None,
+        })
+        .collect();
     let numbers = ledger.assign(&wanted).unwrap();
     let warehouse = Warehouse::open(&dir.join("warehouse")).unwrap();
-    let contract = catalog.contract(&"enterprise_registration".parse().unwrap()).unwrap();
+    let contract = catalog
+        .contract(&"enterprise_registration".parse().unwrap())
+        .unwrap();
     let table = warehouse.table(contract).await.unwrap();
-    let numbers: Vec<i32> = numbers.iter().map(|no| i32::try_from(no.0).unwrap()).collect();
-    table.land_next("test/enterprise_registration", Incoming::records(rows(contract, &codes, &numbers))).await.unwrap();
+    let numbers: Vec<i32> = numbers
+        .iter()
+        .map(|no| i32::try_from(no.0).unwrap())
+        .collect();
+    table
+        .land_next(
+            "test/enterprise_registration",
+            Incoming::records(rows(contract, &codes, &numbers)),
+        )
+        .await
+        .unwrap();
     let gate = Gate::new(GateParts {
         catalog,
         ledger: ledger.clone(),
@@ -107,11 +156,20 @@ async fn hub(dir: &Path) -> Hub {
         spill_dir: dir.join("spill"),
     })
     .unwrap();
-    Hub { gate, log, ledger, faults, subject: codes[1] }
+    Hub {
+        gate,
+        log,
+        ledger,
+        faults,
+        subject: codes[1],
+    }
 }
 
 fn kinds(log: &AuditLog) -> Vec<String> {
-    log.scan(0..log.size()).map(|entry| entry.unwrap().leaf.kind).filter(|kind| kind.starts_with("access.")).collect()
+    log.scan(0..log.size())
+        .map(|entry| entry.unwrap().leaf.kind)
+        .filter(|kind| kind.starts_with("access."))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +179,10 @@ async fn gate_3_an_answer_stands_between_two_durable_entries() {
     let mut out = Vec::new();
     let sql = "SELECT uscc FROM enterprise_registration ORDER BY uscc";
     let summary = hub.gate.query(&request(sql), &mut out).await.unwrap();
-    assert_eq!((summary.rows, out.iter().filter(|b| **b == b'\n').count()), (3, 4));
+    assert_eq!(
+        (summary.rows, out.iter().filter(|b| **b == b'\n').count()),
+        (3, 4)
+    );
     assert_eq!(summary.bytes, out.len() as u64);
     let hash = ring::digest::digest(&ring::digest::SHA256, &out);
     assert_eq!(summary.sha256, hex::encode(hash));
@@ -130,7 +191,10 @@ async fn gate_3_an_answer_stands_between_two_durable_entries() {
     let accesses = accesses_of(&hub.log, no).unwrap();
     assert_eq!(accesses.len(), 1);
     let access = &accesses[0];
-    assert_eq!((access.org.as_str(), access.decision.as_str(), access.rows), ("bank", "allowed", Some(1)));
+    assert_eq!(
+        (access.org.as_str(), access.decision.as_str(), access.rows),
+        ("bank", "allowed", Some(1))
+    );
     assert_eq!(access.columns, ["enterprise_registration.uscc"]);
 }
 
@@ -140,22 +204,38 @@ async fn gate_3_without_the_log_nothing_is_released() {
     let hub = hub(dir.path()).await;
     let sql = "SELECT uscc FROM enterprise_registration";
     let before = hub.faults.steps();
-    hub.gate.query(&request(sql), &mut Vec::new()).await.unwrap();
+    hub.gate
+        .query(&request(sql), &mut Vec::new())
+        .await
+        .unwrap();
     let steps = hub.faults.steps() - before;
-    assert!(steps >= 4, "two group commits have a write and an fsync each");
+    assert!(
+        steps >= 4,
+        "two group commits have a write and an fsync each"
+    );
     // A full disk leaves the log usable, so that every step can fail in turn.
     for step in 0..steps {
-        let recorded = kinds(&hub.log).iter().filter(|kind| *kind == "access.decided").count();
+        let recorded = kinds(&hub.log)
+            .iter()
+            .filter(|kind| *kind == "access.decided")
+            .count();
         hub.faults.fail(step, 1, Fault::NoSpace);
         let mut out = Vec::new();
         let result = hub.gate.query(&request(sql), &mut out).await;
         hub.faults.clear();
-        let decided = kinds(&hub.log).iter().filter(|kind| *kind == "access.decided").count() > recorded;
+        let decided = kinds(&hub.log)
+            .iter()
+            .filter(|kind| *kind == "access.decided")
+            .count()
+            > recorded;
         match result {
             Ok(_) => assert!(decided, "step {step}: an answer without its record"),
             Err(error) => {
                 assert_eq!(error.code(), "LogUnavailable", "step {step}: {error}");
-                assert!(decided || out.is_empty(), "step {step}: bytes left before the decision was recorded");
+                assert!(
+                    decided || out.is_empty(),
+                    "step {step}: bytes left before the decision was recorded"
+                );
             }
         }
         if hub.log.failure().is_some() {
@@ -173,10 +253,16 @@ async fn gate_3_refusals_are_recorded_and_interrupted_accesses_closed() {
     let dir = tempfile::tempdir().unwrap();
     let hub = hub(dir.path()).await;
     let mut out = Vec::new();
-    let unknown = AccessRequest { org: "nobody".parse().unwrap(), ..request("SELECT uscc FROM enterprise_registration") };
+    let unknown = AccessRequest {
+        org: "nobody".parse().unwrap(),
+        ..request("SELECT uscc FROM enterprise_registration")
+    };
     for (request, code) in [
         (unknown, "UnknownOrganisation"),
-        (request("SELECT * FROM vat_declaration"), "DatasetNotInAgreement"),
+        (
+            request("SELECT * FROM vat_declaration"),
+            "DatasetNotInAgreement",
+        ),
         (request("SELECT * FROM '/etc/passwd'"), "UnknownDataset"),
         (request("DROP TABLE enterprise_registration"), "NotAllowed"),
     ] {
@@ -187,10 +273,19 @@ async fn gate_3_refusals_are_recorded_and_interrupted_accesses_closed() {
     assert_eq!(kinds(&hub.log), ["access.denied"; 4]);
     // As a killed process leaves it: a decision and no finish.
     let body = br#"{"access_id":"x","datasets":[{"columns":["uscc"],"dataset":"enterprise_registration"}],"org":"bank","purpose":"credit.loan_review"}"#;
-    hub.log.append(&Entry { kind: "access.decided", body, subjects: Subjects::none() }).unwrap();
+    hub.log
+        .append(&Entry {
+            kind: "access.decided",
+            body,
+            subjects: Subjects::none(),
+        })
+        .unwrap();
     assert_eq!(hub.gate.close_interrupted(0).await.unwrap(), 1);
     assert_eq!(hub.gate.close_interrupted(0).await.unwrap(), 0);
     let no = hub.ledger.lookup(&[hub.subject]).unwrap()[0].unwrap();
     let accesses = accesses_of(&hub.log, no).unwrap();
-    assert_eq!(accesses.last().map(|access| access.decision.as_str()), Some("interrupted"));
+    assert_eq!(
+        accesses.last().map(|access| access.decision.as_str()),
+        Some("interrupted")
+    );
 }

@@ -68,10 +68,19 @@ impl Grammar<'_> {
                 format!("WITH c AS ({body}) SELECT * FROM c{}", self.tail(None))
             }
             1 | 2 => {
-                let types: Vec<Ty> = (0..self.rng.random_range(1..=3)).map(|_| self.ty()).collect();
+                let types: Vec<Ty> = (0..self.rng.random_range(1..=3))
+                    .map(|_| self.ty())
+                    .collect();
                 let left = self.select(1, Some(&types));
                 let right = self.select(1, Some(&types));
-                let op = self.pick(&["UNION", "UNION ALL", "INTERSECT", "EXCEPT", "EXCEPT ALL", "INTERSECT ALL"]);
+                let op = self.pick(&[
+                    "UNION",
+                    "UNION ALL",
+                    "INTERSECT",
+                    "EXCEPT",
+                    "EXCEPT ALL",
+                    "INTERSECT ALL",
+                ]);
                 format!("{left} {op} {right}")
             }
             _ => {
@@ -83,15 +92,24 @@ impl Grammar<'_> {
     }
 
     fn ty(&mut self) -> Ty {
-        *[Ty::Text, Ty::Int, Ty::Decimal, Ty::Day, Ty::Bool].choose(self.rng).unwrap()
+        *[Ty::Text, Ty::Int, Ty::Decimal, Ty::Day, Ty::Bool]
+            .choose(self.rng)
+            .unwrap()
     }
 
     /// ORDER BY and LIMIT.
     fn tail(&mut self, _: Option<()>) -> String {
         match self.rng.random_range(0..6) {
-            0 => format!(" ORDER BY 1{}", self.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"])),
+            0 => format!(
+                " ORDER BY 1{}",
+                self.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"])
+            ),
             1 => format!(" ORDER BY 1 LIMIT {}", self.rng.random_range(0..6)),
-            2 => format!(" LIMIT {} OFFSET {}", self.rng.random_range(0..9), self.rng.random_range(0..3)),
+            2 => format!(
+                " LIMIT {} OFFSET {}",
+                self.rng.random_range(0..9),
+                self.rng.random_range(0..3)
+            ),
             _ => String::new(),
         }
     }
@@ -154,15 +172,26 @@ impl Grammar<'_> {
                 self.expr(sources, ty, 1)
             })
             .collect();
-        let selected: Vec<String> = keys.iter().enumerate().map(|(i, key)| format!("{key} AS k{i}")).collect();
+        let selected: Vec<String> = keys
+            .iter()
+            .enumerate()
+            .map(|(i, key)| format!("{key} AS k{i}"))
+            .collect();
         let total = self.aggregates(sources);
-        let having = if self.chance(0.3) { " HAVING count(*) > 1" } else { "" };
+        let having = if self.chance(0.3) {
+            " HAVING count(*) > 1"
+        } else {
+            ""
+        };
         let by = match self.rng.random_range(0..8) {
             0 => format!("ROLLUP ({})", keys.join(", ")),
             1 => format!("CUBE ({})", keys.join(", ")),
             _ => keys.join(", "),
         };
-        format!("SELECT {}, {total} FROM {from}{filter} GROUP BY {by}{having}", selected.join(", "))
+        format!(
+            "SELECT {}, {total} FROM {from}{filter} GROUP BY {by}{having}",
+            selected.join(", ")
+        )
     }
 
     fn aggregates(&mut self, sources: &[Source]) -> String {
@@ -242,7 +271,11 @@ impl Grammar<'_> {
             (Some(a), Some(b)) => format!("{a} = {b}"),
             _ => "1 = 1".to_owned(),
         };
-        let more = if self.chance(0.3) { format!(" AND {}", self.simple(&sources)) } else { String::new() };
+        let more = if self.chance(0.3) {
+            format!(" AND {}", self.simple(&sources))
+        } else {
+            String::new()
+        };
         (format!("{first} {kind} {second} ON {on}{more}"), sources)
     }
 
@@ -251,12 +284,19 @@ impl Grammar<'_> {
         if depth > 1 && self.chance(0.15) {
             let types: Vec<Ty> = (0..3).map(|_| self.ty()).collect();
             let body = self.select(depth - 1, Some(&types));
-            let columns = types.iter().enumerate().map(|(i, ty)| (format!("o{i}"), *ty)).collect();
+            let columns = types
+                .iter()
+                .enumerate()
+                .map(|(i, ty)| (format!("o{i}"), *ty))
+                .collect();
             return (format!("({body}) AS {alias}"), Source { alias, columns });
         }
         let at = self.rng.random_range(0..self.tables.len());
         let (name, columns) = &self.tables[at];
-        let columns = columns.iter().map(|(name, ty)| (name.clone(), Ty::of(*ty))).collect();
+        let columns = columns
+            .iter()
+            .map(|(name, ty)| (name.clone(), Ty::of(*ty)))
+            .collect();
         (format!("{name} AS {alias}"), Source { alias, columns })
     }
 
@@ -276,7 +316,9 @@ impl Grammar<'_> {
 
     fn literal(&mut self, ty: Ty) -> String {
         match ty {
-            Ty::Text if self.chance(0.3) => format!("'{}'", uscc(self.rng.random_range(1..=ENTERPRISES))),
+            Ty::Text if self.chance(0.3) => {
+                format!("'{}'", uscc(self.rng.random_range(1..=ENTERPRISES)))
+            }
             Ty::Text => format!("'{}'", self.pick(&["a", "b", "杭州", "7", "a***", "***"])),
             Ty::Int => self.rng.random_range(-4..8).to_string(),
             Ty::Decimal => format!("{}.5", self.rng.random_range(0..12)),
@@ -288,7 +330,11 @@ impl Grammar<'_> {
 
     fn expr(&mut self, sources: &[Source], ty: Ty, depth: u32) -> String {
         if depth == 0 || self.chance(0.5) {
-            let column = if self.chance(0.9) { self.column(sources, ty) } else { None };
+            let column = if self.chance(0.9) {
+                self.column(sources, ty)
+            } else {
+                None
+            };
             return column.unwrap_or_else(|| self.literal(ty));
         }
         let d = depth - 1;
@@ -306,7 +352,10 @@ impl Grammar<'_> {
                     6 => format!("split_part({text}, ' ', 1)"),
                     7 => format!("left({text}, 3)"),
                     8 => format!("nullif({text}, 'a')"),
-                    _ => format!("CASE WHEN {} THEN {text} ELSE 'else' END", self.simple(sources)),
+                    _ => format!(
+                        "CASE WHEN {} THEN {text} ELSE 'else' END",
+                        self.simple(sources)
+                    ),
                 }
             }
             Ty::Int => {
@@ -321,7 +370,10 @@ impl Grammar<'_> {
                     5 => format!("character_length({})", self.expr(sources, Ty::Text, d)),
                     6 => format!("CAST({} AS bigint)", self.expr(sources, Ty::Text, d)),
                     7 => format!("try_cast({} AS bigint)", self.expr(sources, Ty::Text, d)),
-                    8 => format!("CAST(date_part('day', {}) AS bigint)", self.expr(sources, Ty::Day, d)),
+                    8 => format!(
+                        "CAST(date_part('day', {}) AS bigint)",
+                        self.expr(sources, Ty::Day, d)
+                    ),
                     9 => format!("greatest({int}, {other})"),
                     _ => format!("coalesce({int}, 0)"),
                 }
@@ -353,7 +405,9 @@ impl Grammar<'_> {
     /// A predicate that can be pushed to a scan, or nearly.
     fn simple(&mut self, sources: &[Source]) -> String {
         let ty = self.ty();
-        let Some(column) = self.column(sources, ty) else { return "1 = 1".to_owned() };
+        let Some(column) = self.column(sources, ty) else {
+            return "1 = 1".to_owned();
+        };
         let literal = self.literal(ty);
         match self.rng.random_range(0..7) {
             0 => format!("{column} IS NULL"),
@@ -361,7 +415,10 @@ impl Grammar<'_> {
             2 => format!("{column} IN ({literal}, {})", self.literal(ty)),
             3 if ty != Ty::Bool => format!("{column} BETWEEN {literal} AND {}", self.literal(ty)),
             4 => format!("{column} <> {literal}"),
-            _ => format!("{column} {} {literal}", self.pick(&["=", "<", ">", "<=", ">="])),
+            _ => format!(
+                "{column} {} {literal}",
+                self.pick(&["=", "<", ">", "<=", ">="])
+            ),
         }
     }
 
@@ -374,7 +431,10 @@ impl Grammar<'_> {
         match self.rng.random_range(0..5) {
             0 => format!("{a} IS DISTINCT FROM {b}"),
             1 => format!("{} LIKE '%a%'", self.expr(sources, Ty::Text, depth)),
-            2 => format!("regexp_like({}, '^[a-z]')", self.expr(sources, Ty::Text, depth)),
+            2 => format!(
+                "regexp_like({}, '^[a-z]')",
+                self.expr(sources, Ty::Text, depth)
+            ),
             _ => format!("{a} {} {b}", self.pick(&["=", "<>", "<", ">="])),
         }
     }

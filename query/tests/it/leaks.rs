@@ -29,10 +29,16 @@ fn world() -> World {
     contract.row_level = Level::L2;
     contract.event_date = None;
     contract.window = None;
-    contract.columns.retain(|column| ["uscc", "id", "name", "n", "amount"].contains(&column.name.as_str()));
+    contract
+        .columns
+        .retain(|column| ["uscc", "id", "name", "n", "amount"].contains(&column.name.as_str()));
     for column in &mut contract.columns {
         column.public_when = None;
-        column.level = if ["uscc", "id"].contains(&column.name.as_str()) { Level::L1 } else { Level::L2 };
+        column.level = if ["uscc", "id"].contains(&column.name.as_str()) {
+            Level::L1
+        } else {
+            Level::L2
+        };
     }
     let contract = Arc::new(contract);
     let row = |no: u32, id: i128, name: String, n: i128| Row {
@@ -49,7 +55,14 @@ fn world() -> World {
     rows.push(row(2, 3, format!("{CANARY}-in-a-hidden-cell"), 7));
     for no in 3..=12 {
         // Zero divides nothing and the text is no number: both would show in an error.
-        rows.extend((0..20).map(|i| row(no, i128::from(no) * 100 + i, format!("{CANARY}-{no}-{i}"), 0)));
+        rows.extend((0..20).map(|i| {
+            row(
+                no,
+                i128::from(no) * 100 + i,
+                format!("{CANARY}-{no}-{i}"),
+                0,
+            )
+        }));
     }
     let all = ["uscc", "id", "name", "n", "amount"];
     let grant = |no: u32, columns: &[&str]| Grant {
@@ -78,7 +91,11 @@ fn world() -> World {
         basis: Basis::Consent,
         columns: all
             .iter()
-            .map(|name| AgreementColumn { name: (*name).to_owned(), form: Some(Form::Clear), reason: None })
+            .map(|name| AgreementColumn {
+                name: (*name).to_owned(),
+                form: Some(Form::Clear),
+                reason: None,
+            })
             .collect(),
         valid_from: Timestamp(0),
         valid_until: Timestamp(i64::MAX),
@@ -106,7 +123,10 @@ async fn run(sql: &str) -> Result<Seen, crate::run::Failed> {
 }
 
 async fn rows(sql: &str) -> Vec<Vec<String>> {
-    let mut rows = run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).rows;
+    let mut rows = run(sql)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+        .rows;
     rows.sort();
     rows
 }
@@ -122,13 +142,32 @@ async fn refused(sql: &str, code: &str) {
 #[tokio::test]
 async fn errors_are_no_oracle() {
     let two = vec![vec!["1".to_owned()], vec!["2".to_owned()]];
-    assert_eq!(rows("SELECT id FROM t WHERE cast(name AS bigint) >= 0").await, two);
-    assert_eq!(rows("SELECT id FROM t WHERE name IS NOT NULL AND cast(name AS bigint) >= 0").await, two);
-    assert_eq!(rows("SELECT count(*) FROM t WHERE 10 / n >= 0").await, [["3"]]);
-    assert_eq!(rows("SELECT count(*) FROM t WHERE 10 % n >= 0 OR name = 'x'").await, [["3"]]);
-    assert_eq!(rows("SELECT sum(CASE WHEN 1 / n > 5 THEN 1 ELSE 0 END) FROM t").await, [["0"]]);
+    assert_eq!(
+        rows("SELECT id FROM t WHERE cast(name AS bigint) >= 0").await,
+        two
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE name IS NOT NULL AND cast(name AS bigint) >= 0").await,
+        two
+    );
+    assert_eq!(
+        rows("SELECT count(*) FROM t WHERE 10 / n >= 0").await,
+        [["3"]]
+    );
+    assert_eq!(
+        rows("SELECT count(*) FROM t WHERE 10 % n >= 0 OR name = 'x'").await,
+        [["3"]]
+    );
+    assert_eq!(
+        rows("SELECT sum(CASE WHEN 1 / n > 5 THEN 1 ELSE 0 END) FROM t").await,
+        [["0"]]
+    );
     // On a visible value the error comes, and does not quote it.
-    refused("SELECT cast(concat('x', uscc) AS bigint) FROM t", "CastFailed").await;
+    refused(
+        "SELECT cast(concat('x', uscc) AS bigint) FROM t",
+        "CastFailed",
+    )
+    .await;
     refused("SELECT 1 / (n - 4) FROM t", "DivisionByZero").await;
 }
 
@@ -136,49 +175,108 @@ async fn errors_are_no_oracle() {
 #[tokio::test]
 async fn statistics_do_not_speak_of_hidden_rows() {
     assert_eq!(rows("SELECT count(*) FROM t").await, [["3"]]);
-    assert_eq!(rows("SELECT count(name), min(name), max(name) FROM t").await, [["2", "10", "20"]]);
-    assert_eq!(rows("SELECT min(n), max(n), max(id) FROM t").await, [["4", "7", "3"]]);
+    assert_eq!(
+        rows("SELECT count(name), min(name), max(name) FROM t").await,
+        [["2", "10", "20"]]
+    );
+    assert_eq!(
+        rows("SELECT min(n), max(n), max(id) FROM t").await,
+        [["4", "7", "3"]]
+    );
     assert_eq!(rows("SELECT count(DISTINCT uscc) FROM t").await, [["2"]]);
     let seen = run("SELECT id FROM t WHERE n = 4").await.unwrap();
     let passed = seen.passed.values().next().unwrap();
-    assert_eq!(passed.touched.iter().collect::<Vec<_>>(), [1], "only the subject of the row is touched");
+    assert_eq!(
+        passed.touched.iter().collect::<Vec<_>>(),
+        [1],
+        "only the subject of the row is touched"
+    );
 }
 
 /// Predicates that accept null must see the hidden cell as null, and rows hidden as absent.
 #[tokio::test]
 async fn predicates_that_accept_null_see_masked_cells() {
     assert_eq!(rows("SELECT id FROM t WHERE name IS NULL").await, [["3"]]);
-    assert_eq!(rows("SELECT id FROM t WHERE name IS DISTINCT FROM '10'").await, [["2"], ["3"]]);
-    assert_eq!(rows("SELECT id FROM t WHERE coalesce(name, 'none') = 'none'").await, [["3"]]);
-    assert_eq!(rows("SELECT id FROM t WHERE NOT (name = '10')").await, [["2"]]);
-    assert_eq!(rows("SELECT id FROM t WHERE name LIKE 'SEC%'").await, Vec::<Vec<String>>::new());
-    assert_eq!(rows("SELECT id FROM t WHERE name > 'A'").await, Vec::<Vec<String>>::new());
+    assert_eq!(
+        rows("SELECT id FROM t WHERE name IS DISTINCT FROM '10'").await,
+        [["2"], ["3"]]
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE coalesce(name, 'none') = 'none'").await,
+        [["3"]]
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE NOT (name = '10')").await,
+        [["2"]]
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE name LIKE 'SEC%'").await,
+        Vec::<Vec<String>>::new()
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE name > 'A'").await,
+        Vec::<Vec<String>>::new()
+    );
 }
 
 /// LIMIT and OFFSET count visible rows.
 #[tokio::test]
 async fn limits_count_visible_rows() {
     assert_eq!(rows("SELECT id FROM t LIMIT 2").await, [["1"], ["2"]]);
-    assert_eq!(rows("SELECT id FROM t ORDER BY n DESC LIMIT 1").await, [["3"]]);
+    assert_eq!(
+        rows("SELECT id FROM t ORDER BY n DESC LIMIT 1").await,
+        [["3"]]
+    );
     assert_eq!(rows("SELECT id FROM t LIMIT 5 OFFSET 2").await, [["3"]]);
-    assert_eq!(rows("SELECT row_number() OVER (ORDER BY name) AS r, id FROM t").await.len(), 3);
+    assert_eq!(
+        rows("SELECT row_number() OVER (ORDER BY name) AS r, id FROM t")
+            .await
+            .len(),
+        3
+    );
 }
 
 /// A join's dynamic filter must neither reach below the gate nor bring hidden rows up.
 #[tokio::test]
 async fn joins_meet_visible_rows_only() {
-    assert_eq!(rows("SELECT a.id, b.id FROM t a JOIN t b ON a.n = b.n ORDER BY 1").await.len(), 3);
-    assert_eq!(rows("SELECT count(*) FROM t a LEFT JOIN t b ON a.name = b.name WHERE b.id IS NULL").await, [["1"]]);
-    assert_eq!(rows("SELECT id FROM t WHERE n IN (SELECT n + 1 FROM t)").await, [["3"]]);
+    assert_eq!(
+        rows("SELECT a.id, b.id FROM t a JOIN t b ON a.n = b.n ORDER BY 1")
+            .await
+            .len(),
+        3
+    );
+    assert_eq!(
+        rows("SELECT count(*) FROM t a LEFT JOIN t b ON a.name = b.name WHERE b.id IS NULL").await,
+        [["1"]]
+    );
+    assert_eq!(
+        rows("SELECT id FROM t WHERE n IN (SELECT n + 1 FROM t)").await,
+        [["3"]]
+    );
 }
 
 /// EXPLAIN is a function of the statement and the terms; nothing of files, pages or counts of rows.
 #[tokio::test]
 async fn explain_tells_nothing_of_what_is_below() {
-    for sql in ["EXPLAIN SELECT * FROM t", "EXPLAIN SELECT name FROM t WHERE name = 'SEC'"] {
+    for sql in [
+        "EXPLAIN SELECT * FROM t",
+        "EXPLAIN SELECT name FROM t WHERE name = 'SEC'",
+    ] {
         let seen = run(sql).await.unwrap();
-        for word in ["parquet", "file", "rows=", "row_groups", "metrics", "statistics", "part-"] {
-            assert!(!seen.explain.to_lowercase().contains(word), "{word} in {}", seen.explain);
+        for word in [
+            "parquet",
+            "file",
+            "rows=",
+            "row_groups",
+            "metrics",
+            "statistics",
+            "part-",
+        ] {
+            assert!(
+                !seen.explain.to_lowercase().contains(word),
+                "{word} in {}",
+                seen.explain
+            );
         }
     }
     refused("EXPLAIN ANALYZE SELECT * FROM t", "NotAllowed").await;
@@ -253,10 +351,26 @@ async fn unknown_and_closed_columns_are_told_apart() {
     refused("SELECT nothing FROM t", "UnknownColumn").await;
     refused("SELECT _no FROM t", "UnknownColumn").await;
     let mut world = world();
-    world.agreements[0].columns.retain(|column| column.name != "amount");
+    world.agreements[0]
+        .columns
+        .retain(|column| column.name != "amount");
     let gated = Gated::new(&world, &mut ChaCha8Rng::seed_from_u64(0)).await;
-    assert_eq!(gated.run("SELECT amount FROM t", 1, false).await.unwrap_err().code, "ColumnNotInAgreement");
-    assert!(!gated.run("SELECT * FROM t", 1, false).await.unwrap().schema.contains("amount"));
+    assert_eq!(
+        gated
+            .run("SELECT amount FROM t", 1, false)
+            .await
+            .unwrap_err()
+            .code,
+        "ColumnNotInAgreement"
+    );
+    assert!(
+        !gated
+            .run("SELECT * FROM t", 1, false)
+            .await
+            .unwrap()
+            .schema
+            .contains("amount")
+    );
 }
 
 /// No buffer of what passes may hold a hidden value, be it under a null, in a page's dictionary, or behind the
@@ -264,7 +378,11 @@ async fn unknown_and_closed_columns_are_told_apart() {
 #[tokio::test]
 async fn no_buffer_and_no_format_carries_a_hidden_value() {
     for seed in 0..12 {
-        for sql in ["SELECT * FROM t", "SELECT name, n FROM t WHERE n > 0", "SELECT name FROM t ORDER BY name"] {
+        for sql in [
+            "SELECT * FROM t",
+            "SELECT name, n FROM t WHERE n > 0",
+            "SELECT name FROM t ORDER BY name",
+        ] {
             let gated = gated(seed).await;
             let query = session::parse(sql).unwrap();
             let setup = SessionSetup {
@@ -289,14 +407,23 @@ async fn no_buffer_and_no_format_carries_a_hidden_value() {
                     assert!(!holds_canary(&column.to_data()), "seed {seed}: {sql}");
                 }
             }
-            for format in [Format::Table, Format::Csv, Format::Ndjson, Format::Parquet, Format::Arrow] {
+            for format in [
+                Format::Table,
+                Format::Csv,
+                Format::Ndjson,
+                Format::Parquet,
+                Format::Arrow,
+            ] {
                 let mut encoder = Encoder::new(format, &schema).unwrap();
                 let mut bytes = Vec::new();
                 for batch in &batches {
                     bytes.extend(encoder.batch(batch).unwrap());
                 }
                 bytes.extend(encoder.finish().unwrap());
-                assert!(!contains(&bytes, CANARY.as_bytes()), "seed {seed}: {sql} as {format:?}");
+                assert!(
+                    !contains(&bytes, CANARY.as_bytes()),
+                    "seed {seed}: {sql} as {format:?}"
+                );
                 assert!(!bytes.is_empty());
             }
         }
@@ -304,21 +431,43 @@ async fn no_buffer_and_no_format_carries_a_hidden_value() {
 }
 
 fn holds_canary(data: &ArrayData) -> bool {
-    data.buffers().iter().any(|buffer| contains(buffer.as_slice(), CANARY.as_bytes()))
+    data.buffers()
+        .iter()
+        .any(|buffer| contains(buffer.as_slice(), CANARY.as_bytes()))
         || data.child_data().iter().any(holds_canary)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 /// The number filter of a point query touches only its subject, known or not.
 #[tokio::test]
 async fn a_point_query_touches_its_subject_alone() {
-    let seen = run(&format!("SELECT id FROM t WHERE uscc = '{}'", uscc(2))).await.unwrap();
-    assert_eq!(seen.passed.values().next().unwrap().touched.iter().collect::<Vec<_>>(), [2]);
-    let hidden = run(&format!("SELECT id FROM t WHERE uscc = '{}'", uscc(5))).await.unwrap();
-    let unknown = run("SELECT id FROM t WHERE uscc = '91330000142911651L'").await.unwrap();
-    assert_eq!((&hidden.rows, &hidden.passed), (&unknown.rows, &unknown.passed));
+    let seen = run(&format!("SELECT id FROM t WHERE uscc = '{}'", uscc(2)))
+        .await
+        .unwrap();
+    assert_eq!(
+        seen.passed
+            .values()
+            .next()
+            .unwrap()
+            .touched
+            .iter()
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    let hidden = run(&format!("SELECT id FROM t WHERE uscc = '{}'", uscc(5)))
+        .await
+        .unwrap();
+    let unknown = run("SELECT id FROM t WHERE uscc = '91330000142911651L'")
+        .await
+        .unwrap();
+    assert_eq!(
+        (&hidden.rows, &hidden.passed),
+        (&unknown.rows, &unknown.passed)
+    );
     assert!(hidden.rows.is_empty());
 }

@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::large_futures,
+    clippy::print_stdout,
     missing_docs
 )]
 

@@ -37,7 +37,10 @@ fn active<'a>(world: &'a World, contract: &Contract) -> Vec<&'a Agreement> {
 }
 
 fn value<'a>(contract: &Contract, row: &'a Row, name: &str) -> Option<&'a Value> {
-    let at = contract.landed().position(|column| column.name == name).unwrap();
+    let at = contract
+        .landed()
+        .position(|column| column.name == name)
+        .unwrap();
     row.cells[at].as_ref()
 }
 
@@ -64,7 +67,8 @@ fn covered(world: &World, contract: &Contract, row: &Row, column: &str) -> bool 
                     && item.columns.iter().any(|name| name == column)
                     && (contract.event_date.is_none()
                         || day(contract, row).is_some_and(|day| {
-                            item.from.is_none_or(|from| from <= day) && item.to.is_none_or(|to| day < to)
+                            item.from.is_none_or(|from| from <= day)
+                                && item.to.is_none_or(|to| day < to)
                         }))
             })
     })
@@ -74,7 +78,8 @@ pub fn view(world: &World, table: &Table) -> View {
     let contract = &table.contract;
     let agreements = active(world, contract);
     let statute = |agreement: &&&Agreement| matches!(agreement.basis, Basis::Statute { .. });
-    let names = |agreement: &Agreement, column: &str| agreement.columns.iter().any(|c| c.name == column);
+    let names =
+        |agreement: &Agreement, column: &str| agreement.columns.iter().any(|c| c.name == column);
     let columns: Vec<(usize, String, ColumnType)> = contract
         .landed()
         .enumerate()
@@ -88,16 +93,24 @@ pub fn view(world: &World, table: &Table) -> View {
     let mut rows = Vec::new();
     let mut withheld = Vec::new();
     for (at, row) in table.rows.iter().enumerate() {
-        let asked = world.request.subjects.as_ref().is_none_or(|s| s.iter().any(|no| no.0 == row.no));
-        let in_window = contract.window.iter().flat_map(|window| &window.until).all(|until| {
-            match value(contract, row, until) {
+        let asked = world
+            .request
+            .subjects
+            .as_ref()
+            .is_none_or(|s| s.iter().any(|no| no.0 == row.no));
+        let in_window = contract
+            .window
+            .iter()
+            .flat_map(|window| &window.until)
+            .all(|until| match value(contract, row, until) {
                 Some(Value::Date(date)) => *date > today,
                 _ => true,
-            }
-        });
+            });
         let open = contract.row_level == Level::L1
             || agreements.iter().filter(statute).count() > 0
-            || columns.iter().any(|(_, name, _)| covered(world, contract, row, name));
+            || columns
+                .iter()
+                .any(|(_, name, _)| covered(world, contract, row, name));
         if columns.is_empty() || !asked || !in_window || !open {
             continue;
         }
@@ -112,30 +125,51 @@ pub fn view(world: &World, table: &Table) -> View {
             let shown = column.level == Level::L1
                 || public
                 || agreements.iter().filter(statute).any(|a| names(a, name))
-                || (agreements.iter().any(|a| a.basis == Basis::Consent && names(a, name))
+                || (agreements
+                    .iter()
+                    .any(|a| a.basis == Basis::Consent && names(a, name))
                     && covered(world, contract, row, name));
             let form = agreements
                 .iter()
                 .flat_map(|a| &a.columns)
                 .find(|c| c.name == *name)
-                .map_or(Form::Clear, |c| c.form.unwrap_or_else(|| Form::default_for(column.level, *ty)));
-            let cell = row.cells[*i].clone().filter(|_| shown).and_then(|value| form.apply(*ty, value));
+                .map_or(Form::Clear, |c| {
+                    c.form
+                        .unwrap_or_else(|| Form::default_for(column.level, *ty))
+                });
+            let cell = row.cells[*i]
+                .clone()
+                .filter(|_| shown)
+                .and_then(|value| form.apply(*ty, value));
             cells.push(cell);
             hidden.push(!shown);
         }
         rows.push((at, cells));
         withheld.push(hidden);
     }
-    View { columns, rows, withheld }
+    View {
+        columns,
+        rows,
+        withheld,
+    }
 }
 
 impl View {
     /// The view as a table that physically holds nothing else, rows in a canonical order.
     pub fn batch(&self) -> RecordBatch {
-        let fields: Vec<Field> =
-            self.columns.iter().map(|(_, name, ty)| Field::new(name, arrow_type(*ty), true)).collect();
+        let fields: Vec<Field> = self
+            .columns
+            .iter()
+            .map(|(_, name, ty)| Field::new(name, arrow_type(*ty), true))
+            .collect();
         let columns: Vec<ArrayRef> = (0..self.columns.len())
-            .map(|i| array(self.columns[i].2, self.rows.iter().map(|(_, cells)| cells[i].as_ref()), true))
+            .map(|i| {
+                array(
+                    self.columns[i].2,
+                    self.rows.iter().map(|(_, cells)| cells[i].as_ref()),
+                    true,
+                )
+            })
             .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
         RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).unwrap()

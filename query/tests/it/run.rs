@@ -11,10 +11,12 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableType};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use qihui_catalog::{Coded, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError, Uscc};
+use qihui_catalog::{
+    Coded, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError, Uscc,
+};
 use qihui_consent::decision;
 use qihui_query::QueryError;
 use qihui_query::account::Passed;
@@ -54,7 +56,10 @@ impl PartialEq for Failed {
 
 impl From<QueryError> for Failed {
     fn from(error: QueryError) -> Self {
-        Self { code: error.code(), text: error.to_string() }
+        Self {
+            code: error.code(),
+            text: error.to_string(),
+        }
     }
 }
 
@@ -74,11 +79,23 @@ impl Gated {
         let mut scopes = BTreeMap::new();
         let mut tables = BTreeMap::new();
         for table in &world.tables {
-            let scope = decision::scope(&table.contract, &world.request, &world.agreements, &world.grants);
-            scopes.insert(table.contract.id.clone(), Arc::new(DenseScope::new(Arc::new(scope))));
+            let scope = decision::scope(
+                &table.contract,
+                &world.request,
+                &world.agreements,
+                &world.grants,
+            );
+            scopes.insert(
+                table.contract.id.clone(),
+                Arc::new(DenseScope::new(Arc::new(scope))),
+            );
             tables.insert(table.contract.id.clone(), Arc::new(table.write(rng).await));
         }
-        Self { scopes, tables, reader: reader() }
+        Self {
+            scopes,
+            tables,
+            reader: reader(),
+        }
     }
 
     pub async fn run(&self, sql: &str, partitions: usize, strict: bool) -> Result<Seen, Failed> {
@@ -152,7 +169,9 @@ impl TableProvider for Plain {
         _: &[Expr],
         _: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(OrderedGateExec::new(self.0.scan(state, projection, &[], None).await?)))
+        Ok(Arc::new(OrderedGateExec::new(
+            self.0.scan(state, projection, &[], None).await?,
+        )))
     }
 }
 
@@ -164,16 +183,25 @@ pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec
         .map(|(name, view)| {
             let batch = view.batch();
             let schema = batch.schema();
-            let batches = if batch.num_rows() == 0 { Vec::new() } else { vec![batch] };
+            let batches = if batch.num_rows() == 0 {
+                Vec::new()
+            } else {
+                vec![batch]
+            };
             let table = MemTable::try_new(schema, vec![batches]).unwrap();
-            (name.clone(), Arc::new(Plain(table)) as Arc<dyn TableProvider>)
+            (
+                name.clone(),
+                Arc::new(Plain(table)) as Arc<dyn TableProvider>,
+            )
         })
         .collect();
     let strict = AtomicBool::new(false);
     let runtime = Arc::new(RuntimeEnv::default());
     let (physical, _, context): (Arc<dyn ExecutionPlan>, _, _) =
         session::plan_over(&query, tables, at(), runtime, 1, &strict).await?;
-    let batches = collect(physical, context).await.map_err(|error| QueryError::from_running(&error))?;
+    let batches = collect(physical, context)
+        .await
+        .map_err(|error| QueryError::from_running(&error))?;
     Ok(rows(&batches))
 }
 
@@ -182,16 +210,24 @@ pub fn rows(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let options = FormatOptions::default().with_null("∅");
     let mut rows = Vec::new();
     for batch in batches {
-        let formatters: Vec<ArrayFormatter<'_>> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        let formatters: Vec<ArrayFormatter<'_>> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).unwrap())
+            .collect();
         for row in 0..batch.num_rows() {
-            let cells = formatters.iter().zip(batch.columns()).map(|(formatter, column)| {
-                let text = formatter.value(row).to_string();
-                match (column.data_type(), text.parse::<f64>()) {
-                    (DataType::Float64, Ok(number)) if column.is_valid(row) => format!("{number:.8e}"),
-                    _ => text,
-                }
-            });
+            let cells = formatters
+                .iter()
+                .zip(batch.columns())
+                .map(|(formatter, column)| {
+                    let text = formatter.value(row).to_string();
+                    match (column.data_type(), text.parse::<f64>()) {
+                        (DataType::Float64, Ok(number)) if column.is_valid(row) => {
+                            format!("{number:.8e}")
+                        }
+                        _ => text,
+                    }
+                });
             rows.push(cells.collect());
         }
     }
@@ -205,12 +241,21 @@ pub fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
 
 /// Seeds of a property: `QIHUI_SEED` alone, or `0..QIHUI_CASES / per_seed`.
 pub fn seeds(default_cases: u64, per_seed: u64) -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     match number("QIHUI_SEED") {
         Some(seed) => vec![seed],
         None => {
             let first = number("QIHUI_FIRST_SEED").unwrap_or(0);
-            (first..first + number("QIHUI_CASES").unwrap_or(default_cases).div_ceil(per_seed)).collect()
+            (first
+                ..first
+                    + number("QIHUI_CASES")
+                        .unwrap_or(default_cases)
+                        .div_ceil(per_seed))
+                .collect()
         }
     }
 }

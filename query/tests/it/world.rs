@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    StringViewArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Date32Type, Field, Schema};
 use object_store::memory::InMemory;
@@ -14,12 +14,12 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use qihui_catalog::{
-    Action, Column, ColumnType, ConsentId, Contract, DatasetId, Date, DisclosureWindow, EnterpriseNo, Level, OrgId,
-    Partition, PurposeCode, Timestamp, Unit, Uscc,
+    Action, Column, ColumnType, ConsentId, Contract, DatasetId, Date, DisclosureWindow,
+    EnterpriseNo, Level, OrgId, Partition, PurposeCode, Timestamp, Unit, Uscc,
 };
 use qihui_consent::decision::{
-    ActionSet, Agreement, AgreementColumn, AgreementId, Basis, Bucket, DecisionRequest, Form, Grant, Mask,
-    ScopeItem, Value,
+    ActionSet, Agreement, AgreementColumn, AgreementId, Basis, Bucket, DecisionRequest, Form,
+    Grant, Mask, ScopeItem, Value,
 };
 use qihui_query::forms::arrow_type;
 use qihui_query::provider::{TableFile, TableVersion};
@@ -57,12 +57,16 @@ pub fn date(days: i32) -> Date {
 
 /// The code of an enterprise.
 pub fn uscc(no: u32) -> String {
-    Uscc::from_parts('9', '1', "330100", &format!("{no:08}")).unwrap().to_string()
+    Uscc::from_parts('9', '1', "330100", &format!("{no:08}"))
+        .unwrap()
+        .to_string()
 }
 
 /// The enterprise of a code.
 pub fn number_of(code: &Uscc) -> Option<EnterpriseNo> {
-    (1..=ENTERPRISES).find(|no| uscc(*no) == code.as_str()).map(EnterpriseNo)
+    (1..=ENTERPRISES)
+        .find(|no| uscc(*no) == code.as_str())
+        .map(EnterpriseNo)
 }
 
 fn column(name: &str, ty: ColumnType, level: Level) -> Column {
@@ -81,13 +85,18 @@ fn column(name: &str, ty: ColumnType, level: Level) -> Column {
 }
 
 fn level(rng: &mut ChaCha8Rng) -> Level {
-    *[Level::L1, Level::L2, Level::L2, Level::L3].choose(rng).unwrap()
+    *[Level::L1, Level::L2, Level::L2, Level::L3]
+        .choose(rng)
+        .unwrap()
 }
 
 fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
     let row_level = *[Level::L1, Level::L2, Level::L3].choose(rng).unwrap();
     let dated = rng.random_bool(0.7);
-    let mut columns = vec![column("uscc", ColumnType::String, Level::L1), column("id", ColumnType::Int64, Level::L1)];
+    let mut columns = vec![
+        column("uscc", ColumnType::String, Level::L1),
+        column("id", ColumnType::Int64, Level::L1),
+    ];
     if dated {
         let mut day = column("day", ColumnType::Date, Level::L1);
         day.nullable = rng.random_bool(0.5);
@@ -102,7 +111,14 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
     columns.push(column("kind", ColumnType::String, level(rng)));
     columns.push(column("n", ColumnType::Int32, level(rng)));
     columns.push(column("big", ColumnType::Int64, level(rng)));
-    columns.push(column("amount", ColumnType::Decimal { precision: 12, scale: 2 }, level(rng)));
+    columns.push(column(
+        "amount",
+        ColumnType::Decimal {
+            precision: 12,
+            scale: 2,
+        },
+        level(rng),
+    ));
     columns.push(column("since", ColumnType::Date, level(rng)));
     columns.push(column("seen", ColumnType::Timestamp, level(rng)));
     for column in columns.iter_mut().skip(5) {
@@ -141,9 +157,21 @@ pub fn cell(rng: &mut ChaCha8Rng, column: &Column, hidden: bool) -> Option<Value
         return None;
     }
     Some(match column.ty {
-        ColumnType::String if hidden => Value::String(format!("SECRET-{}", rng.random_range(0..1000))),
+        ColumnType::String if hidden => {
+            Value::String(format!("SECRET-{}", rng.random_range(0..1000)))
+        }
         ColumnType::String => {
-            let words = ["a", "b", "杭州", "12", "7", "-3", "x y", "", "宁波市舟山港务集团公司"];
+            let words = [
+                "a",
+                "b",
+                "杭州",
+                "12",
+                "7",
+                "-3",
+                "x y",
+                "",
+                "宁波市舟山港务集团公司",
+            ];
             Value::String((*words.choose(rng).unwrap()).to_owned())
         }
         ColumnType::Date => Value::Date(date(rng.random_range(0..40))),
@@ -151,7 +179,9 @@ pub fn cell(rng: &mut ChaCha8Rng, column: &Column, hidden: bool) -> Option<Value
         ColumnType::Int32 => Value::Number(rng.random_range(-4..6)),
         ColumnType::Int64 => Value::Number(rng.random_range(-40..60)),
         ColumnType::Decimal { .. } => Value::Number(rng.random_range(-500..2000)),
-        ColumnType::Timestamp => Value::Timestamp(1_735_689_600_000_000 + rng.random_range(0..40) * 43_200_000_000),
+        ColumnType::Timestamp => {
+            Value::Timestamp(1_735_689_600_000_000 + rng.random_range(0..40) * 43_200_000_000)
+        }
     })
 }
 
@@ -171,8 +201,13 @@ pub fn row(rng: &mut ChaCha8Rng, contract: &Contract, no: u32, id: i128, hidden:
 
 fn form(rng: &mut ChaCha8Rng, ty: ColumnType) -> Option<Form> {
     let forms: &[Form] = match ty {
-        ColumnType::String => &[Form::Masked(Mask::KeepEnds { head: 1, tail: 1 }), Form::Masked(Mask::Hide)],
-        ColumnType::Date | ColumnType::Timestamp => &[Form::Masked(Mask::Year), Form::Bucketed(Bucket::Month)],
+        ColumnType::String => &[
+            Form::Masked(Mask::KeepEnds { head: 1, tail: 1 }),
+            Form::Masked(Mask::Hide),
+        ],
+        ColumnType::Date | ColumnType::Timestamp => {
+            &[Form::Masked(Mask::Year), Form::Bucketed(Bucket::Month)]
+        }
         ColumnType::Boolean => &[Form::Masked(Mask::Hide)],
         _ => &[Form::Masked(Mask::Zero), Form::Bucketed(Bucket::Width(3))],
     };
@@ -195,8 +230,17 @@ pub fn at() -> Timestamp {
 fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
     let mut agreements = Vec::new();
     for table in tables {
-        let forms: Vec<Option<Form>> =
-            table.contract.landed().map(|column| if column.level == Level::L1 && column.name != "name" { Some(Form::Clear) } else { form(rng, column.ty) }).collect();
+        let forms: Vec<Option<Form>> = table
+            .contract
+            .landed()
+            .map(|column| {
+                if column.level == Level::L1 && column.name != "name" {
+                    Some(Form::Clear)
+                } else {
+                    form(rng, column.ty)
+                }
+            })
+            .collect();
         for n in 0..rng.random_range(0..3) {
             let share = [0.3, 0.7, 1.0].choose(rng).copied().unwrap();
             let columns = table
@@ -213,9 +257,22 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
             let late = rng.random_bool(0.15);
             agreements.push(Agreement {
                 id: AgreementId::from(format!("{}-{n}", table.contract.id).as_str()),
-                org: (if rng.random_bool(0.9) { "bank" } else { "other" }).parse().unwrap(),
+                org: (if rng.random_bool(0.9) {
+                    "bank"
+                } else {
+                    "other"
+                })
+                .parse()
+                .unwrap(),
                 dataset: table.contract.id.clone(),
-                purposes: [(if rng.random_bool(0.9) { "loan" } else { "audit" }).parse().unwrap()].into(),
+                purposes: [(if rng.random_bool(0.9) {
+                    "loan"
+                } else {
+                    "audit"
+                })
+                .parse()
+                .unwrap()]
+                .into(),
                 basis: if rng.random_bool(0.2) {
                     Basis::Statute { law: "law".into() }
                 } else {
@@ -260,8 +317,20 @@ fn grants(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Grant> {
                 consent_id: format!("c-{no}-{n}").parse::<ConsentId>().unwrap(),
                 version: 1,
                 no: EnterpriseNo(no),
-                org: (if rng.random_bool(0.95) { "bank" } else { "other" }).parse().unwrap(),
-                purpose: (if rng.random_bool(0.95) { "loan" } else { "audit" }).parse().unwrap(),
+                org: (if rng.random_bool(0.95) {
+                    "bank"
+                } else {
+                    "other"
+                })
+                .parse()
+                .unwrap(),
+                purpose: (if rng.random_bool(0.95) {
+                    "loan"
+                } else {
+                    "audit"
+                })
+                .parse()
+                .unwrap(),
                 items,
                 actions: if rng.random_bool(0.93) {
                     [Action::Query, Action::View].into_iter().collect()
@@ -301,7 +370,11 @@ impl World {
                     .contract
                     .landed()
                     .filter(|_| rng.random_bool(0.9))
-                    .map(|column| AgreementColumn { name: column.name.clone(), form: None, reason: None })
+                    .map(|column| AgreementColumn {
+                        name: column.name.clone(),
+                        form: None,
+                        reason: None,
+                    })
                     .collect();
                 if !agreements.iter().any(|a| a.dataset == table.contract.id) {
                     agreements.push(Agreement {
@@ -318,9 +391,11 @@ impl World {
             }
         }
         let grants = grants(rng, &tables);
-        let subjects = rng
-            .random_bool(0.1)
-            .then(|| (0..3).map(|_| EnterpriseNo(rng.random_range(1..=ENTERPRISES))).collect());
+        let subjects = rng.random_bool(0.1).then(|| {
+            (0..3)
+                .map(|_| EnterpriseNo(rng.random_range(1..=ENTERPRISES)))
+                .collect()
+        });
         let request = DecisionRequest {
             org: "bank".parse::<OrgId>().unwrap(),
             purpose: "loan".parse::<PurposeCode>().unwrap(),
@@ -328,14 +403,26 @@ impl World {
             at: at(),
             until: Timestamp(at().0 + 60_000),
             subjects,
-            datasets: tables.iter().map(|table| table.contract.id.clone()).collect::<Vec<DatasetId>>(),
+            datasets: tables
+                .iter()
+                .map(|table| table.contract.id.clone())
+                .collect::<Vec<DatasetId>>(),
         };
-        Self { tables, agreements, grants, request }
+        Self {
+            tables,
+            agreements,
+            grants,
+            request,
+        }
     }
 }
 
 /// An array of values of a column; `views` in the gate's text type, else as files hold it.
-pub fn array<'a>(ty: ColumnType, cells: impl Iterator<Item = Option<&'a Value>>, views: bool) -> ArrayRef {
+pub fn array<'a>(
+    ty: ColumnType,
+    cells: impl Iterator<Item = Option<&'a Value>>,
+    views: bool,
+) -> ArrayRef {
     let number = |cell: Option<&Value>| match cell {
         Some(Value::Number(n)) => Some(*n),
         _ => None,
@@ -363,10 +450,22 @@ pub fn array<'a>(ty: ColumnType, cells: impl Iterator<Item = Option<&'a Value>>,
                 })
                 .collect::<BooleanArray>(),
         ),
-        ColumnType::Int32 => Arc::new(cells.map(|c| number(c).map(|n| n as i32)).collect::<Int32Array>()),
-        ColumnType::Int64 => Arc::new(cells.map(|c| number(c).map(|n| n as i64)).collect::<Int64Array>()),
+        ColumnType::Int32 => Arc::new(
+            cells
+                .map(|c| number(c).map(|n| n as i32))
+                .collect::<Int32Array>(),
+        ),
+        ColumnType::Int64 => Arc::new(
+            cells
+                .map(|c| number(c).map(|n| n as i64))
+                .collect::<Int64Array>(),
+        ),
         ColumnType::Decimal { precision, scale } => Arc::new(
-            cells.map(number).collect::<Decimal128Array>().with_precision_and_scale(precision, scale).unwrap(),
+            cells
+                .map(number)
+                .collect::<Decimal128Array>()
+                .with_precision_and_scale(precision, scale)
+                .unwrap(),
         ),
         ColumnType::Timestamp => Arc::new(
             cells
@@ -384,7 +483,10 @@ impl Table {
     /// Writes the rows as the warehouse would, in files, row groups and pages of random sizes.
     pub async fn write(&self, rng: &mut ChaCha8Rng) -> TableVersion {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let day = self.contract.landed().position(|column| Some(&column.name) == self.contract.event_date.as_ref());
+        let day = self
+            .contract
+            .landed()
+            .position(|column| Some(&column.name) == self.contract.event_date.as_ref());
         let mut files = Vec::new();
         let count = rng.random_range(1..=3);
         let mut shares: Vec<Vec<&Row>> = vec![Vec::new(); count];
@@ -408,33 +510,53 @@ impl Table {
                 .set_data_page_row_count_limit(*[3, 8, 1000].choose(rng).unwrap())
                 .set_write_batch_size(2)
                 .set_dictionary_enabled(rng.random_bool(0.5))
-                .set_statistics_enabled(*[EnabledStatistics::Page, EnabledStatistics::Chunk].choose(rng).unwrap())
+                .set_statistics_enabled(
+                    *[EnabledStatistics::Page, EnabledStatistics::Chunk]
+                        .choose(rng)
+                        .unwrap(),
+                )
                 .set_compression(Compression::UNCOMPRESSED)
                 .build();
             let mut bytes = Vec::new();
-            let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+            let mut writer =
+                ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
             writer.write(&batch).unwrap();
             writer.close().unwrap();
             let path = Path::from(format!("part-{i}.parquet"));
             let size = bytes.len() as u64;
             store.put(&path, bytes.into()).await.unwrap();
             let present: RoaringBitmap = rows.iter().map(|row| row.no).collect();
-            files.push(TableFile { path, size, present: Arc::new(present) });
+            files.push(TableFile {
+                path,
+                size,
+                present: Arc::new(present),
+            });
         }
-        TableVersion { version: 1, files, store }
+        TableVersion {
+            version: 1,
+            files,
+            store,
+        }
     }
 
     fn physical(&self, rows: &[&Row]) -> RecordBatch {
         let mut fields = vec![Field::new("_no", DataType::Int32, false)];
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(rows.iter().map(|row| i32::try_from(row.no).unwrap()).collect::<Int32Array>())];
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(
+            rows.iter()
+                .map(|row| i32::try_from(row.no).unwrap())
+                .collect::<Int32Array>(),
+        )];
         for (i, column) in self.contract.landed().enumerate() {
             let ty = match column.ty {
                 ColumnType::String => DataType::Utf8,
                 ty => arrow_type(ty),
             };
             fields.push(Field::new(&column.name, ty, true));
-            columns.push(array(column.ty, rows.iter().map(|row| row.cells[i].as_ref()), false));
+            columns.push(array(
+                column.ty,
+                rows.iter().map(|row| row.cells[i].as_ref()),
+                false,
+            ));
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
     }

@@ -6,17 +6,30 @@ use proptest::prelude::*;
 
 use super::*;
 
-type Sequence = (Option<String>, Option<i32>, Option<i64>, Option<i128>, Option<bool>);
+type Sequence = (
+    Option<String>,
+    Option<i32>,
+    Option<i64>,
+    Option<i128>,
+    Option<bool>,
+);
 
 fn encode(rows: &[Sequence]) -> Sequences {
     let arrays: [ArrayRef; 5] = [
-        Arc::new(StringArray::from_iter(rows.iter().map(|row| row.0.as_deref()))),
+        Arc::new(StringArray::from_iter(
+            rows.iter().map(|row| row.0.as_deref()),
+        )),
         Arc::new(Int32Array::from_iter(rows.iter().map(|row| row.1))),
-        Arc::new(TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.2)).with_timezone("UTC")),
+        Arc::new(
+            TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.2)).with_timezone("UTC"),
+        ),
         Arc::new(Decimal128Array::from_iter(rows.iter().map(|row| row.3))),
         Arc::new(BooleanArray::from_iter(rows.iter().map(|row| row.4))),
     ];
-    let values: Vec<_> = arrays.iter().map(|array| Values::of(array).unwrap()).collect();
+    let values: Vec<_> = arrays
+        .iter()
+        .map(|array| Values::of(array).unwrap())
+        .collect();
     sequences(&values.iter().collect::<Vec<_>>(), rows.len())
 }
 
@@ -49,14 +62,34 @@ proptest! {
 #[test]
 fn texts_that_differ_beyond_the_limit_tie() {
     let long = |end: &str| (Some("x".repeat(TEXT_LIMIT) + end), None, None, None, None);
-    let sequences = encode(&[long("a"), long("b"), (Some("x".repeat(TEXT_LIMIT - 1) + "y"), None, None, None, None)]);
-    assert_eq!(compare_sequences(sequences.get(0), sequences.get(1)), Ordering::Equal);
-    assert_eq!(compare_sequences(sequences.get(0), sequences.get(2)), Ordering::Less);
+    let sequences = encode(&[
+        long("a"),
+        long("b"),
+        (
+            Some("x".repeat(TEXT_LIMIT - 1) + "y"),
+            None,
+            None,
+            None,
+            None,
+        ),
+    ]);
+    assert_eq!(
+        compare_sequences(sequences.get(0), sequences.get(1)),
+        Ordering::Equal
+    );
+    assert_eq!(
+        compare_sequences(sequences.get(0), sequences.get(2)),
+        Ordering::Less
+    );
 }
 
 #[test]
 fn retraction_beats_an_equal_sequence_and_content_breaks_ties() {
-    let version = |sequence: &'static [u8], retracted, content| Version { sequence, retracted, content };
+    let version = |sequence: &'static [u8], retracted, content| Version {
+        sequence,
+        retracted,
+        content,
+    };
     let order = [
         version(&[0], false, 9),
         version(&[1, 1], false, 1),

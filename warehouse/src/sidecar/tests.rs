@@ -6,6 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn at(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
 fn build(rows: &[(Hash, Hash, &[u8], i32)], data_bytes: u64) -> Vec<u8> {
     let mut builder = SidecarBuilder::default();
     for part in rows.chunks(2) {
@@ -20,7 +24,10 @@ fn build(rows: &[(Hash, Hash, &[u8], i32)], data_bytes: u64) -> Vec<u8> {
             contents: part.iter().map(|row| row.1).collect(),
             sequences: Sequences::new(width, sequences),
         };
-        builder.push(&fingerprints, &part.iter().map(|row| row.3).collect::<Vec<_>>());
+        builder.push(
+            &fingerprints,
+            &part.iter().map(|row| row.3).collect::<Vec<_>>(),
+        );
     }
     builder.finish(data_bytes)
 }
@@ -28,10 +35,16 @@ fn build(rows: &[(Hash, Hash, &[u8], i32)], data_bytes: u64) -> Vec<u8> {
 fn sections(header: &Header, file: &[u8]) -> (Keys, Records) {
     let cut = |section| {
         let range = header.range(section);
-        Bytes::copy_from_slice(&file[range.start as usize..range.end as usize])
+        Bytes::copy_from_slice(&file[at(range.start)..at(range.end)])
     };
     let keys = header.keys(cut(Section::Keys)).unwrap();
-    let rest = [Section::Contents, Section::Sequences, Section::Numbers, Section::Rows].map(cut);
+    let rest = [
+        Section::Contents,
+        Section::Sequences,
+        Section::Numbers,
+        Section::Rows,
+    ]
+    .map(cut);
     (keys, header.records(rest).unwrap())
 }
 
@@ -56,12 +69,26 @@ fn the_format_is_the_golden_file() {
 
     let header = Header::parse(&file[..HEADER_BYTES], 123_456, 5).unwrap();
     let range = header.range(Section::Presence);
-    let presence = header.presence(&file[range.start as usize..range.end as usize]).unwrap();
-    assert_eq!(presence.iter().collect::<Vec<_>>(), [4_096, 4_097, 70_000, i32::MAX as u32]);
+    let presence = header
+        .presence(&file[at(range.start)..at(range.end)])
+        .unwrap();
+    assert_eq!(
+        presence.iter().collect::<Vec<_>>(),
+        [4_096, 4_097, 70_000, i32::MAX as u32]
+    );
     let (keys, records) = sections(&header, &file);
-    assert_eq!((0..5).map(|i| keys.get(i) >> 120).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    assert_eq!((0..5).map(|i| records.row(i)).collect::<Vec<_>>(), [1, 2, 0, 4, 3]);
-    assert_eq!((0..5).map(|i| records.content(i)).collect::<Vec<_>>(), [10, 20, 30, 40, 50]);
+    assert_eq!(
+        (0..5).map(|i| keys.get(i) >> 120).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
+    assert_eq!(
+        (0..5).map(|i| records.row(i)).collect::<Vec<_>>(),
+        [1, 2, 0, 4, 3]
+    );
+    assert_eq!(
+        (0..5).map(|i| records.content(i)).collect::<Vec<_>>(),
+        [10, 20, 30, 40, 50]
+    );
     assert_eq!(records.sequence(1), [1, 2, 3]);
     assert_eq!(records.sequence(2), [1, 9, 0]);
     assert_eq!(records.no(3), i32::MAX as u32);
@@ -72,11 +99,17 @@ fn every_flipped_bit_is_noticed() {
     let file = build(&[(1, 2, &[3], 4), (5, 6, &[7], 8)], 99);
     let whole = |file: &[u8]| -> Result<(), NotASidecar> {
         let header = Header::parse(&file[..HEADER_BYTES], 99, 2)?;
-        let sections =
-            [Section::Presence, Section::Keys, Section::Contents, Section::Sequences, Section::Numbers, Section::Rows];
+        let sections = [
+            Section::Presence,
+            Section::Keys,
+            Section::Contents,
+            Section::Sequences,
+            Section::Numbers,
+            Section::Rows,
+        ];
         for section in sections {
             let range = header.range(section);
-            header.check(section, &file[range.start as usize..range.end as usize])?;
+            header.check(section, &file[at(range.start)..at(range.end)])?;
         }
         Ok(())
     };
@@ -84,8 +117,18 @@ fn every_flipped_bit_is_noticed() {
     let header = Header::parse(&file[..HEADER_BYTES], 99, 2).unwrap();
     for at in 0..file.len() {
         // Bytes between sections mean nothing.
-        let all = [Section::Presence, Section::Keys, Section::Contents, Section::Sequences, Section::Numbers, Section::Rows];
-        let means = at < HEADER_BYTES || all.iter().any(|section| header.range(*section).contains(&(at as u64)));
+        let all = [
+            Section::Presence,
+            Section::Keys,
+            Section::Contents,
+            Section::Sequences,
+            Section::Numbers,
+            Section::Rows,
+        ];
+        let means = at < HEADER_BYTES
+            || all
+                .iter()
+                .any(|section| header.range(*section).contains(&(at as u64)));
         for bit in 0..8 {
             let mut bytes = file.clone();
             bytes[at] ^= 1 << bit;

@@ -23,8 +23,11 @@ fn rows_in(table: &Path, action: &Value) -> Vec<(Row, Option<String>)> {
     let path = table.join(action["path"].as_str().unwrap());
     let mut rows = Vec::new();
     for batch in read_parquet(&path) {
-        let words = batch.column_by_name("_change_type").map(|column| column.as_string::<i32>().clone());
-        let changes = (0..batch.num_rows()).map(|i| words.as_ref().map(|words| words.value(i).to_owned()));
+        let words = batch
+            .column_by_name("_change_type")
+            .map(|column| column.as_string::<i32>().clone());
+        let changes =
+            (0..batch.num_rows()).map(|i| words.as_ref().map(|words| words.value(i).to_owned()));
         rows.extend(rows_of(&batch, retracted).into_iter().zip(changes));
     }
     rows
@@ -34,7 +37,12 @@ fn rows_in(table: &Path, action: &Value) -> Vec<(Row, Option<String>)> {
 fn changes(table: &Path, version: i64) -> Bag {
     let actions = commit(table, version);
     let mut bag = Bag::new();
-    let of = |kind: &str| actions.iter().filter_map(|action| action.get(kind).cloned()).collect::<Vec<_>>();
+    let of = |kind: &str| {
+        actions
+            .iter()
+            .filter_map(|action| action.get(kind).cloned())
+            .collect::<Vec<_>>()
+    };
     let change_files = of("cdc");
     for file in &change_files {
         for (row, change) in rows_in(table, file) {
@@ -48,7 +56,9 @@ fn changes(table: &Path, version: i64) -> Bag {
     if change_files.is_empty() {
         for (kind, count) in [("add", 1), ("remove", -1)] {
             for file in of(kind).iter().filter(|file| file["dataChange"] == true) {
-                rows_in(table, file).into_iter().for_each(|(row, _)| put(&mut bag, row, count));
+                rows_in(table, file)
+                    .into_iter()
+                    .for_each(|(row, _)| put(&mut bag, row, count));
             }
         }
     }
@@ -58,7 +68,12 @@ fn changes(table: &Path, version: i64) -> Bag {
 
 #[test]
 fn ing_2_the_change_feed_gives_the_table() {
-    let config = ProptestConfig { cases: 12, failure_persistence: None, max_shrink_iters: 100, ..Default::default() };
+    let config = ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        max_shrink_iters: 100,
+        ..Default::default()
+    };
     proptest::test_runner::TestRunner::new(config)
         .run(&(chunks(80, true), partition()), |(chunks, partition)| {
             let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -70,7 +85,12 @@ fn ing_2_the_change_feed_gives_the_table() {
                 for chunk in &chunks {
                     land(&table, &contract, chunk).await;
                 }
-                let last = warehouse.snapshot(&contract.id).await.unwrap().unwrap().version;
+                let last = warehouse
+                    .snapshot(&contract.id)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .version;
                 let path = folder.path().join("levy");
                 let mut before = Bag::new();
                 for version in 1..=last {
@@ -78,7 +98,9 @@ fn ing_2_the_change_feed_gives_the_table() {
                     let rows = read_table(&path, Some(version.unsigned_abs())).await;
                     rows.into_iter().for_each(|row| put(&mut after, row, 1));
                     let mut diff = after.clone();
-                    before.into_iter().for_each(|(row, count)| put(&mut diff, row, -count));
+                    before
+                        .into_iter()
+                        .for_each(|(row, count)| put(&mut diff, row, -count));
                     diff.retain(|_, count| *count != 0);
                     prop_assert_eq!(changes(&path, version), diff, "version {}", version);
                     before = after;

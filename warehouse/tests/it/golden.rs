@@ -23,7 +23,11 @@ fn normalise(value: &mut Value) {
         Value::Object(map) => {
             for (name, value) in map {
                 match (name.as_str(), &value) {
-                    ("timestamp" | "createdTime" | "modificationTime" | "deletionTimestamp" | "lastUpdated", _) => {
+                    (
+                        "timestamp" | "createdTime" | "modificationTime" | "deletionTimestamp"
+                        | "lastUpdated",
+                        _,
+                    ) => {
                         *value = json!("<time>");
                     }
                     ("size", _) => *value = json!("<size>"),
@@ -32,7 +36,10 @@ fn normalise(value: &mut Value) {
                     ("path", Value::String(path)) => {
                         let (folder, name) = path.rsplit_once('/').unwrap();
                         let (kind, random) = name.split_once('-').unwrap();
-                        assert_eq!(random.len(), "0123456789abcdef0123456789abcdef.parquet".len());
+                        assert_eq!(
+                            random.len(),
+                            "0123456789abcdef0123456789abcdef.parquet".len()
+                        );
                         *value = json!(format!("{folder}/{kind}-<random>.parquet"));
                     }
                     ("stats" | "schemaString" | "qihui.layout", Value::String(text)) => {
@@ -52,17 +59,35 @@ async fn the_log_and_the_parquet_schema() {
     let root = tempfile::tempdir().unwrap();
     let contract = contract(Partition::Month);
     let table = open(root.path()).table(&contract).await.unwrap();
-    let mut records = vec![Record::new(1, 7), Record::new(2, 3), Record { paid_on: None, ..Record::new(3, 7) }];
+    let mut records = vec![
+        Record::new(1, 7),
+        Record::new(2, 3),
+        Record {
+            paid_on: None,
+            ..Record::new(3, 7)
+        },
+    ];
     land(&table, &contract, &records).await;
     records[0].seen = Some(2);
-    records[1] = Record { seen: Some(2), retract: true, ..Record::new(2, 3) };
+    records[1] = Record {
+        seen: Some(2),
+        retract: true,
+        ..Record::new(2, 3)
+    };
     land(&table, &contract, &records).await;
     let folder = root.path().join("levy");
-    for (version, name) in [(0, "commit_0_create"), (1, "commit_1_append"), (2, "commit_2_upsert")] {
+    for (version, name) in [
+        (0, "commit_0_create"),
+        (1, "commit_1_append"),
+        (2, "commit_2_upsert"),
+    ] {
         let mut actions = commit(&folder, version);
         actions.iter_mut().for_each(normalise);
         actions[1..].sort_by_key(ToString::to_string);
-        let text: Vec<_> = actions.iter().map(|action| serde_json::to_string_pretty(action).unwrap()).collect();
+        let text: Vec<_> = actions
+            .iter()
+            .map(|action| serde_json::to_string_pretty(action).unwrap())
+            .collect();
         match name {
             "commit_0_create" => golden!("commit_0_create", text.join("\n")),
             "commit_1_append" => golden!("commit_1_append", text.join("\n")),

@@ -1,16 +1,11 @@
 //! A small dataset, rows for it, and readers that know nothing of the crate under test.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, RecordBatch, StringArray,
-        TimestampMicrosecondArray,
+        Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Int32Array,
+        RecordBatch, StringArray, TimestampMicrosecondArray,
     },
     buffer::BooleanBuffer,
     datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType},
@@ -35,7 +30,17 @@ pub struct Record {
 }
 
 /// The row a record becomes in the table: everything that a reader sees, by column.
-pub type Row = (bool, i32, String, String, Option<i32>, Option<i128>, Option<bool>, Option<String>, Option<i64>);
+pub type Row = (
+    bool,
+    i32,
+    String,
+    String,
+    Option<i32>,
+    Option<i128>,
+    Option<bool>,
+    Option<String>,
+    Option<i64>,
+);
 
 impl Record {
     pub fn new(serial: u16, no: i32) -> Self {
@@ -61,10 +66,30 @@ impl Record {
 
     pub fn row(&self) -> Row {
         if self.retract {
-            (true, self.no, self.uscc(), self.key(), None, None, None, None, self.seen)
+            (
+                true,
+                self.no,
+                self.uscc(),
+                self.key(),
+                None,
+                None,
+                None,
+                None,
+                self.seen,
+            )
         } else {
             let note = self.note.clone();
-            (false, self.no, self.uscc(), self.key(), self.paid_on, self.amount, self.open, note, self.seen)
+            (
+                false,
+                self.no,
+                self.uscc(),
+                self.key(),
+                self.paid_on,
+                self.amount,
+                self.open,
+                note,
+                self.seen,
+            )
         }
     }
 }
@@ -86,9 +111,22 @@ pub fn contract_with(partition: Partition, version: &str, further: &[&str]) -> C
         ("note", "string", "string"),
     ];
     let further = further.iter().map(|name| (*name, "string", "string"));
-    for (name, logical, physical) in columns.into_iter().chain(further).chain([("seen", "date", "timestamp")]) {
-        let key = if name == "serial" { "        primaryKey: true\n        primaryKeyPosition: 1\n" } else { "" };
-        let required = if matches!(name, "uscc" | "serial") { "        required: true\n" } else { "" };
+    for (name, logical, physical) in
+        columns
+            .into_iter()
+            .chain(further)
+            .chain([("seen", "date", "timestamp")])
+    {
+        let key = if name == "serial" {
+            "        primaryKey: true\n        primaryKeyPosition: 1\n"
+        } else {
+            ""
+        };
+        let required = if matches!(name, "uscc" | "serial") {
+            "        required: true\n"
+        } else {
+            ""
+        };
         let _ = write!(
             properties,
             "      - name: {name}\n        businessName: {name}\n        description: A column.\n        \
@@ -107,42 +145,72 @@ pub fn contract_with(partition: Partition, version: &str, further: &[&str]) -> C
          - property: feeds\n    value: [levy]\nschema:\n  - name: levy\n    logicalType: object\n    \
          physicalType: table\n    businessName: 征收\n    description: 测试。\n    properties:\n{properties}"
     );
-    Contract::from_yaml(Path::new("levy.yaml"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    Contract::from_yaml(Path::new("levy.yaml"), &text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
 pub fn incoming(contract: &Contract, records: &[Record]) -> Incoming {
     let schema = incoming_schema(contract);
-    let timestamp = TimestampMicrosecondArray::from_iter(records.iter().map(|r| r.seen)).with_timezone("UTC");
+    let timestamp =
+        TimestampMicrosecondArray::from_iter(records.iter().map(|r| r.seen)).with_timezone("UTC");
     let amount = Decimal128Array::from_iter(records.iter().map(|r| r.amount));
     let column = |name: &str| -> ArrayRef {
         match name {
             "_no" => Arc::new(Int32Array::from_iter_values(records.iter().map(|r| r.no))),
-            "uscc" => Arc::new(StringArray::from_iter_values(records.iter().map(Record::uscc))),
-            "serial" => Arc::new(StringArray::from_iter_values(records.iter().map(Record::key))),
+            "uscc" => Arc::new(StringArray::from_iter_values(
+                records.iter().map(Record::uscc),
+            )),
+            "serial" => Arc::new(StringArray::from_iter_values(
+                records.iter().map(Record::key),
+            )),
             "paid_on" => Arc::new(Date32Array::from_iter(records.iter().map(|r| r.paid_on))),
             "amount" => Arc::new(amount.clone().with_precision_and_scale(18, 2).unwrap()),
             "open" => Arc::new(BooleanArray::from_iter(records.iter().map(|r| r.open))),
-            "note" => Arc::new(StringArray::from_iter(records.iter().map(|r| r.note.as_deref()))),
+            "note" => Arc::new(StringArray::from_iter(
+                records.iter().map(|r| r.note.as_deref()),
+            )),
             "seen" => Arc::new(timestamp.clone()),
-            _ => Arc::new(StringArray::from_iter(records.iter().map(|r| Some(format!("new {}", r.serial))))),
+            _ => Arc::new(StringArray::from_iter(
+                records.iter().map(|r| Some(format!("new {}", r.serial))),
+            )),
         }
     };
-    let columns = schema.fields().iter().map(|field| column(field.name())).collect();
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| column(field.name()))
+        .collect();
     let retract = BooleanBuffer::from_iter(records.iter().map(|r| r.retract));
-    Incoming { batch: RecordBatch::try_new(schema, columns).unwrap(), retract: Some(retract) }
+    Incoming {
+        batch: RecordBatch::try_new(schema, columns).unwrap(),
+        retract: Some(retract),
+    }
 }
 
 /// Limits small enough that a few hundred rows meet all of them.
 pub fn tiny() -> Limits {
-    Limits { full_bytes: 1 << 20, file_rows: 64, batch_rows: 16, together_bytes: 6_000, large_bytes: 5_500 }
+    Limits {
+        full_bytes: 1 << 20,
+        file_rows: 64,
+        batch_rows: 16,
+        together_bytes: 6_000,
+        large_bytes: 5_500,
+    }
 }
 
 pub fn open(root: &Path) -> Warehouse {
     Warehouse::open_with(root, DurableStore::new(), tiny()).unwrap()
 }
 
-pub async fn land(table: &Table, contract: &Contract, records: &[Record]) -> qihui_warehouse::Landed {
-    table.land_next("test/levy", incoming(contract, records)).await.unwrap()
+pub async fn land(
+    table: &Table,
+    contract: &Contract,
+    records: &[Record],
+) -> qihui_warehouse::Landed {
+    table
+        .land_next("test/levy", incoming(contract, records))
+        .await
+        .unwrap()
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a ArrayRef> {
@@ -156,13 +224,22 @@ pub fn rows_of(batch: &RecordBatch, retracted: bool) -> Vec<Row> {
     };
     (0..batch.num_rows())
         .map(|i| {
-            let date = column(batch, "paid_on").unwrap().as_primitive::<Date32Type>();
-            let amount = column(batch, "amount").unwrap().as_primitive::<Decimal128Type>();
+            let date = column(batch, "paid_on")
+                .unwrap()
+                .as_primitive::<Date32Type>();
+            let amount = column(batch, "amount")
+                .unwrap()
+                .as_primitive::<Decimal128Type>();
             let open = column(batch, "open").unwrap().as_boolean();
-            let seen = column(batch, "seen").unwrap().as_primitive::<TimestampMicrosecondType>();
+            let seen = column(batch, "seen")
+                .unwrap()
+                .as_primitive::<TimestampMicrosecondType>();
             (
                 retracted,
-                column(batch, "_no").unwrap().as_primitive::<Int32Type>().value(i),
+                column(batch, "_no")
+                    .unwrap()
+                    .as_primitive::<Int32Type>()
+                    .value(i),
                 text("uscc", i).unwrap(),
                 text("serial", i).unwrap(),
                 date.is_valid(i).then(|| date.value(i)),
@@ -177,11 +254,19 @@ pub fn rows_of(batch: &RecordBatch, retracted: bool) -> Vec<Row> {
 
 pub fn read_parquet(path: &Path) -> Vec<RecordBatch> {
     let bytes = Bytes::from(std::fs::read(path).unwrap());
-    ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap().map(Result::unwrap).collect()
+    ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .unwrap()
+        .build()
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// The files of a table at a version (none: the newest) as plain `deltalake` lists them: path and partition values.
-pub async fn list(table: &Path, version: Option<u64>) -> Vec<(String, BTreeMap<String, Option<String>>)> {
+pub async fn list(
+    table: &Path,
+    version: Option<u64>,
+) -> Vec<(String, BTreeMap<String, Option<String>>)> {
     let url = deltalake::ensure_table_uri(table.to_str().unwrap()).unwrap();
     let builder = deltalake::DeltaTableBuilder::from_url(url).unwrap();
     let table: DeltaTable = match version {
@@ -190,7 +275,15 @@ pub async fn list(table: &Path, version: Option<u64>) -> Vec<(String, BTreeMap<S
     };
     let snapshot = table.snapshot().unwrap();
     let files = snapshot.log_data();
-    files.iter().map(|file| (file.path().into_owned(), file.partition_values_map().into_iter().collect())).collect()
+    files
+        .iter()
+        .map(|file| {
+            (
+                file.path().into_owned(),
+                file.partition_values_map().into_iter().collect(),
+            )
+        })
+        .collect()
 }
 
 /// Every row and tombstone of a table, sorted.
@@ -208,6 +301,9 @@ pub async fn read_table(table: &Path, version: Option<u64>) -> Vec<Row> {
 
 /// The actions of one commit.
 pub fn commit(table: &Path, version: i64) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(table.join(format!("_delta_log/{version:020}.json"))).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let text =
+        std::fs::read_to_string(table.join(format!("_delta_log/{version:020}.json"))).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }

@@ -6,9 +6,7 @@ use arrow::{
     array::{AsArray as _, RecordBatch},
     datatypes::{Date32Type, Int32Type},
 };
-use parquet::file::{
-    metadata::{PageIndexPolicy, ParquetMetaDataReader},
-};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use qihui_catalog::{Coded as _, Partition};
 use qihui_warehouse::{CommitError, Incoming, RunInfo, Warehouse, WarehouseError};
 use serde_json::json;
@@ -34,11 +32,23 @@ fn folder_of(root: &Path) -> std::path::PathBuf {
 
 fn assert_files_are_sorted(batches: &[RecordBatch]) {
     let key = |batch: &RecordBatch, i: usize| {
-        let numbers = batch.column_by_name("_no").unwrap().as_primitive::<Int32Type>();
-        let dates = batch.column_by_name("paid_on").unwrap().as_primitive::<Date32Type>();
-        (numbers.value(i), arrow::array::Array::is_valid(dates, i).then(|| dates.value(i)))
+        let numbers = batch
+            .column_by_name("_no")
+            .unwrap()
+            .as_primitive::<Int32Type>();
+        let dates = batch
+            .column_by_name("paid_on")
+            .unwrap()
+            .as_primitive::<Date32Type>();
+        (
+            numbers.value(i),
+            arrow::array::Array::is_valid(dates, i).then(|| dates.value(i)),
+        )
     };
-    let keys: Vec<_> = batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|i| key(batch, i))).collect();
+    let keys: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| (0..batch.num_rows()).map(|i| key(batch, i)))
+        .collect();
     assert!(keys.is_sorted());
 }
 
@@ -48,14 +58,33 @@ async fn assert_sound(warehouse: &Warehouse, root: &Path) {
     for file in snapshot.files.iter() {
         let batches = read_parquet(&folder_of(root).join(&file.path));
         assert_files_are_sorted(&batches);
-        let numbers = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int32Type>().values().to_vec());
+        let numbers = batches.iter().flat_map(|batch| {
+            batch
+                .column(0)
+                .as_primitive::<Int32Type>()
+                .values()
+                .to_vec()
+        });
         let numbers: BTreeSet<u32> = numbers.map(i32::unsigned_abs).collect();
         let presence = warehouse.presence(&snapshot, file).await.unwrap();
         assert_eq!(presence.iter().collect::<BTreeSet<_>>(), numbers);
-        assert_eq!((Some(&file.no_min), Some(&file.no_max)), (numbers.first(), numbers.last()));
-        assert_eq!(file.rows, batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>());
+        assert_eq!(
+            (Some(&file.no_min), Some(&file.no_max)),
+            (numbers.first(), numbers.last())
+        );
+        assert_eq!(
+            file.rows,
+            batches
+                .iter()
+                .map(|batch| batch.num_rows() as u64)
+                .sum::<u64>()
+        );
     }
-    assert!(snapshot.files.is_sorted_by_key(|file| (file.no_min, file.no_max)));
+    assert!(
+        snapshot
+            .files
+            .is_sorted_by_key(|file| (file.no_min, file.no_max))
+    );
 }
 
 #[tokio::test]
@@ -68,7 +97,12 @@ async fn files_are_sorted_and_bounded_and_few() {
         land(&table, &contract, &many(start * 40..start * 40 + 50, 1)).await;
     }
     assert_sound(&warehouse, root.path()).await;
-    let files = warehouse.snapshot(&contract.id).await.unwrap().unwrap().files;
+    let files = warehouse
+        .snapshot(&contract.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .files;
     assert!(files.len() <= 1010 / 64 + 16, "{}", files.len());
     assert!(files.iter().all(|file| file.rows <= 64));
     let before = read_table(&folder_of(root.path()), None).await;
@@ -76,8 +110,18 @@ async fn files_are_sorted_and_bounded_and_few() {
     assert!(done.removed >= done.added && done.removed > 0, "{done:?}");
     assert_sound(&warehouse, root.path()).await;
     assert_eq!(read_table(&folder_of(root.path()), None).await, before);
-    let files = warehouse.snapshot(&contract.id).await.unwrap().unwrap().files;
-    assert!(files.windows(2).all(|pair| pair[0].no_max <= pair[1].no_min), "{files:?}");
+    let files = warehouse
+        .snapshot(&contract.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .files;
+    assert!(
+        files
+            .windows(2)
+            .all(|pair| pair[0].no_max <= pair[1].no_min),
+        "{files:?}"
+    );
 }
 
 #[tokio::test]
@@ -95,9 +139,17 @@ async fn corrections_keep_the_ranges_of_large_files() {
     assert_sound(&warehouse, root.path()).await;
     let after = warehouse.snapshot(&contract.id).await.unwrap().unwrap();
     assert_eq!(after.rows(), 1000);
-    assert!(after.files.len() <= before.files.len() * 2, "{} {}", before.files.len(), after.files.len());
+    assert!(
+        after.files.len() <= before.files.len() * 2,
+        "{} {}",
+        before.files.len(),
+        after.files.len()
+    );
     let seen = read_table(&folder_of(root.path()), None).await;
-    assert_eq!(seen.iter().filter(|row| row.8 == Some(2)).count(), corrections.len());
+    assert_eq!(
+        seen.iter().filter(|row| row.8 == Some(2)).count(),
+        corrections.len()
+    );
 }
 
 #[tokio::test]
@@ -112,11 +164,18 @@ async fn pages_are_small_and_indexed_in_every_column() {
     let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
     reader.try_parse(&file).unwrap();
     let metadata = reader.finish().unwrap();
-    let (offsets, indexes) = (metadata.offset_index().unwrap(), metadata.column_index().unwrap());
+    let (offsets, indexes) = (
+        metadata.offset_index().unwrap(),
+        metadata.column_index().unwrap(),
+    );
     assert!(file.len() > 0);
     for (group, (offsets, indexes)) in offsets.iter().zip(indexes).enumerate() {
         let starts = |column: usize| {
-            offsets[column].page_locations().iter().map(|page| page.first_row_index).collect::<Vec<_>>()
+            offsets[column]
+                .page_locations()
+                .iter()
+                .map(|page| page.first_row_index)
+                .collect::<Vec<_>>()
         };
         assert!(starts(0).len() >= 4);
         assert!(starts(0).windows(2).all(|pair| pair[1] - pair[0] <= 8192));
@@ -148,22 +207,38 @@ async fn a_contract_may_grow_and_nothing_else() {
     let new = contract_with(Partition::Year, "1.1.0", &["remark"]);
     let table = warehouse.table(&new).await.unwrap();
     let schema = warehouse.snapshot(&new.id).await.unwrap().unwrap().schema;
-    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!(names, ["_no", "uscc", "serial", "paid_on", "amount", "open", "note", "seen", "remark"]);
+    let names: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "_no", "uscc", "serial", "paid_on", "amount", "open", "note", "seen", "remark"
+        ]
+    );
     // Rows without the new column are what they were: the same content, the same hash.
     let again = incoming(&new, &many(0..10, 1));
     let mut columns = again.batch.columns().to_vec();
     let remark = again.batch.schema().index_of("remark").unwrap();
     columns[remark] = arrow::array::new_null_array(&arrow::datatypes::DataType::Utf8, 10);
     let again = RecordBatch::try_new(again.batch.schema(), columns).unwrap();
-    let outcomes = table.classify(Incoming::records(again)).await.unwrap().counts();
+    let outcomes = table
+        .classify(Incoming::records(again))
+        .await
+        .unwrap()
+        .counts();
     assert_eq!(outcomes.unchanged, 10);
     // A newer version of one of them is written into the new form.
     land(&table, &new, &many(0..1, 2)).await;
     assert_sound(&warehouse, root.path()).await;
     assert_eq!(read_table(&folder_of(root.path()), None).await.len(), 10);
 
-    for refused in [contract(Partition::Year), contract_with(Partition::Month, "2.0.0", &["remark"])] {
+    for refused in [
+        contract(Partition::Year),
+        contract_with(Partition::Month, "2.0.0", &["remark"]),
+    ] {
         let error = warehouse.table(&refused).await.unwrap_err();
         assert_eq!(error.code(), "ContractIncompatible", "{error}");
     }
@@ -188,32 +263,56 @@ async fn versions_stay_readable_and_unknown_ones_are_named() {
             assert_eq!((snapshot.version, snapshot.rows()), (*version, *rows));
         }
         for version in [-1, 1_000] {
-            let error = warehouse.snapshot_at(&contract.id, version).await.unwrap_err();
+            let error = warehouse
+                .snapshot_at(&contract.id, version)
+                .await
+                .unwrap_err();
             assert_eq!(error.code(), "UnknownVersion");
         }
     }
-    assert!(folder_of(root.path()).join("_delta_log/_last_checkpoint").exists());
+    assert!(
+        folder_of(root.path())
+            .join("_delta_log/_last_checkpoint")
+            .exists()
+    );
 }
 
 #[tokio::test]
 async fn a_run_commits_once_even_after_a_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let contract = contract(Partition::None);
-    let run = |run| RunInfo { app_id: "f/levy".into(), run, position: json!({ "line": run }), input_hash: [7; 32] };
+    let run = |run| RunInfo {
+        app_id: "f/levy".into(),
+        run,
+        position: json!({ "line": run }),
+        input_hash: [7; 32],
+    };
     let table = open(root.path()).table(&contract).await.unwrap();
     assert_eq!(table.last_run("f/levy").await.unwrap(), None);
     for i in 0..25_u16 {
-        let classified = table.classify(incoming(&contract, &many(i..i + 1, 1))).await.unwrap();
+        let classified = table
+            .classify(incoming(&contract, &many(i..i + 1, 1)))
+            .await
+            .unwrap();
         table.commit(classified, run(i64::from(i))).await.unwrap();
     }
     let table = open(root.path()).table(&contract).await.unwrap();
     assert_eq!(table.last_run("f/levy").await.unwrap(), Some(24));
     assert_eq!(table.last_run("other").await.unwrap(), None);
-    let classified = table.classify(incoming(&contract, &many(100..101, 1))).await.unwrap();
+    let classified = table
+        .classify(incoming(&contract, &many(100..101, 1)))
+        .await
+        .unwrap();
     let error = table.commit(classified, run(24)).await.unwrap_err();
-    assert!(matches!(error, CommitError::AlreadyCommitted { last: 24, .. }), "{error}");
+    assert!(
+        matches!(error, CommitError::AlreadyCommitted { last: 24, .. }),
+        "{error}"
+    );
     // A chunk that says nothing new still carries its run.
-    let classified = table.classify(incoming(&contract, &many(0..1, 1))).await.unwrap();
+    let classified = table
+        .classify(incoming(&contract, &many(0..1, 1)))
+        .await
+        .unwrap();
     table.commit(classified, run(25)).await.unwrap();
     assert_eq!(table.last_run("f/levy").await.unwrap(), Some(25));
 }
@@ -224,14 +323,35 @@ async fn the_second_to_commit_has_to_classify_again() {
     let contract = contract(Partition::None);
     // Two warehouses stand for two processes: neither knows of the other's commits but through the log.
     let (one, two) = (open(root.path()), open(root.path()));
-    let (one, two) = (one.table(&contract).await.unwrap(), two.table(&contract).await.unwrap());
-    let run = |app: &str| RunInfo { app_id: app.into(), run: 0, position: json!(null), input_hash: [0; 32] };
-    let mine = one.classify(incoming(&contract, &many(0..5, 1))).await.unwrap();
-    let theirs = two.classify(incoming(&contract, &many(3..8, 2))).await.unwrap();
+    let (one, two) = (
+        one.table(&contract).await.unwrap(),
+        two.table(&contract).await.unwrap(),
+    );
+    let run = |app: &str| RunInfo {
+        app_id: app.into(),
+        run: 0,
+        position: json!(null),
+        input_hash: [0; 32],
+    };
+    let mine = one
+        .classify(incoming(&contract, &many(0..5, 1)))
+        .await
+        .unwrap();
+    let theirs = two
+        .classify(incoming(&contract, &many(3..8, 2)))
+        .await
+        .unwrap();
     two.commit(theirs, run("two")).await.unwrap();
     let error = one.commit(mine, run("one")).await.unwrap_err();
-    assert!(matches!(error, CommitError::Conflict { version: 0, .. }), "{error}");
-    let counts = one.classify(incoming(&contract, &many(0..5, 1))).await.unwrap().counts();
+    assert!(
+        matches!(error, CommitError::Conflict { version: 0, .. }),
+        "{error}"
+    );
+    let counts = one
+        .classify(incoming(&contract, &many(0..5, 1)))
+        .await
+        .unwrap()
+        .counts();
     assert_eq!((counts.inserted, counts.superseded), (3, 2));
 }
 
@@ -244,10 +364,16 @@ async fn rows_of_another_form_are_refused() {
     let fewer = Incoming::records(good.batch.project(&[0, 1, 2]).unwrap());
     let swapped = good.batch.project(&[0, 1, 1, 3, 4, 5, 6, 7]).unwrap();
     let zero = incoming(&contract, &[Record::new(1, 0)]);
-    let marks = Incoming { retract: Some(arrow::buffer::BooleanBuffer::new_set(2)), ..good.clone() };
+    let marks = Incoming {
+        retract: Some(arrow::buffer::BooleanBuffer::new_set(2)),
+        ..good.clone()
+    };
     for bad in [fewer, Incoming::records(swapped), zero, marks] {
         let error = table.classify(bad).await.unwrap_err();
-        assert!(matches!(error, WarehouseError::InvalidBatch { .. }), "{error}");
+        assert!(
+            matches!(error, WarehouseError::InvalidBatch { .. }),
+            "{error}"
+        );
     }
     assert_eq!(table.classify(good).await.unwrap().counts().inserted, 3);
 }
@@ -260,7 +386,12 @@ async fn a_lost_or_damaged_sidecar_is_built_again() {
     let rows = many(0..40, 1);
     land(&table, &contract, &rows).await;
     let folder = folder_of(root.path()).join("_qihui");
-    let path = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let path = std::fs::read_dir(&folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let whole = std::fs::read(&path).unwrap();
     let damages = (0..whole.len()).step_by(97).map(|at| {
         let mut bytes = whole.clone();
@@ -272,7 +403,15 @@ async fn a_lost_or_damaged_sidecar_is_built_again() {
         std::fs::write(&path, &bytes).unwrap();
         let warehouse = open(root.path());
         let table = warehouse.table(&contract).await.unwrap();
-        assert_eq!(table.classify(incoming(&contract, &rows)).await.unwrap().counts().unchanged, 40);
+        assert_eq!(
+            table
+                .classify(incoming(&contract, &rows))
+                .await
+                .unwrap()
+                .counts()
+                .unchanged,
+            40
+        );
         assert_sound(&warehouse, root.path()).await;
     }
     std::fs::remove_file(&path).unwrap();
@@ -290,12 +429,27 @@ async fn orphans_go_and_older_versions_stay() {
     land(&table, &contract, &many(0..50, 1)).await;
     land(&table, &contract, &many(20..70, 2)).await;
     let folder = folder_of(root.path());
-    for orphan in ["_state=live/part-x.parquet", "_qihui/part-x.idx", "_change_data/cdc-x.parquet", "_qihui/a.idx#17"] {
+    for orphan in [
+        "_state=live/part-x.parquet",
+        "_qihui/part-x.idx",
+        "_change_data/cdc-x.parquet",
+        "_qihui/a.idx#17",
+    ] {
         std::fs::create_dir_all(folder.join(orphan).parent().unwrap()).unwrap();
         std::fs::write(folder.join(orphan), b"left behind").unwrap();
     }
-    assert_eq!(warehouse.vacuum_orphans(&contract.id, Duration::from_secs(3600)).await.unwrap().files, 0);
-    let done = warehouse.vacuum_orphans(&contract.id, Duration::ZERO).await.unwrap();
+    assert_eq!(
+        warehouse
+            .vacuum_orphans(&contract.id, Duration::from_secs(3600))
+            .await
+            .unwrap()
+            .files,
+        0
+    );
+    let done = warehouse
+        .vacuum_orphans(&contract.id, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!((done.files, done.bytes), (4, 44));
     for version in 1..=2 {
         read_table(&folder, Some(version)).await;
@@ -309,13 +463,29 @@ async fn tombstones_hold_no_more_than_they_must() {
     let contract = contract(Partition::Month);
     let warehouse = open(root.path());
     let table = warehouse.table(&contract).await.unwrap();
-    let tombstone = Record { retract: true, note: Some("secret".into()), ..Record::new(1, 9) };
+    let tombstone = Record {
+        retract: true,
+        note: Some("secret".into()),
+        ..Record::new(1, 9)
+    };
     land(&table, &contract, &[tombstone.clone()]).await;
     let rows = read_table(&folder_of(root.path()), None).await;
     assert_eq!(rows, [tombstone.row()]);
     // The gate never sees it.
-    assert_eq!(warehouse.snapshot(&contract.id).await.unwrap().unwrap().files.len(), 0);
-    let adds = commit(&folder_of(root.path()), 1).iter().filter(|action| action.get("add").is_some()).count();
+    assert_eq!(
+        warehouse
+            .snapshot(&contract.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .files
+            .len(),
+        0
+    );
+    let adds = commit(&folder_of(root.path()), 1)
+        .iter()
+        .filter(|action| action.get("add").is_some())
+        .count();
     assert_eq!(adds, 1);
 }
 
@@ -325,12 +495,28 @@ async fn erased_enterprises_are_in_no_file() {
     let contract = contract(Partition::Year);
     let warehouse = open(root.path());
     let table = warehouse.table(&contract).await.unwrap();
-    let canary = |seen| Record { note: Some(format!("canary-{seen}")), seen: Some(seen), ..Record::new(7, 9) };
-    let other = |seen| Record { seen: Some(seen), ..Record::new(8, 10) };
+    let canary = |seen| Record {
+        note: Some(format!("canary-{seen}")),
+        seen: Some(seen),
+        ..Record::new(7, 9)
+    };
+    let other = |seen| Record {
+        seen: Some(seen),
+        ..Record::new(8, 10)
+    };
     for seen in 0..5 {
         land(&table, &contract, &[canary(seen), other(seen)]).await;
     }
-    land(&table, &contract, &[Record { retract: true, seen: Some(9), ..Record::new(70, 9) }]).await;
+    land(
+        &table,
+        &contract,
+        &[Record {
+            retract: true,
+            seen: Some(9),
+            ..Record::new(70, 9)
+        }],
+    )
+    .await;
     let enterprises = [9_u32].into_iter().collect();
     let done = warehouse.erase(&contract.id, &enterprises).await.unwrap();
     assert_eq!(done.rows, 2);
@@ -340,14 +526,25 @@ async fn erased_enterprises_are_in_no_file() {
     walk(root.path(), &mut files);
     for file in &files {
         let bytes = std::fs::read(file).unwrap();
-        let found = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        let found = |text: &str| {
+            bytes
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
         assert!(!found("canary") && !found(&canary(0).uscc()), "{file:?}");
     }
     // One data file with its sidecar, the last commit, its checkpoint and the hint.
     assert_eq!(files.len(), 5, "{files:?}");
     // The table goes on, runs are remembered, and a repetition finds nothing.
     assert_eq!(table.last_run("test/levy").await.unwrap(), Some(5));
-    assert_eq!(warehouse.erase(&contract.id, &enterprises).await.unwrap().rows, 0);
+    assert_eq!(
+        warehouse
+            .erase(&contract.id, &enterprises)
+            .await
+            .unwrap()
+            .rows,
+        0
+    );
     land(&table, &contract, &[other(5)]).await;
     let table = open(root.path()).table(&contract).await.unwrap();
     assert_eq!(table.last_run("test/levy").await.unwrap(), Some(6));
@@ -357,6 +554,10 @@ async fn erased_enterprises_are_in_no_file() {
 fn walk(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { walk(&path, files) } else { files.push(path) }
+        if path.is_dir() {
+            walk(&path, files)
+        } else {
+            files.push(path)
+        }
     }
 }
