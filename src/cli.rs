@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode};
 use qihui_consent::ledger::OrganisationKind;
 use qihui_query::formats::Format;
@@ -138,9 +138,9 @@ pub enum FeedCommand {
 
 /// Arguments of `feed run`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["name", "all"])))]
 pub struct FeedRunArgs {
     /// The feed
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub name: Option<FeedName>,
     /// Every feed that has a file in the folder
     #[arg(long)]

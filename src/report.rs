@@ -27,6 +27,14 @@ impl Report {
         }
     }
 
+    /// A report whose JSON document is given as text.
+    pub fn with_document(document: String, text: impl Into<String>) -> Self {
+        Self {
+            document: Some(document),
+            ..Self::new(Value::Null, text)
+        }
+    }
+
     /// The same with a remark.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {

@@ -1,6 +1,9 @@
 //! From the bytes of one source to checked chunks: cutting, decoding, taking apart, checking.
 
-use std::{io::Read, sync::Arc};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
 
 use qihui_catalog::FeedFormat;
 use ring::digest::{SHA256, digest};
@@ -25,7 +28,7 @@ const UTF16_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 
 /// Reads the records of one source, chunk by chunk.
 pub(crate) struct ChunkReader<R> {
-    name: String,
+    source: Arc<Source>,
     framer: Framer<R>,
     decoder: TextDecoder,
     splitter: Splitter,
@@ -50,13 +53,13 @@ impl Splitter {
 
 /// Opens `source` for reading from `from` on, or from its first record.
 pub(crate) fn open(
-    source: &Source,
+    source: &Arc<Source>,
     plan: &Arc<Plan>,
     from: Option<Position>,
     limits: &Limits,
 ) -> Result<ChunkReader<Box<dyn Read + Send>>> {
     let read = |offset| -> Result<Box<dyn Read + Send>> { Ok(Box::new(source.reader(offset)?)) };
-    let mut decoder = TextDecoder::new(plan.feed.encoding, source.evidence);
+    let mut decoder = TextDecoder::new(plan.feed.encoding);
     let mut framer = Framer::new(read(0)?, Position::START, plan.quoting(), limits);
     let failed = |error| IngestError::io(format!("reading `{}`", source.name), error);
     pass_mark(&mut framer, plan, &source.name)?;
@@ -70,6 +73,9 @@ pub(crate) fn open(
                     file: source.name.clone(),
                     feed: plan.feed.name.to_string(),
                 })?;
+            if decoder.needs_evidence(framer.bytes(&frame)) {
+                decoder.learn(source.evidence()?);
+            }
             let csv =
                 bind_header(&framer, &frame, &mut decoder, plan, limits).map_err(|fault| {
                     IngestError::BadHeader {
@@ -89,7 +95,7 @@ pub(crate) fn open(
     framer.position().map_err(failed)?;
     framer.take_hash();
     Ok(ChunkReader {
-        name: source.name.clone(),
+        source: Arc::clone(source),
         framer,
         decoder,
         splitter,
@@ -161,9 +167,12 @@ fn bind_header<R: Read>(
 impl<R: Read> ChunkReader<R> {
     /// Where the next record starts.
     pub fn position(&mut self) -> Result<Position> {
-        self.framer
-            .position()
-            .map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))
+        let position = self.framer.position();
+        position.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> IngestError {
+        IngestError::io(format!("reading `{}`", self.source.name), error)
     }
 
     /// The next chunk, or none at the end. `seen` is told now and then how far reading has come.
@@ -200,37 +209,38 @@ impl<R: Read> ChunkReader<R> {
     }
 
     fn next_record(&mut self) -> Result<Option<Result<(), Rejected>>> {
-        let frame = self
-            .framer
-            .next()
-            .map_err(|error| IngestError::io(format!("reading `{}`", self.name), error))?;
-        let Some(frame) = frame else {
+        let frame = self.framer.next();
+        let Some(frame) = frame.map_err(|error| self.failed(error))? else {
             return Ok(None);
         };
-        let raw = self.framer.bytes(&frame);
-        let take = || -> Result<(), Vec<Problem>> {
-            let whole = |code| vec![Problem { code, column: None }];
-            if let Some(fault) = frame.fault {
-                return Err(whole(fault));
-            }
-            let text = self.decoder.decode(raw).map_err(whole)?;
-            self.splitter.split(text, &mut self.fields).map_err(whole)?;
-            // INVARIANT: a record without fault is no longer than `record_bytes`, far below 4 GiB.
-            let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
-            self.gatherer.take(
-                text,
-                &self.fields,
-                RowAt {
-                    offset: frame.at.offset,
-                    line: frame.at.line,
-                    length,
-                },
-            )
-        };
-        let mut take = take;
-        Ok(Some(take().map_err(|problems| {
-            reject(&frame, raw, problems, self.limits.kept_bytes)
+        if self.decoder.needs_evidence(self.framer.bytes(&frame)) {
+            self.decoder.learn(self.source.evidence()?);
+        }
+        let kept_bytes = self.limits.kept_bytes;
+        let taken = self.take(&frame);
+        Ok(Some(taken.map_err(|problems| {
+            reject(&frame, self.framer.bytes(&frame), problems, kept_bytes)
         })))
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), Vec<Problem>> {
+        let whole = |code| vec![Problem { code, column: None }];
+        if let Some(fault) = frame.fault {
+            return Err(whole(fault));
+        }
+        let text = self
+            .decoder
+            .decode(self.framer.bytes(frame))
+            .map_err(whole)?;
+        self.splitter.split(text, &mut self.fields).map_err(whole)?;
+        // INVARIANT: a record without fault is no longer than `record_bytes`, far below 4 GiB.
+        let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
+        let at = RowAt {
+            offset: frame.at.offset,
+            line: frame.at.line,
+            length,
+        };
+        self.gatherer.take(text, &self.fields, at)
     }
 }
 

@@ -256,10 +256,9 @@ impl Job {
             files: Vec::with_capacity(files.len()),
         };
         for found in files {
-            let wants_evidence = self.plan.feed.encoding == qihui_catalog::Encoding::Detect;
             let name = found.relative.display().to_string();
             let file = async {
-                let source = blocking(move || Source::open(&found, wants_evidence)).await?;
+                let source = blocking(move || Source::open(&found)).await?;
                 self.run_source(Arc::new(source), &state, landing, tally)
                     .await
             };

@@ -8,7 +8,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     os::{
         fd::OwnedFd,
         unix::fs::{FileExt, MetadataExt},
@@ -16,11 +16,15 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use qihui_catalog::FeedSpec;
+use qihui_catalog::{Encoding, FeedSpec};
 use ring::digest::{Context, SHA256};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use crate::{IngestError, error::Result, text::Evidence};
+use crate::{
+    IngestError,
+    error::Result,
+    text::{Evidence, TextDecoder},
+};
 
 /// How much is read at a time while hashing, in bytes.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -40,7 +44,6 @@ pub(crate) struct Source {
     pub name: String,
     pub bytes: u64,
     pub sha256: [u8; 32],
-    pub evidence: Evidence,
     stamp: Stamp,
 }
 
@@ -190,28 +193,32 @@ fn missing(path: &Path, error: io::Error) -> IngestError {
 }
 
 impl Source {
-    /// Opens a file and reads it once, for its hash and (if asked) for evidence of its encoding.
-    pub fn open(found: &Found, wants_evidence: bool) -> Result<Self> {
+    /// Opens a file and reads it once, for its hash.
+    pub fn open(found: &Found) -> Result<Self> {
         let path = found.root.join(&found.relative);
         let file = open_beneath(found, &path)?;
-        let read = || -> io::Result<_> {
-            let stamp = Stamp::of(&file)?;
-            let (sha256, evidence) = scan(&file, wants_evidence)?;
-            Ok((stamp, sha256, evidence))
-        };
-        let (stamp, sha256, evidence) =
-            read().map_err(|error| IngestError::io_at("reading", &path, error))?;
+        let failed = |error| IngestError::io_at("reading", &path, error);
+        let stamp = Stamp::of(&file).map_err(failed)?;
+        let sha256 = hash(FileReader {
+            file: file.try_clone().map_err(failed)?,
+            offset: 0,
+        })
+        .map_err(failed)?;
         let name = found.relative.to_string_lossy().into_owned();
         let source = Self {
             file,
             name,
             bytes: stamp.bytes,
             sha256,
-            evidence,
             stamp,
         };
         source.check_unchanged()?;
         Ok(source)
+    }
+
+    /// Reads the file once more, for what its lines say about its encoding.
+    pub fn evidence(&self) -> Result<Evidence> {
+        weigh(self.reader(0)?).map_err(|error| self.failed(error))
     }
 
     /// A reader of its own from `offset` on.
@@ -327,11 +334,23 @@ fn refused(path: &Path, error: io::Error) -> IngestError {
     }
 }
 
-/// One pass over the file: its hash, and what its lines say about its encoding.
-fn scan(file: &File, wants_evidence: bool) -> io::Result<([u8; 32], Evidence)> {
-    let mut file = file;
-    file.seek(SeekFrom::Start(0))?;
+fn hash(mut file: FileReader) -> io::Result<[u8; 32]> {
     let mut hash = Context::new(&SHA256);
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        match file.read(&mut block) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) => break,
+            read => hash.update(&block[..read?]),
+        }
+    }
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(hash.finish().as_ref());
+    Ok(sha256)
+}
+
+fn weigh(mut file: impl Read) -> io::Result<Evidence> {
+    let mut decoder = TextDecoder::new(Encoding::Detect);
     let mut evidence = Evidence::default();
     let mut block = vec![0; BLOCK_BYTES];
     // `block[..kept]` is the start of a line whose end is not yet read.
@@ -342,26 +361,19 @@ fn scan(file: &File, wants_evidence: bool) -> io::Result<([u8; 32], Evidence)> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
-        hash.update(&block[kept..kept + read]);
         let filled = kept + read;
-        if !wants_evidence {
-            if read == 0 {
-                break;
-            }
-            continue;
-        }
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &block[..filled]) {
             if !std::mem::take(&mut overlong) {
-                evidence.see(&block[start..end]);
+                evidence.see(&block[start..end], &mut decoder);
             }
             start = end + 1;
         }
         if read == 0 {
             if !overlong {
-                evidence.see(&block[start..filled]);
+                evidence.see(&block[start..filled], &mut decoder);
             }
-            break;
+            return Ok(evidence);
         }
         kept = filled - start;
         if kept == block.len() {
@@ -372,7 +384,4 @@ fn scan(file: &File, wants_evidence: bool) -> io::Result<([u8; 32], Evidence)> {
             block.copy_within(start..filled, 0);
         }
     }
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(hash.finish().as_ref());
-    Ok((sha256, evidence))
 }

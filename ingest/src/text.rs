@@ -14,7 +14,7 @@
 //!
 //! The last rule but one exists because two-byte GB18030 characters happen to be valid two-byte UTF-8 in one case of
 //! some dozens (`联通` is the famous one in lenient decoders): a short record says too little by itself. The evidence
-//! comes from the pass over the whole file that also hashes it, so it does not depend on where reading starts.
+//! is taken from the whole file, when the first such record is met, so it does not depend on where reading starts.
 
 use encoding_rs::{DecoderResult, GB18030};
 use qihui_catalog::Encoding;
@@ -26,20 +26,19 @@ use crate::reason::Reason;
 pub(crate) struct Evidence {
     /// Lines that are UTF-8 with a character of three or more bytes.
     pub utf8: u64,
-    /// Lines that are not UTF-8.
-    pub other: u64,
+    /// Lines that are GB18030 and not UTF-8.
+    pub gb18030: u64,
 }
 
 impl Evidence {
-    /// Takes one line in.
-    pub fn see(&mut self, line: &[u8]) {
+    /// Takes one line in, with a decoder to try it.
+    pub fn see(&mut self, line: &[u8], decoder: &mut TextDecoder) {
         if line.is_ascii() {
             return;
         }
         match std::str::from_utf8(line) {
-            Ok(_) if has_long_character(line) => self.utf8 += 1,
-            Ok(_) => {}
-            Err(_) => self.other += 1,
+            Ok(_) => self.utf8 += u64::from(has_long_character(line)),
+            Err(_) => self.gb18030 += u64::from(decoder.gb18030(line).is_some()),
         }
     }
 }
@@ -51,18 +50,33 @@ fn has_long_character(utf8: &[u8]) -> bool {
 /// Decodes records of one source.
 pub(crate) struct TextDecoder {
     encoding: Encoding,
-    evidence: Evidence,
+    evidence: Option<Evidence>,
     buffer: Vec<u8>,
 }
 
 impl TextDecoder {
     /// A decoder for a source in `encoding`.
-    pub fn new(encoding: Encoding, evidence: Evidence) -> Self {
+    pub fn new(encoding: Encoding) -> Self {
         Self {
             encoding,
-            evidence,
+            evidence: None,
             buffer: Vec::new(),
         }
+    }
+
+    /// Learns what the whole file says about its encoding.
+    pub fn learn(&mut self, evidence: Evidence) {
+        self.evidence = Some(evidence);
+    }
+
+    /// Whether `raw` can only be read with [`TextDecoder::learn`]ed evidence.
+    pub fn needs_evidence(&mut self, raw: &[u8]) -> bool {
+        self.evidence.is_none()
+            && self.encoding == Encoding::Detect
+            && !has_long_character(raw)
+            && !raw.is_ascii()
+            && std::str::from_utf8(raw).is_ok()
+            && self.gb18030(raw).is_some()
     }
 
     /// The text of `raw`.
@@ -84,14 +98,14 @@ impl TextDecoder {
         let Ok(text) = std::str::from_utf8(raw) else {
             return self.gb18030(raw).ok_or(Reason::BadEncoding);
         };
-        if text.is_ascii() || has_long_character(raw) || self.evidence.other == 0 {
+        if has_long_character(raw) || text.is_ascii() {
             return Ok(text);
         }
-        let utf8_elsewhere = self.evidence.utf8 > 0;
-        match self.gb18030(raw) {
-            None => Ok(text),
-            Some(_) if utf8_elsewhere => Err(Reason::AmbiguousEncoding),
-            Some(text) => Ok(text),
+        let evidence = self.evidence;
+        match (self.gb18030(raw), evidence) {
+            (None, _) | (_, Some(Evidence { gb18030: 0, .. })) => Ok(text),
+            (Some(text), Some(Evidence { utf8: 0, .. })) => Ok(text),
+            (Some(_), _) => Err(Reason::AmbiguousEncoding),
         }
     }
 
@@ -124,18 +138,52 @@ mod tests {
 
     use super::*;
 
-    const UTF8_FILE: Evidence = Evidence { utf8: 9, other: 0 };
-    const GB_FILE: Evidence = Evidence { utf8: 0, other: 9 };
-    const MIXED: Evidence = Evidence { utf8: 9, other: 9 };
+    const UTF8_FILE: Evidence = Evidence {
+        utf8: 9,
+        gb18030: 0,
+    };
+    const GB_FILE: Evidence = Evidence {
+        utf8: 0,
+        gb18030: 9,
+    };
+    const MIXED: Evidence = Evidence {
+        utf8: 9,
+        gb18030: 9,
+    };
 
     fn gb(text: &str) -> Vec<u8> {
         GB18030.encode(text).0.into_owned()
     }
 
     fn read(encoding: Encoding, evidence: Evidence, raw: &[u8]) -> Result<String, Reason> {
-        TextDecoder::new(encoding, evidence)
-            .decode(raw)
-            .map(str::to_owned)
+        let mut decoder = TextDecoder::new(encoding);
+        if decoder.needs_evidence(raw) {
+            decoder.learn(evidence);
+        }
+        decoder.decode(raw).map(str::to_owned)
+    }
+
+    #[test]
+    fn evidence_counts_lines_that_say_something() {
+        let mut decoder = TextDecoder::new(Encoding::Detect);
+        let mut evidence = Evidence::default();
+        let chinese = gb("印花税");
+        for line in [
+            &b"ascii"[..],
+            "浙江".as_bytes(),
+            &chinese,
+            b"\xFF\xFF",
+            "é".as_bytes(),
+        ] {
+            evidence.see(line, &mut decoder);
+        }
+        assert_eq!(
+            evidence,
+            Evidence {
+                utf8: 1,
+                gb18030: 1
+            }
+        );
     }
 
     #[test]
@@ -202,8 +250,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ing_1_decoding_never_panics_and_never_replaces(raw in prop::collection::vec(any::<u8>(), 0..200), utf8: bool, other: bool) {
-            let evidence = Evidence { utf8: u64::from(utf8), other: u64::from(other) };
+        fn ing_1_decoding_never_panics_and_never_replaces(raw in prop::collection::vec(any::<u8>(), 0..200), utf8: bool, gb18030: bool) {
+            let evidence = Evidence { utf8: u64::from(utf8), gb18030: u64::from(gb18030) };
             for encoding in [Encoding::Detect, Encoding::Utf8, Encoding::Gb18030] {
                 if let Ok(text) = read(encoding, evidence, &raw) {
                     let replaced = text.as_bytes() != raw && text.contains(char::REPLACEMENT_CHARACTER);

@@ -1,9 +1,11 @@
 //! `org add | list`.
 
 use qihui_catalog::PurposeCode;
+use qihui_consent::LedgerError;
 use qihui_consent::ledger::Organisation;
 use serde_json::{Value, json};
 
+use super::preview::LOOKER;
 use super::{Context, with_hub};
 use crate::cli::OrgCommand;
 use crate::failure::Failure;
@@ -27,12 +29,16 @@ pub(super) async fn run(command: OrgCommand, context: &Context<'_>) -> Result<Re
 }
 
 async fn add(hub: &Hub, org: Organisation, purposes: &[PurposeCode]) -> Result<Report, Failure> {
+    if org.id.as_str() == LOOKER {
+        // Whoever reads the accesses of an enterprise must not take one for the other.
+        return Err(LedgerError::OrganisationExists(org.id).into());
+    }
     let catalog = hub.catalog()?;
     for purpose in purposes {
         let known = catalog.purposes.get(purpose);
         if known.is_none_or(|purpose| purpose.heading) {
             // Before the organisation is registered, not after.
-            return Err(qihui_consent::LedgerError::UnknownPurpose(purpose.clone()).into());
+            return Err(LedgerError::UnknownPurpose(purpose.clone()).into());
         }
     }
     hub.ledger().add_org(org.clone()).await?;

@@ -9,11 +9,12 @@ use arrow::array::RecordBatch;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::JsonArray;
 use arrow::util::pretty::pretty_format_batches;
-use qihui_catalog::{ConsentId, DatasetId, OrgId};
+use qihui_catalog::{Action, ConsentId, DatasetId, OrgId, PurposeCode, Timestamp};
 use qihui_consent::ledger::{DatasetPreview, Preview, PreviewColumn};
 use qihui_query::access::AccessRequest;
 use qihui_query::formats::Format;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Context, with_hub};
 use crate::failure::{Failure, ProgramError};
@@ -21,7 +22,7 @@ use crate::hub::Hub;
 use crate::report::{Report, table};
 
 /// Who looks, as the enterprise's list of accesses shows it: not the organisation that asks, which sees nothing.
-const LOOKER: &str = "consent_preview";
+pub(super) const LOOKER: &str = "consent_preview";
 
 pub(super) async fn run(id: &ConsentId, context: &Context<'_>) -> Result<Report, Failure> {
     with_hub(&context.opening, async |hub| {
@@ -62,31 +63,57 @@ async fn cells(
     Ok(shown.into_iter().collect())
 }
 
+/// The document: what the ledger says, without the hub's own number of the enterprise, and the cells as the engine
+/// writes them; a decimal read as a number of the machine would no longer be the same.
+#[derive(Serialize)]
+struct Shown<'a> {
+    consent_id: &'a ConsentId,
+    version: u32,
+    org: &'a OrgId,
+    purpose: &'a PurposeCode,
+    action: Action,
+    at: Timestamp,
+    datasets: Vec<ShownDataset<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownDataset<'a> {
+    #[serde(flatten)]
+    preview: &'a DatasetPreview,
+    rows: Box<RawValue>,
+}
+
 fn report(
     preview: &Preview,
     cells: &BTreeMap<DatasetId, RecordBatch>,
 ) -> Result<Report, Failure> {
-    let mut json = json!(preview);
-    if let Value::Object(document) = &mut json {
-        // The hub's own number of the enterprise means nothing outside.
-        document.remove("no");
-    }
     let mut text = format!(
         "consent {} version {} would let {} ({}, {}) see:",
         preview.consent_id, preview.version, preview.org, preview.purpose, preview.action
     );
-    for (place, dataset) in preview.datasets.iter().enumerate() {
+    let mut datasets = Vec::with_capacity(preview.datasets.len());
+    for dataset in &preview.datasets {
+        let cells = cells.get(&dataset.dataset);
         text += &format!("\n\n{}\n{}", dataset.dataset, columns(dataset));
-        let rows = match cells.get(&dataset.dataset) {
-            Some(batch) => {
-                text += &format!("\n{}", pretty(batch)?);
-                rows(batch)?
-            }
-            None => json!([]),
-        };
-        json["datasets"][place]["rows"] = rows;
+        if let Some(batch) = cells {
+            text += &format!("\n{}", pretty(batch)?);
+        }
+        datasets.push(ShownDataset {
+            preview: dataset,
+            rows: rows(cells)?,
+        });
     }
-    Ok(Report::new(json, text))
+    let shown = Shown {
+        consent_id: &preview.consent_id,
+        version: preview.version,
+        org: &preview.org,
+        purpose: &preview.purpose,
+        action: preview.action,
+        at: preview.at,
+        datasets,
+    };
+    let document = serde_json::to_string(&shown).map_err(|_| no_json())?;
+    Ok(Report::with_document(document, text))
 }
 
 fn columns(preview: &DatasetPreview) -> String {
@@ -124,12 +151,18 @@ fn pretty(batch: &RecordBatch) -> Result<String, ProgramError> {
         .to_string())
 }
 
-fn rows(batch: &RecordBatch) -> Result<Value, ProgramError> {
+fn no_json() -> ProgramError {
+    ProgramError::OutputFailed("the cells are no JSON".to_owned())
+}
+
+fn rows(cells: Option<&RecordBatch>) -> Result<Box<RawValue>, ProgramError> {
     let mut writer = WriterBuilder::new()
         .with_explicit_nulls(true)
         .build::<_, JsonArray>(Vec::new());
-    writer.write(batch).map_err(unwritable)?;
+    if let Some(batch) = cells {
+        writer.write(batch).map_err(unwritable)?;
+    }
     writer.finish().map_err(unwritable)?;
-    serde_json::from_slice(&writer.into_inner())
-        .map_err(|_| ProgramError::OutputFailed("the cells are no JSON".to_owned()))
+    let text = String::from_utf8(writer.into_inner()).map_err(|_| no_json())?;
+    RawValue::from_string(text).map_err(|_| no_json())
 }

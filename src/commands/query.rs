@@ -81,9 +81,7 @@ async fn into_document(hub: &Hub, request: &AccessRequest) -> Result<Report, Fai
         let text = serde_json::to_string(&answer).map_err(|_| no_json())?;
         format!("{{\"access\":{access},\"text\":{text}}}")
     };
-    let mut report = Report::new(Value::Null, "");
-    report.document = Some(document);
-    Ok(noted(report, &summary))
+    Ok(noted(Report::with_document(document, ""), &summary))
 }
 
 fn no_json() -> ProgramError {

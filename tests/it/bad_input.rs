@@ -72,7 +72,7 @@ fn queries_that_cannot_be_answered() {
         ("COPY vat_declaration TO '/tmp/x.csv'", 1, "NotAllowed", &["COPY"]),
         ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", 1, "NotAllowed", &["EXTERNAL"]),
         ("SELECT * FROM \"/etc/passwd\"", 1, "UnknownDataset", &["/etc/passwd"]),
-        ("SELECT * FROM 'file:///etc/passwd'", 1, "BadSql", &[]),
+        ("SELECT * FROM 'file:///etc/passwd'", 1, "UnknownDataset", &["file:///etc/passwd"]),
         ("SHOW TABLES", 1, "NotAllowed", &["SHOW"]),
     ] {
         let answer = lab.bank(sql);
@@ -120,7 +120,8 @@ fn consents_that_cannot_be_asked_for() {
         (request(&subject, "uscc, nosuch", 90), 1, "UnknownColumn", &["nosuch", "catalog show"]),
         (request(&subject, "bsrxm", 90), 1, "ColumnNeverOpened", &["L4"]),
         (request(&subject, "uscc", 800), 1, "ExpiryBeyondCap", &["730", "policy.matching"]),
-        (request(&subject, "uscc", -1), 1, "InvalidValidity", &["past"]),
+        (request(&subject, "uscc", -1), 1, "InvalidValidity", &["after `starts`"]),
+        (request(&subject, "uscc", -300).replace("actions", "starts: 2025-12-01\nactions"), 1, "InvalidValidity", &["past"]),
         (good.replace("from: 2024", "from: 2014"), 1, "PurposeCapExceeded", &["1827"]),
         (good.replace("city_bank", "nobody"), 1, "UnknownOrganisation", &["nobody"]),
         (good.replace("policy.matching", "policy.nothing"), 1, "UnknownPurpose", &["policy.nothing"]),

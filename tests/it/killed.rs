@@ -28,7 +28,7 @@ fn feeds() -> Lab {
 }
 
 fn table(lab: &Lab) -> Value {
-    let sql = "SELECT * FROM vat_declaration";
+    let sql = "SELECT * FROM vat_declaration ORDER BY pzxh";
     lab.tax(sql).done().json()["rows"].clone()
 }
 
@@ -80,7 +80,8 @@ async fn ing_2_killed_anywhere_and_resumed_the_table_is_the_same() {
     assert!(killed > 0, "every process ended before it was killed");
     let last = lab.command(&run).env(CHUNK.0, CHUNK.1).output().unwrap();
     assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
-    assert_eq!(table(&lab), table(&untroubled));
+    // Without the rows in the message.
+    assert!(table(&lab) == table(&untroubled), "the tables differ");
     let waiting = |lab: &Lab| lab.json(&["feed", "quarantine", "vat_declaration"]).done().json()["total"].clone();
     assert_eq!(waiting(&lab), report["feeds"][0]["quarantined"]);
     assert_eq!(waiting(&lab), waiting(&untroubled));

@@ -22,8 +22,9 @@ fn feeds_are_taken_in_completely_and_once() {
     let dry = lab.json(&["feed", "run", "--all", "--from", &feeds, "--dry-run"]).done().json();
     let first = lab.json(&["feed", "run", "--all", "--from", &feeds]).done().json();
     assert_eq!(dry["feeds"], first["feeds"], "a dry run says what a run then does");
-    assert_eq!(first["feeds"].as_array().unwrap().len(), manifest.feeds.len());
-    for feed in &manifest.feeds {
+    let sent = || manifest.feeds.iter().filter(|feed| !feed.files.is_empty());
+    assert_eq!(first["feeds"].as_array().unwrap().len(), sent().count());
+    for feed in sent() {
         let ran = by_feed(&first, &feed.feed);
         let expected = json!({
             "feed": feed.feed,

@@ -193,7 +193,8 @@ impl Lab {
 /// An agreement about VAT declarations.
 pub fn agreement(org: &str, purpose: &str, basis: &str) -> String {
     format!(
-        "org: {org}
+        "id: {org}-vat
+org: {org}
 dataset: vat_declaration
 purposes: [{purpose}]
 basis: {basis}

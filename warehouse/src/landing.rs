@@ -282,7 +282,7 @@ impl<'a> ChunkWriter<'a> {
                     .partition(|row| range.contains(&numbers[*row as usize].cast_unsigned()));
                 left = rest;
                 self.rewrite(
-                    &place,
+                    place,
                     std::slice::from_ref(touched),
                     &joining,
                     &mut feed,

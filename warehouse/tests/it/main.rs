@@ -7,3 +7,4 @@ mod golden;
 mod ing_2;
 mod support;
 mod tables;
+mod upkeep;

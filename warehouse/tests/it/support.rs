@@ -1,6 +1,11 @@
 //! A small dataset, rows for it, and readers that know nothing of the crate under test.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::{
     array::{
@@ -306,4 +311,78 @@ pub fn commit(table: &Path, version: i64) -> Vec<serde_json::Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// Records of 300 enterprises over three months.
+pub fn many(range: std::ops::Range<u16>, seen: i64) -> Vec<Record> {
+    range
+        .map(|serial| Record {
+            no: i32::from(serial) * 7 % 300 + 1,
+            paid_on: Some(20_000 + i32::from(serial % 90)),
+            seen: Some(seen),
+            ..Record::new(serial, 0)
+        })
+        .collect()
+}
+
+pub fn folder_of(root: &Path) -> std::path::PathBuf {
+    root.join("levy")
+}
+
+fn assert_files_are_sorted(batches: &[RecordBatch]) {
+    let key = |batch: &RecordBatch, i: usize| {
+        let numbers = batch
+            .column_by_name("_no")
+            .unwrap()
+            .as_primitive::<Int32Type>();
+        let dates = batch
+            .column_by_name("paid_on")
+            .unwrap()
+            .as_primitive::<Date32Type>();
+        (
+            numbers.value(i),
+            arrow::array::Array::is_valid(dates, i).then(|| dates.value(i)),
+        )
+    };
+    let keys: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| (0..batch.num_rows()).map(|i| key(batch, i)))
+        .collect();
+    assert!(keys.is_sorted());
+}
+
+/// The files of the newest version are what its snapshot says, sorted, and their sidecars exact.
+pub async fn assert_sound(warehouse: &Warehouse, root: &Path) {
+    let dataset = "levy".parse().unwrap();
+    let snapshot = warehouse.snapshot(&dataset).await.unwrap().unwrap();
+    for file in snapshot.files.iter() {
+        let batches = read_parquet(&folder_of(root).join(&file.path));
+        assert_files_are_sorted(&batches);
+        let numbers = batches.iter().flat_map(|batch| {
+            batch
+                .column(0)
+                .as_primitive::<Int32Type>()
+                .values()
+                .to_vec()
+        });
+        let numbers: BTreeSet<u32> = numbers.map(i32::unsigned_abs).collect();
+        let presence = warehouse.presence(&snapshot, file).await.unwrap();
+        assert_eq!(presence.iter().collect::<BTreeSet<_>>(), numbers);
+        assert_eq!(
+            (Some(&file.no_min), Some(&file.no_max)),
+            (numbers.first(), numbers.last())
+        );
+        assert_eq!(
+            file.rows,
+            batches
+                .iter()
+                .map(|batch| batch.num_rows() as u64)
+                .sum::<u64>()
+        );
+    }
+    assert!(
+        snapshot
+            .files
+            .is_sorted_by_key(|file| (file.no_min, file.no_max))
+    );
 }

@@ -1,156 +1,20 @@
-//! Tables: their files, their contract, their versions, their upkeep.
+//! Tables: their pages, their contract, their versions, their runs.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::path::Path;
 
-use arrow::{
-    array::{AsArray as _, RecordBatch},
-    datatypes::{Date32Type, Int32Type},
+use arrow::array::RecordBatch;
+use parquet::file::{
+    metadata::{PageIndexPolicy, ParquetMetaDataReader},
+    page_index::{column_index::ColumnIndexMetaData, offset_index::OffsetIndexMetaData},
 };
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use qihui_catalog::{Coded as _, Partition};
 use qihui_warehouse::{CommitError, Incoming, RunInfo, Warehouse, WarehouseError};
 use serde_json::json;
 
 use crate::support::{
-    Record, commit, contract, contract_with, incoming, land, list, open, read_parquet, read_table,
+    Record, assert_sound, commit, contract, contract_with, folder_of, incoming, land, list, many,
+    open, read_table,
 };
-
-fn many(range: std::ops::Range<u16>, seen: i64) -> Vec<Record> {
-    range
-        .map(|serial| Record {
-            no: i32::from(serial) * 7 % 300 + 1,
-            paid_on: Some(20_000 + i32::from(serial % 90)),
-            seen: Some(seen),
-            ..Record::new(serial, 0)
-        })
-        .collect()
-}
-
-fn folder_of(root: &Path) -> std::path::PathBuf {
-    root.join("levy")
-}
-
-fn assert_files_are_sorted(batches: &[RecordBatch]) {
-    let key = |batch: &RecordBatch, i: usize| {
-        let numbers = batch
-            .column_by_name("_no")
-            .unwrap()
-            .as_primitive::<Int32Type>();
-        let dates = batch
-            .column_by_name("paid_on")
-            .unwrap()
-            .as_primitive::<Date32Type>();
-        (
-            numbers.value(i),
-            arrow::array::Array::is_valid(dates, i).then(|| dates.value(i)),
-        )
-    };
-    let keys: Vec<_> = batches
-        .iter()
-        .flat_map(|batch| (0..batch.num_rows()).map(|i| key(batch, i)))
-        .collect();
-    assert!(keys.is_sorted());
-}
-
-async fn assert_sound(warehouse: &Warehouse, root: &Path) {
-    let dataset = "levy".parse().unwrap();
-    let snapshot = warehouse.snapshot(&dataset).await.unwrap().unwrap();
-    for file in snapshot.files.iter() {
-        let batches = read_parquet(&folder_of(root).join(&file.path));
-        assert_files_are_sorted(&batches);
-        let numbers = batches.iter().flat_map(|batch| {
-            batch
-                .column(0)
-                .as_primitive::<Int32Type>()
-                .values()
-                .to_vec()
-        });
-        let numbers: BTreeSet<u32> = numbers.map(i32::unsigned_abs).collect();
-        let presence = warehouse.presence(&snapshot, file).await.unwrap();
-        assert_eq!(presence.iter().collect::<BTreeSet<_>>(), numbers);
-        assert_eq!(
-            (Some(&file.no_min), Some(&file.no_max)),
-            (numbers.first(), numbers.last())
-        );
-        assert_eq!(
-            file.rows,
-            batches
-                .iter()
-                .map(|batch| batch.num_rows() as u64)
-                .sum::<u64>()
-        );
-    }
-    assert!(
-        snapshot
-            .files
-            .is_sorted_by_key(|file| (file.no_min, file.no_max))
-    );
-}
-
-#[tokio::test]
-async fn files_are_sorted_and_bounded_and_few() {
-    let root = tempfile::tempdir().unwrap();
-    let warehouse = open(root.path());
-    let contract = contract(Partition::None);
-    let table = warehouse.table(&contract).await.unwrap();
-    for start in 0..25 {
-        land(&table, &contract, &many(start * 40..start * 40 + 50, 1)).await;
-    }
-    assert_sound(&warehouse, root.path()).await;
-    let files = warehouse
-        .snapshot(&contract.id)
-        .await
-        .unwrap()
-        .unwrap()
-        .files;
-    assert!(files.len() <= 1010 / 64 + 16, "{}", files.len());
-    assert!(files.iter().all(|file| file.rows <= 64));
-    let before = read_table(&folder_of(root.path()), None).await;
-    let done = warehouse.compact(&contract.id).await.unwrap();
-    assert!(done.removed >= done.added && done.removed > 0, "{done:?}");
-    assert_sound(&warehouse, root.path()).await;
-    assert_eq!(read_table(&folder_of(root.path()), None).await, before);
-    let files = warehouse
-        .snapshot(&contract.id)
-        .await
-        .unwrap()
-        .unwrap()
-        .files;
-    assert!(
-        files
-            .windows(2)
-            .all(|pair| pair[0].no_max <= pair[1].no_min),
-        "{files:?}"
-    );
-}
-
-#[tokio::test]
-async fn corrections_keep_the_ranges_of_large_files() {
-    let root = tempfile::tempdir().unwrap();
-    let warehouse = open(root.path());
-    let contract = contract(Partition::None);
-    let table = warehouse.table(&contract).await.unwrap();
-    land(&table, &contract, &many(0..1000, 1)).await;
-    warehouse.compact(&contract.id).await.unwrap();
-    let before = warehouse.snapshot(&contract.id).await.unwrap().unwrap();
-    // Every file loses a row and gets it back in another version.
-    let corrections: Vec<_> = many(0..1000, 2).into_iter().step_by(20).collect();
-    land(&table, &contract, &corrections).await;
-    assert_sound(&warehouse, root.path()).await;
-    let after = warehouse.snapshot(&contract.id).await.unwrap().unwrap();
-    assert_eq!(after.rows(), 1000);
-    assert!(
-        after.files.len() <= before.files.len() * 2,
-        "{} {}",
-        before.files.len(),
-        after.files.len()
-    );
-    let seen = read_table(&folder_of(root.path()), None).await;
-    assert_eq!(
-        seen.iter().filter(|row| row.8 == Some(2)).count(),
-        corrections.len()
-    );
-}
 
 #[tokio::test]
 async fn pages_are_small_and_indexed_in_every_column() {
@@ -159,8 +23,18 @@ async fn pages_are_small_and_indexed_in_every_column() {
     let contract = contract(Partition::None);
     let table = warehouse.table(&contract).await.unwrap();
     land(&table, &contract, &many(0..30_000, 1)).await;
-    let (path, _) = list(&folder_of(root.path()), None).await.pop().unwrap();
-    let file = bytes::Bytes::from(std::fs::read(folder_of(root.path()).join(path)).unwrap());
+    assert_pages(root.path(), 30_000).await;
+    // A merge hands over pieces of any size.
+    let corrections: Vec<_> = many(0..30_000, 2).into_iter().step_by(77).collect();
+    land(&table, &contract, &corrections).await;
+    assert_pages(root.path(), 30_000).await;
+}
+
+async fn assert_pages(root: &Path, rows: i64) {
+    let [(path, _)] = &list(&folder_of(root), None).await[..] else {
+        panic!("one file is expected");
+    };
+    let file = bytes::Bytes::from(std::fs::read(folder_of(root).join(path)).unwrap());
     let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
     reader.try_parse(&file).unwrap();
     let metadata = reader.finish().unwrap();
@@ -168,33 +42,20 @@ async fn pages_are_small_and_indexed_in_every_column() {
         metadata.offset_index().unwrap(),
         metadata.column_index().unwrap(),
     );
-    assert!(file.len() > 0);
-    for (group, (offsets, indexes)) in offsets.iter().zip(indexes).enumerate() {
-        let starts = |column: usize| {
-            offsets[column]
-                .page_locations()
-                .iter()
-                .map(|page| page.first_row_index)
-                .collect::<Vec<_>>()
-        };
-        assert!(starts(0).len() >= 4);
-        assert!(starts(0).windows(2).all(|pair| pair[1] - pair[0] <= 8192));
-        for column in 0..metadata.row_group(group).num_columns() {
-            assert_eq!(starts(column), starts(0));
-            assert!(indexes[column].is_some_like());
-        }
-    }
-}
-
-/// Whether a column index holds bounds.
-trait Bounds {
-    fn is_some_like(&self) -> bool;
-}
-
-impl Bounds for parquet::file::page_index::column_index::ColumnIndexMetaData {
-    fn is_some_like(&self) -> bool {
-        !matches!(self, Self::NONE)
-    }
+    let [(offsets, indexes)] = &offsets.iter().zip(indexes).collect::<Vec<_>>()[..] else {
+        panic!("one row group is expected");
+    };
+    let starts = |column: &OffsetIndexMetaData| {
+        let pages = column.page_locations().iter();
+        pages.map(|page| page.first_row_index).collect::<Vec<_>>()
+    };
+    let wanted: Vec<i64> = (0..rows).step_by(8192).collect();
+    assert!(offsets.iter().all(|column| starts(column) == wanted));
+    assert!(
+        indexes
+            .iter()
+            .all(|column| !matches!(column, ColumnIndexMetaData::NONE))
+    );
 }
 
 #[tokio::test]
@@ -379,85 +240,6 @@ async fn rows_of_another_form_are_refused() {
 }
 
 #[tokio::test]
-async fn a_lost_or_damaged_sidecar_is_built_again() {
-    let root = tempfile::tempdir().unwrap();
-    let contract = contract(Partition::None);
-    let table = open(root.path()).table(&contract).await.unwrap();
-    let rows = many(0..40, 1);
-    land(&table, &contract, &rows).await;
-    let folder = folder_of(root.path()).join("_qihui");
-    let path = std::fs::read_dir(&folder)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let whole = std::fs::read(&path).unwrap();
-    let damages = (0..whole.len()).step_by(97).map(|at| {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0x10;
-        bytes
-    });
-    let cuts = [0, 7, 100, 184, whole.len() - 1].map(|length| whole[..length].to_vec());
-    for bytes in damages.chain(cuts).chain([[&whole[..], b"x"].concat()]) {
-        std::fs::write(&path, &bytes).unwrap();
-        let warehouse = open(root.path());
-        let table = warehouse.table(&contract).await.unwrap();
-        assert_eq!(
-            table
-                .classify(incoming(&contract, &rows))
-                .await
-                .unwrap()
-                .counts()
-                .unchanged,
-            40
-        );
-        assert_sound(&warehouse, root.path()).await;
-    }
-    std::fs::remove_file(&path).unwrap();
-    let warehouse = open(root.path());
-    assert_sound(&warehouse, root.path()).await;
-    assert_eq!(std::fs::read(&path).unwrap(), whole);
-}
-
-#[tokio::test]
-async fn orphans_go_and_older_versions_stay() {
-    let root = tempfile::tempdir().unwrap();
-    let warehouse = open(root.path());
-    let contract = contract(Partition::Month);
-    let table = warehouse.table(&contract).await.unwrap();
-    land(&table, &contract, &many(0..50, 1)).await;
-    land(&table, &contract, &many(20..70, 2)).await;
-    let folder = folder_of(root.path());
-    for orphan in [
-        "_state=live/part-x.parquet",
-        "_qihui/part-x.idx",
-        "_change_data/cdc-x.parquet",
-        "_qihui/a.idx#17",
-    ] {
-        std::fs::create_dir_all(folder.join(orphan).parent().unwrap()).unwrap();
-        std::fs::write(folder.join(orphan), b"left behind").unwrap();
-    }
-    assert_eq!(
-        warehouse
-            .vacuum_orphans(&contract.id, Duration::from_secs(3600))
-            .await
-            .unwrap()
-            .files,
-        0
-    );
-    let done = warehouse
-        .vacuum_orphans(&contract.id, Duration::ZERO)
-        .await
-        .unwrap();
-    assert_eq!((done.files, done.bytes), (4, 44));
-    for version in 1..=2 {
-        read_table(&folder, Some(version)).await;
-    }
-    assert_sound(&warehouse, root.path()).await;
-}
-
-#[tokio::test]
 async fn tombstones_hold_no_more_than_they_must() {
     let root = tempfile::tempdir().unwrap();
     let contract = contract(Partition::Month);
@@ -468,7 +250,7 @@ async fn tombstones_hold_no_more_than_they_must() {
         note: Some("secret".into()),
         ..Record::new(1, 9)
     };
-    land(&table, &contract, &[tombstone.clone()]).await;
+    land(&table, &contract, std::slice::from_ref(&tombstone)).await;
     let rows = read_table(&folder_of(root.path()), None).await;
     assert_eq!(rows, [tombstone.row()]);
     // The gate never sees it.
@@ -487,77 +269,4 @@ async fn tombstones_hold_no_more_than_they_must() {
         .filter(|action| action.get("add").is_some())
         .count();
     assert_eq!(adds, 1);
-}
-
-#[tokio::test]
-async fn erased_enterprises_are_in_no_file() {
-    let root = tempfile::tempdir().unwrap();
-    let contract = contract(Partition::Year);
-    let warehouse = open(root.path());
-    let table = warehouse.table(&contract).await.unwrap();
-    let canary = |seen| Record {
-        note: Some(format!("canary-{seen}")),
-        seen: Some(seen),
-        ..Record::new(7, 9)
-    };
-    let other = |seen| Record {
-        seen: Some(seen),
-        ..Record::new(8, 10)
-    };
-    for seen in 0..5 {
-        land(&table, &contract, &[canary(seen), other(seen)]).await;
-    }
-    land(
-        &table,
-        &contract,
-        &[Record {
-            retract: true,
-            seen: Some(9),
-            ..Record::new(70, 9)
-        }],
-    )
-    .await;
-    let enterprises = [9_u32].into_iter().collect();
-    let done = warehouse.erase(&contract.id, &enterprises).await.unwrap();
-    assert_eq!(done.rows, 2);
-    let folder = folder_of(root.path());
-    assert_eq!(read_table(&folder, None).await, [other(4).row()]);
-    let mut files = Vec::new();
-    walk(root.path(), &mut files);
-    for file in &files {
-        let bytes = std::fs::read(file).unwrap();
-        let found = |text: &str| {
-            bytes
-                .windows(text.len())
-                .any(|window| window == text.as_bytes())
-        };
-        assert!(!found("canary") && !found(&canary(0).uscc()), "{file:?}");
-    }
-    // One data file with its sidecar, the last commit, its checkpoint and the hint.
-    assert_eq!(files.len(), 5, "{files:?}");
-    // The table goes on, runs are remembered, and a repetition finds nothing.
-    assert_eq!(table.last_run("test/levy").await.unwrap(), Some(5));
-    assert_eq!(
-        warehouse
-            .erase(&contract.id, &enterprises)
-            .await
-            .unwrap()
-            .rows,
-        0
-    );
-    land(&table, &contract, &[other(5)]).await;
-    let table = open(root.path()).table(&contract).await.unwrap();
-    assert_eq!(table.last_run("test/levy").await.unwrap(), Some(6));
-    assert_eq!(read_table(&folder, None).await, [other(5).row()]);
-}
-
-fn walk(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            walk(&path, files)
-        } else {
-            files.push(path)
-        }
-    }
 }
