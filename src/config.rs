@@ -351,10 +351,7 @@ mod tests {
             strict: true,
         };
         let config = Config::load(&file, true, &flags).unwrap();
-        assert_eq!(
-            (config.query.seconds, config.query.strict),
-            (7, true)
-        );
+        assert_eq!((config.query.seconds, config.query.strict), (7, true));
         assert_eq!(config.diagnostics.level, Level::Debug);
         assert!(Config::load(&dir.path().join("none.toml"), true, &flags).is_err());
         assert!(Config::load(&dir.path().join("none.toml"), false, &flags).is_ok());

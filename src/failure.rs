@@ -55,7 +55,9 @@ pub enum ProgramError {
         known: u64,
     },
     /// Ledger and log are not of one hub.
-    #[error("entry {index} of the audit log is not the one the ledger handed over: log and ledger do not belong together; restore both from one backup")]
+    #[error(
+        "entry {index} of the audit log is not the one the ledger handed over: log and ledger do not belong together; restore both from one backup"
+    )]
     LogMismatch {
         /// The entry.
         index: u64,
@@ -67,7 +69,9 @@ pub enum ProgramError {
         path: PathBuf,
     },
     /// A part of the catalogue has a version that is not in the log.
-    #[error("{what} is not recorded in the log, so it has no effect yet: run `qihui catalog check --record`")]
+    #[error(
+        "{what} is not recorded in the log, so it has no effect yet: run `qihui catalog check --record`"
+    )]
     NotRecorded {
         /// Which part, with its version.
         what: String,

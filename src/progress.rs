@@ -1,11 +1,10 @@
 //! Progress of feed runs, for people who wait at a terminal.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use qihui_ingest::{Counts, FileReport, Position, Progress};
+use qihui_ingest::{FileReport, Position, Progress};
 
 /// Bars on stderr, one per file.
 #[derive(Debug, Default)]
@@ -30,7 +29,7 @@ impl Progress for Bars {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
     }
 
-    fn landed(&self, at: Position, _counts: &Counts) {
+    fn reading(&self, at: Position) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = current.as_ref() {
             bar.set_position(at.offset);

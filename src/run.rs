@@ -122,14 +122,14 @@ fn survive_full_disks() -> Option<Signal> {
 fn explained(error: &clap::Error) -> Result<Report, Failure> {
     let text = error.render().to_string();
     match error.kind() {
-        ErrorKind::DisplayHelp => {
-            Ok(Report::new(json!({ "help": text }), text.trim_end()))
-        }
-        ErrorKind::DisplayVersion => {
-            Ok(Report::new(json!({ "version": env!("CARGO_PKG_VERSION") }), text.trim_end()))
-        }
+        ErrorKind::DisplayHelp => Ok(Report::new(json!({ "help": text }), text.trim_end())),
+        ErrorKind::DisplayVersion => Ok(Report::new(
+            json!({ "version": env!("CARGO_PKG_VERSION") }),
+            text.trim_end(),
+        )),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let failure = ProgramError::BadUsage("a command is missing: see `qihui --help`".to_owned());
+            let failure =
+                ProgramError::BadUsage("a command is missing: see `qihui --help`".to_owned());
             Err(Failure::from(failure).with_help(text))
         }
         _ => {

@@ -113,7 +113,9 @@ fn accessed(accesses: &[AccessRecord]) -> Report {
             access.datasets.join(", "),
             access.columns.join(", "),
             access.decision.clone(),
-            access.rows.map_or_else(|| "?".to_owned(), |rows| rows.to_string()),
+            access
+                .rows
+                .map_or_else(|| "?".to_owned(), |rows| rows.to_string()),
         ]
     });
     let header = [

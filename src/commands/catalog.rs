@@ -11,10 +11,7 @@ use crate::report::{Report, table};
 /// The word that stands for the purpose tree.
 const PURPOSES: &str = "purposes";
 
-pub(super) async fn run(
-    command: CatalogCommand,
-    context: &Context<'_>,
-) -> Result<Report, Failure> {
+pub(super) async fn run(command: CatalogCommand, context: &Context<'_>) -> Result<Report, Failure> {
     match command {
         CatalogCommand::List => list(context).await,
         CatalogCommand::Show { dataset } => show(&dataset, context).await,
@@ -82,7 +79,10 @@ async fn show(dataset: &DatasetId, context: &Context<'_>) -> Result<Report, Fail
         let contract = catalog
             .contract(dataset)
             .ok_or_else(|| ProgramError::UnknownDataset(dataset.to_string()))?;
-        Ok(Report::new(parsed(&contract.canonical_json()), described(contract)))
+        Ok(Report::new(
+            parsed(&contract.canonical_json()),
+            described(contract),
+        ))
     })
     .await
 }
@@ -95,7 +95,8 @@ fn parsed(canonical: &str) -> Value {
 fn purposes(catalog: &Catalog) -> Report {
     let tree = &catalog.purposes;
     let rows = tree.iter().map(|purpose| {
-        let days = |days: Option<u32>| days.map_or_else(|| "any".to_owned(), |days| days.to_string());
+        let days =
+            |days: Option<u32>| days.map_or_else(|| "any".to_owned(), |days| days.to_string());
         vec![
             purpose.code.to_string(),
             purpose.title_en.clone(),
@@ -131,7 +132,10 @@ fn described(contract: &Contract) -> String {
         ("owner", contract.owner.clone()),
         ("row level", contract.row_level.to_string()),
         ("key", contract.key.join(", ")),
-        ("event date", contract.event_date.clone().unwrap_or_default()),
+        (
+            "event date",
+            contract.event_date.clone().unwrap_or_default(),
+        ),
         ("sequence", contract.sequence.join(", ")),
         (
             "feeds",
@@ -235,16 +239,24 @@ fn checked(catalog: &Catalog, unrecorded: &[Artefact], record: bool) -> Report {
         "recorded": versions(recorded),
         "unrecorded": versions(unrecorded),
     });
-    let mut text = format!("{contracts} contracts, {feeds} feeds and {purposes} purposes are in order");
+    let mut text =
+        format!("{contracts} contracts, {feeds} feeds and {purposes} purposes are in order");
     for artefact in recorded {
-        text += &format!("\nrecorded: {} {} {}", artefact.kind, artefact.id, artefact.version);
+        text += &format!(
+            "\nrecorded: {} {} {}",
+            artefact.kind, artefact.id, artefact.version
+        );
     }
     for artefact in unrecorded {
-        text += &format!("\nnot in the log: {} {} {}", artefact.kind, artefact.id, artefact.version);
+        text += &format!(
+            "\nnot in the log: {} {} {}",
+            artefact.kind, artefact.id, artefact.version
+        );
     }
     let report = Report::new(json, text);
     if unrecorded.is_empty() {
         return report;
     }
-    report.note("what is not in the log has no effect yet: `qihui catalog check --record` records it")
+    report
+        .note("what is not in the log has no effect yet: `qihui catalog check --record` records it")
 }

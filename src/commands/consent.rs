@@ -15,10 +15,7 @@ use crate::files::read_document;
 use crate::hub::{Act, Hub};
 use crate::report::{Report, table};
 
-pub(super) async fn run(
-    command: ConsentCommand,
-    context: &Context<'_>,
-) -> Result<Report, Failure> {
+pub(super) async fn run(command: ConsentCommand, context: &Context<'_>) -> Result<Report, Failure> {
     match command {
         ConsentCommand::Request { file } => request(&file, context).await,
         ConsentCommand::Preview { id } => Box::pin(preview::run(&id, context)).await,
@@ -192,7 +189,13 @@ async fn list(
     .await?;
     let json: Vec<Value> = consents.iter().map(entry).collect();
     let header = [
-        "consent", "version", "state", "in force", "principal", "organisation", "purpose",
+        "consent",
+        "version",
+        "state",
+        "in force",
+        "principal",
+        "organisation",
+        "purpose",
         "expires",
     ];
     Ok(Report::new(

@@ -19,10 +19,7 @@ use crate::report::{Report, table};
 /// The dataset that says where an enterprise sits and what it does: filled first, so that numbers are assigned by it.
 const REGISTER: &str = "enterprise_registration";
 
-pub(super) async fn run(
-    command: FeedCommand,
-    context: &Context<'_>,
-) -> Result<Report, Failure> {
+pub(super) async fn run(command: FeedCommand, context: &Context<'_>) -> Result<Report, Failure> {
     match command {
         FeedCommand::List => list(context).await,
         FeedCommand::Check { file, feed } => check(&file, &feed, context).await,
@@ -67,11 +64,7 @@ fn progress(context: &Context<'_>) -> Arc<dyn Progress> {
     }
 }
 
-async fn check(
-    file: &Path,
-    feed: &FeedName,
-    context: &Context<'_>,
-) -> Result<Report, Failure> {
+async fn check(file: &Path, feed: &FeedName, context: &Context<'_>) -> Result<Report, Failure> {
     let watching = progress(context);
     let CheckReport { report, problems } = with_hub(&context.opening, async |hub| {
         hub.check_feed(feed, file, watching).await

@@ -83,10 +83,7 @@ struct ShownDataset<'a> {
     rows: Box<RawValue>,
 }
 
-fn report(
-    preview: &Preview,
-    cells: &BTreeMap<DatasetId, RecordBatch>,
-) -> Result<Report, Failure> {
+fn report(preview: &Preview, cells: &BTreeMap<DatasetId, RecordBatch>) -> Result<Report, Failure> {
     let mut text = format!(
         "consent {} version {} would let {} ({}, {}) see:",
         preview.consent_id, preview.version, preview.org, preview.purpose, preview.action
@@ -118,12 +115,19 @@ fn report(
 
 fn columns(preview: &DatasetPreview) -> String {
     let row = |column: &PreviewColumn| {
-        let form = column.form.map_or_else(|| "not shown".to_owned(), |form| form.to_string());
+        let form = column
+            .form
+            .map_or_else(|| "not shown".to_owned(), |form| form.to_string());
         let opened: Vec<String> = column
             .opened
             .iter()
             .map(|(from, to)| {
-                let day = |day: &Option<_>| day.map_or_else(|| "…".to_owned(), |day: qihui_catalog::Date| day.to_string());
+                let day = |day: &Option<_>| {
+                    day.map_or_else(
+                        || "…".to_owned(),
+                        |day: qihui_catalog::Date| day.to_string(),
+                    )
+                };
                 format!("{} to {}", day(from), day(to))
             })
             .collect();

@@ -31,7 +31,9 @@ pub(super) fn run(args: SynthArgs) -> Result<Report, Failure> {
     let feeds: Vec<_> = manifest
         .feeds
         .iter()
-        .map(|feed| json!({ "feed": feed.feed, "files": feed.files.len(), "records": feed.records }))
+        .map(
+            |feed| json!({ "feed": feed.feed, "files": feed.files.len(), "records": feed.records }),
+        )
         .collect();
     let json = json!({
         "out": shown(&options.out),

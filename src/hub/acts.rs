@@ -1,7 +1,7 @@
 //! Operations on consents.
 //!
-//! What takes away acts as soon as the ledger has it: with the log down too, and with a broken catalogue. Only the
-//! acknowledgement needs the log. What gives acts once it is in the log.
+//! What takes away acts as soon as the ledger has it, whatever else of the hub is broken: the log, the catalogue, a
+//! table. Only the acknowledgement needs the log. What gives acts once it is in the log.
 
 use std::sync::Arc;
 
@@ -66,27 +66,30 @@ impl Hub {
     /// Opens a hub for an operation that takes something away, as far as it can be opened.
     ///
     /// # Errors
-    /// What the ledger says. When the log could not be reached, its failure, though the operation acts.
+    /// What the ledger says. When the rest of the hub cannot be opened, or the log takes nothing, that failure, though
+    /// the operation acts.
     pub async fn take_away(opening: &Opening, act: &Act) -> Result<Consent, Failure> {
-        match Self::open(opening).await {
+        let failure = match Self::open(opening).await {
             Ok(hub) => {
                 let consent = hub.act(act).await?;
                 hub.close().await;
-                Ok(consent)
+                return Ok(consent);
             }
-            Err(failure) if failure.code().starts_with("Log") => {
-                let _lock = opening.lock().await?;
-                let ledger = opening.ledger().await?;
-                let catalog = or_builtin(opening.catalog())?;
-                act.carry_out(&ledger, &catalog, &principal::local())
-                    .await?;
-                ledger.close().await;
-                let acts =
-                    "what was taken away is in force, and goes into the log once that is available";
-                Err(failure.with_details([acts.to_owned()]))
-            }
-            Err(failure) => Err(failure),
+            Err(failure) => failure,
+        };
+        // Nothing may be done in somebody else's directory, and an absent ledger must not be made anew.
+        if ["HubBusy", "NotAHub"].contains(&failure.code()) || !opening.layout.ledger().is_file() {
+            return Err(failure);
         }
+        let _lock = opening.lock().await?;
+        let ledger = opening.ledger().await?;
+        let catalog = or_builtin(opening.catalog())?;
+        act.carry_out(&ledger, &catalog, &principal::local())
+            .await?;
+        ledger.close().await;
+        let acts =
+            "what was taken away is in force, and goes into the log once the hub can be opened";
+        Err(failure.with_details([acts.to_owned()]))
     }
 }
 

@@ -10,8 +10,8 @@
 //!   configuration is recorded whenever it has changed.
 //! - A log or ledger that lost something the other knows of is refused, not repaired.
 //!
-//! Limits: a broken catalogue stops only the commands that need one; what takes away works without it, and even
-//! without the log ([`Hub::take_away`]).
+//! Limits: a broken catalogue stops only the commands that need one; what takes away needs nothing but the ledger
+//! ([`Hub::take_away`]).
 
 mod acts;
 mod lock;
@@ -70,7 +70,13 @@ impl Opening {
     }
 
     async fn ledger(&self) -> Result<Ledger, Failure> {
-        Ok(Ledger::open(&self.layout.ledger(), Arc::clone(&self.clock)).await?)
+        let ledger = Ledger::open(&self.layout.ledger(), Arc::clone(&self.clock)).await?;
+        Ok(ledger.acting_as(&principal::local()))
+    }
+
+    fn ledger_missing(&self) -> ProgramError {
+        let path = self.layout.ledger();
+        ProgramError::LedgerMissing { path }
     }
 
     fn catalog(&self) -> Result<Arc<Catalog>, CatalogErrors> {
@@ -115,10 +121,7 @@ impl Hub {
         let log = AuditLog::open(&layout.log(), &keys, Arc::clone(&opening.clock))?;
         let log = Arc::new(log);
         if log.size() > 0 && !layout.ledger().is_file() {
-            return Err(ProgramError::LedgerMissing {
-                path: layout.ledger(),
-            }
-            .into());
+            return Err(opening.ledger_missing().into());
         }
         empty(&layout.spill())?;
         let ledger = opening.ledger().await?;
@@ -232,9 +235,9 @@ impl Hub {
     pub async fn unrecorded(&self) -> Result<Vec<Artefact>, Failure> {
         let mut unrecorded = Vec::new();
         for artefact in self.catalog()?.artefacts() {
-            let recorded = self
-                .ledger
-                .artefact_recorded(artefact.kind, &artefact.id, &artefact.hash);
+            let recorded =
+                self.ledger
+                    .artefact_recorded(artefact.kind, &artefact.id, &artefact.hash);
             if !recorded.await? {
                 unrecorded.push(artefact);
             }
@@ -269,7 +272,10 @@ impl Hub {
     pub async fn close(self) {
         let known = {
             let mut known = self.known.lock();
-            known.scanned = self.log.size();
+            if self.catalog.is_ok() {
+                // Otherwise accesses without an end may not have been closed.
+                known.scanned = self.log.size();
+            }
             known.clone()
         };
         if known != self.known_before

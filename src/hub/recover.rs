@@ -50,9 +50,11 @@ impl Hub {
         if from < self.log.size() && self.catalog.is_ok() {
             Box::pin(self.gate()?.close_interrupted(from)).await?;
         }
-        let pending = self.known.lock().pending.clone();
-        for feed in pending {
-            Box::pin(self.record_runs(&feed)).await?;
+        if self.catalog.is_ok() {
+            let pending = self.known.lock().pending.clone();
+            for feed in pending {
+                Box::pin(self.record_runs(&feed)).await?;
+            }
         }
         Ok(())
     }
@@ -63,6 +65,9 @@ impl Hub {
         let truncated = |known| Err(ProgramError::LogTruncated { size, known }.into());
         if self.known_before.scanned > size {
             return truncated(self.known_before.scanned - 1);
+        }
+        if size > 0 && self.ledger.position().await? == 0 {
+            return Err(self.opening.ledger_missing().into());
         }
         let Some((position, index)) = self.ledger.last_logged().await? else {
             return Ok(());
@@ -131,10 +136,9 @@ impl Hub {
 
 /// SHA-256 of the canonical JSON of a document, hexadecimal.
 fn sha256(document: &Value) -> Result<String, ProgramError> {
-    let text = serde_json_canonicalizer::to_vec(document).map_err(|_| {
-        ProgramError::BadConfiguration {
+    let text =
+        serde_json_canonicalizer::to_vec(document).map_err(|_| ProgramError::BadConfiguration {
             reason: "it has no canonical form".to_owned(),
-        }
-    })?;
+        })?;
     Ok(hex::encode(digest(&SHA256, &text)))
 }

@@ -16,7 +16,12 @@ fn limited(lab: &Lab, kibibytes: u64, arguments: &[&str]) -> Answer {
     let inner = lab.command(arguments);
     let script = format!("ulimit -f {kibibytes}; exec \"$0\" \"$@\"");
     let mut shell = Command::new("bash");
-    shell.arg("-c").arg(script).arg(inner.get_program()).args(inner.get_args()).current_dir(lab.path());
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .current_dir(lab.path());
     for (name, value) in inner.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
@@ -38,7 +43,9 @@ fn long_texts(rows: u32) -> String {
         .to_owned();
     for row in 0..rows {
         let uscc = Uscc::from_parts('9', '1', "330100", &format!("{row:08}")).unwrap();
-        let scope: String = (0..7000).map(|_| char::from_u32(chance.random_range(0x4e00..0x9fa5)).unwrap()).collect();
+        let scope: String = (0..7000)
+            .map(|_| char::from_u32(chance.random_range(0x4e00..0x9fa5)).unwrap())
+            .collect();
         text += &format!("{uscc},公司{row},2000-01-01,,1,CNY,{scope},,,330100\n");
     }
     text
@@ -53,7 +60,8 @@ fn no_room_to_land() {
     answer.fails(1, "NoSpace", &["free some"]);
     // With room again, everything lands as if nothing had happened.
     let ran = lab.run(&run).done().json();
-    let counts = ["read", "landed", "quarantined"].map(|key| ran["feeds"][0][key].as_u64().unwrap());
+    let counts =
+        ["read", "landed", "quarantined"].map(|key| ran["feeds"][0][key].as_u64().unwrap());
     assert_eq!(counts, [80, 80, 0]);
     lab.run(&["audit", "verify"]).done();
 }
@@ -80,7 +88,14 @@ fn no_room_to_record_an_access() {
         lab.bank("SELECT count(*) FROM vat_declaration").done();
     }
     let (before, limit) = (length(&journal), length(&journal) / 1024);
-    let ask = ["query", "--org", "tax_bureau", "--purpose", "supervision.tax", "SELECT uscc FROM vat_declaration"];
+    let ask = [
+        "query",
+        "--org",
+        "tax_bureau",
+        "--purpose",
+        "supervision.tax",
+        "SELECT uscc FROM vat_declaration",
+    ];
     let answer = limited(&lab, limit, &ask);
     answer.fails(3, "LogUnavailable", &["nothing is released", "free space"]);
     assert_eq!(answer.stdout, "", "nothing was released");
@@ -96,14 +111,22 @@ fn no_room_to_record_a_withdrawal() {
     let id = lab.granted("uscc, xse");
     let journal = files(&lab.hub().join("log/journal")).pop().unwrap();
     let ledger = ["ledger.db", "ledger.db-wal"].map(|name| lab.hub().join("ledger").join(name));
-    let largest = ledger.iter().filter(|path| path.exists()).map(|path| length(path)).max().unwrap();
+    let largest = ledger
+        .iter()
+        .filter(|path| path.exists())
+        .map(|path| length(path))
+        .max()
+        .unwrap();
     while length(&journal) < largest + (128 << 10) {
         lab.bank("SELECT count(*) FROM vat_declaration").done();
     }
     let limit = length(&journal) / 1024;
     let answer = limited(&lab, limit, &["consent", "withdraw", &id, "--json"]);
     answer.fails(3, "LogUnavailable", &["what was taken away is"]);
-    assert_eq!(lab.json(&["consent", "show", &id]).done().json()["state"], "WITHDRAWN");
+    assert_eq!(
+        lab.json(&["consent", "show", &id]).done().json()["state"],
+        "WITHDRAWN"
+    );
     let seen = lab.bank("SELECT uscc FROM vat_declaration").done().json();
     assert_eq!(seen["rows"], serde_json::json!([]));
     lab.run(&["audit", "verify"]).done();

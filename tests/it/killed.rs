@@ -18,9 +18,28 @@ const CHUNK: (&str, &str) = ("QIHUI_INGEST__CHUNK_ROWS", "25");
 fn feeds() -> Lab {
     let lab = Lab::empty();
     let feeds = lab.file("feeds");
-    let words = ["synth", "--enterprises", "60", "--months", "6", "--ugly", "0.1", "--out", &feeds];
+    let words = [
+        "synth",
+        "--enterprises",
+        "60",
+        "--months",
+        "6",
+        "--ugly",
+        "0.1",
+        "--out",
+        &feeds,
+    ];
     lab.run(&words).done();
-    lab.run(&["org", "add", "tax_bureau", "--name", "Tax", "--kind", "department"]).done();
+    lab.run(&[
+        "org",
+        "add",
+        "tax_bureau",
+        "--name",
+        "Tax",
+        "--kind",
+        "department",
+    ])
+    .done();
     let statute = crate::support::agreement("tax_bureau", "supervision.tax", "{statute: {law: x}}");
     let file = lab.write("tax.yaml", statute);
     lab.run(&["agreement", "add", &file]).done();
@@ -38,7 +57,11 @@ async fn runs(lab: &Lab) -> Vec<i64> {
     let entries = hub.log().scan(0..u64::MAX).map(Result::unwrap);
     entries
         .filter(|entry| entry.leaf.kind == "feed.run")
-        .map(|entry| serde_json::from_slice::<Value>(&entry.body).unwrap()["run"].as_i64().unwrap())
+        .map(|entry| {
+            serde_json::from_slice::<Value>(&entry.body).unwrap()["run"]
+                .as_i64()
+                .unwrap()
+        })
         .collect()
 }
 
@@ -48,7 +71,14 @@ async fn ing_2_killed_anywhere_and_resumed_the_table_is_the_same() {
     let untroubled = Lab::bare();
     copy(lab.path(), untroubled.path());
     let source = lab.file("feeds");
-    let run = ["feed", "run", "vat_declaration", "--from", &source, "--json"];
+    let run = [
+        "feed",
+        "run",
+        "vat_declaration",
+        "--from",
+        &source,
+        "--json",
+    ];
     let mut plain = untroubled.command(&run);
     let begun = Instant::now();
     let report: Value = {
@@ -61,7 +91,10 @@ async fn ing_2_killed_anywhere_and_resumed_the_table_is_the_same() {
     let mut killed = 0;
     for _ in 0..KILLS {
         let mut command = lab.command(&run);
-        command.env(CHUNK.0, CHUNK.1).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .env(CHUNK.0, CHUNK.1)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let until = Instant::now() + whole.mul_f64(chance.random_range(0.05..1.0));
         let ended = loop {
@@ -79,15 +112,50 @@ async fn ing_2_killed_anywhere_and_resumed_the_table_is_the_same() {
     }
     assert!(killed > 0, "every process ended before it was killed");
     let last = lab.command(&run).env(CHUNK.0, CHUNK.1).output().unwrap();
-    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    assert!(
+        last.status.success(),
+        "{}",
+        String::from_utf8_lossy(&last.stderr)
+    );
     // Without the rows in the message.
     assert!(table(&lab) == table(&untroubled), "the tables differ");
-    let waiting = |lab: &Lab| lab.json(&["feed", "quarantine", "vat_declaration"]).done().json()["total"].clone();
+    let waiting = |lab: &Lab| {
+        lab.json(&["feed", "quarantine", "vat_declaration"])
+            .done()
+            .json()["total"]
+            .clone()
+    };
     assert_eq!(waiting(&lab), report["feeds"][0]["quarantined"]);
     assert_eq!(waiting(&lab), waiting(&untroubled));
+    // Old files again, newest first: nothing is undone.
+    let mut files: Vec<_> = crate::support::files(&lab.path().join("feeds"))
+        .into_iter()
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vat_"))
+        })
+        .collect();
+    files.reverse();
+    for file in files {
+        lab.run(&[
+            "feed",
+            "run",
+            "vat_declaration",
+            "--from",
+            file.to_str().unwrap(),
+        ])
+        .done();
+    }
+    assert!(
+        table(&lab) == table(&untroubled),
+        "an old file changed the table"
+    );
     let recorded = runs(&lab).await;
     let consecutive: Vec<i64> = (1..=i64::try_from(recorded.len()).unwrap()).collect();
-    assert_eq!(recorded, consecutive, "every run is in the log, once and in order");
+    assert_eq!(
+        recorded, consecutive,
+        "every run is in the log, once and in order"
+    );
     lab.run(&["audit", "verify"]).done();
 }
 
@@ -102,12 +170,66 @@ async fn gate_3_an_interrupted_access_is_closed_at_the_next_start() {
         let hub = crate::owner::open(&lab.hub()).await.unwrap();
         let body = br#"{"access_id":"x","org":"city_bank","purpose":"policy.matching","datasets":[{"dataset":"vat_declaration","columns":["xse"]}]}"#;
         let subjects = qihui_audit::Subjects::none();
-        hub.log().append(&qihui_audit::Entry { kind: "access.decided", body, subjects }).unwrap();
+        hub.log()
+            .append(&qihui_audit::Entry {
+                kind: "access.decided",
+                body,
+                subjects,
+            })
+            .unwrap();
     }
     let after = lab.json(&["audit", "accesses", &subject]).done().json();
-    let (before, after) = (before["accesses"].as_array().unwrap(), after["accesses"].as_array().unwrap());
+    let (before, after) = (
+        before["accesses"].as_array().unwrap(),
+        after["accesses"].as_array().unwrap(),
+    );
     assert_eq!(after.len(), before.len() + 1);
     assert_eq!(after.last().unwrap()["decision"], "interrupted");
     let again = lab.json(&["audit", "accesses", &subject]).done().json();
-    assert_eq!(again["accesses"].as_array().unwrap().len(), after.len(), "it is closed once");
+    assert_eq!(
+        again["accesses"].as_array().unwrap().len(),
+        after.len(),
+        "it is closed once"
+    );
+}
+
+/// An event that the ledger committed is in the log after the next start, once: whether its process died before it
+/// was handed over or right behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn aud_3_events_reach_the_log_once_after_a_crash() {
+    let lab = Lab::empty();
+    let org = |id: &str| qihui_consent::ledger::Organisation {
+        id: id.parse().unwrap(),
+        name: id.to_owned(),
+        kind: qihui_consent::ledger::OrganisationKind::Bank,
+    };
+    let size = |lab: &Lab| {
+        lab.json(&["audit", "verify"]).done().json()["entries"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = size(&lab);
+    {
+        let hub = crate::owner::open(&lab.hub()).await.unwrap();
+        hub.ledger().add_org(org("before")).await.unwrap();
+    }
+    lab.run(&["org", "list"]).done();
+    assert_eq!(size(&lab), before + 1);
+    {
+        let hub = crate::owner::open(&lab.hub()).await.unwrap();
+        hub.ledger().add_org(org("behind")).await.unwrap();
+        let waiting = hub.ledger().pending(10).await.unwrap();
+        let subjects = qihui_audit::Subjects::none();
+        let entry = qihui_audit::Entry {
+            kind: &waiting[0].kind,
+            body: &waiting[0].body,
+            subjects,
+        };
+        hub.log().append(&entry).unwrap();
+    }
+    for _ in 0..2 {
+        let listed = lab.json(&["org", "list"]).done().json();
+        assert_eq!(listed["orgs"].as_array().map(Vec::len), Some(2));
+        assert_eq!(size(&lab), before + 2);
+    }
 }

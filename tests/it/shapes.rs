@@ -10,9 +10,10 @@ fn steady(value: &mut Value, lab: &Lab) {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
                 match key.as_str() {
-                    "access_id" | "checkpoint" | "hash" | "key_id" | "leaf" | "leaf_hash" | "nonce" | "origin" | "proof"
-                    | "root" | "sha256" | "source_sha256" | "verifier_key" | "prev_hash" | "at" | "time"
-                    | "starts" | "expires" | "valid_from"
+                    "access_id" | "checkpoint" | "hash" | "key_id" | "leaf" | "leaf_hash"
+                    | "nonce" | "origin" | "proof" | "root" | "sha256" | "source_sha256"
+                    | "verifier_key" | "prev_hash" | "at" | "time" | "starts" | "expires"
+                    | "valid_from"
                         if !value.is_null() =>
                     {
                         *value = format!("<{key}>").into();
@@ -27,7 +28,9 @@ fn steady(value: &mut Value, lab: &Lab) {
             if text.starts_with("c-") {
                 *text = "<name>".to_owned();
             }
-            *text = text.replace(folder, "<folder>").replace(&lab.subject(), "<subject>");
+            *text = text
+                .replace(folder, "<folder>")
+                .replace(&lab.subject(), "<subject>");
         }
         _ => {}
     }
@@ -37,7 +40,13 @@ fn steady(value: &mut Value, lab: &Lab) {
 fn documents_have_the_shape_that_scripts_rely_on() {
     let lab = Lab::world();
     let subject = lab.subject();
-    let bank = ["query", "--org", "city_bank", "--purpose", "policy.matching"];
+    let bank = [
+        "query",
+        "--org",
+        "city_bank",
+        "--purpose",
+        "policy.matching",
+    ];
     let snapshot = |name: &str, arguments: &[&str]| -> Value {
         let answer = lab.json(arguments).json();
         let mut steadied = answer.clone();
@@ -50,8 +59,20 @@ fn documents_have_the_shape_that_scripts_rely_on() {
         answer
     };
     snapshot("feed_list", &["feed", "list"]);
-    snapshot("feed_run", &["feed", "run", "vat_declaration", "--from", &lab.file("feeds")]);
-    snapshot("feed_quarantine", &["feed", "quarantine", "vat_declaration", "--limit", "1"]);
+    snapshot(
+        "feed_run",
+        &[
+            "feed",
+            "run",
+            "vat_declaration",
+            "--from",
+            &lab.file("feeds"),
+        ],
+    );
+    snapshot(
+        "feed_quarantine",
+        &["feed", "quarantine", "vat_declaration", "--limit", "1"],
+    );
     snapshot("catalog_list", &["catalog", "list"]);
     snapshot("catalog_check", &["catalog", "check"]);
     snapshot("org_list", &["org", "list"]);
@@ -60,29 +81,55 @@ fn documents_have_the_shape_that_scripts_rely_on() {
     let requested = snapshot("consent_request", &["consent", "request", &file]);
     let id = requested["consent_id"].as_str().unwrap();
     snapshot("consent_preview", &["consent", "preview", id]);
-    snapshot("consent_sign", &["consent", "sign", id, "--as", "owner", "--key", &lab.file("owner.key")]);
+    snapshot(
+        "consent_sign",
+        &[
+            "consent",
+            "sign",
+            id,
+            "--as",
+            "owner",
+            "--key",
+            &lab.file("owner.key"),
+        ],
+    );
     snapshot("consent_show", &["consent", "show", id]);
     snapshot("consent_list", &["consent", "list", "--subject", &subject]);
     let sql = "SELECT uscc, skssqq, xse FROM vat_declaration ORDER BY skssqq LIMIT 1";
     snapshot("query", &[&bank[..], &[sql]].concat());
-    snapshot("query_explain", &[&bank[..], &["EXPLAIN SELECT uscc FROM vat_declaration"]].concat());
-    snapshot("query_refused", &[&bank[..], &["SELECT jxse FROM vat_declaration"]].concat());
+    snapshot(
+        "query_explain",
+        &[&bank[..], &["EXPLAIN SELECT uscc FROM vat_declaration"]].concat(),
+    );
+    snapshot(
+        "query_refused",
+        &[&bank[..], &["SELECT jxse FROM vat_declaration"]].concat(),
+    );
     snapshot("audit_accesses", &["audit", "accesses", &subject]);
     snapshot("audit_proof", &["audit", "proof", "0"]);
     snapshot("audit_checkpoint", &["audit", "checkpoint"]);
     snapshot("audit_verify", &["audit", "verify"]);
-    snapshot("no_hub", &["--data-dir", &lab.file("nowhere"), "org", "list"]);
+    snapshot(
+        "no_hub",
+        &["--data-dir", &lab.file("nowhere"), "org", "list"],
+    );
 }
 
 /// The contract of a dataset, as `catalog show` prints it, is the one that is hashed and recorded.
 #[test]
 fn a_contract_is_shown_as_it_is_recorded() {
     let lab = Lab::empty();
-    let shown = lab.json(&["catalog", "show", "vat_declaration"]).done().json();
+    let shown = lab
+        .json(&["catalog", "show", "vat_declaration"])
+        .done()
+        .json();
     let canonical = serde_json_canonicalizer::to_string(&shown).unwrap();
     let builtin = qihui_catalog::Catalog::builtin().unwrap();
-    let contract = builtin.contract(&"vat_declaration".parse().unwrap()).unwrap();
+    let contract = builtin
+        .contract(&"vat_declaration".parse().unwrap())
+        .unwrap();
     assert_eq!(canonical, contract.canonical_json());
     assert!(lab.json(&["catalog", "show", "purposes"]).done().json()["purposes"].is_array());
-    lab.json(&["catalog", "show", "nosuch"]).fails(1, "UnknownDataset", &["catalog list"]);
+    lab.json(&["catalog", "show", "nosuch"])
+        .fails(1, "UnknownDataset", &["catalog list"]);
 }

@@ -103,19 +103,65 @@ impl Lab {
     fn make_world() -> Self {
         let lab = Self::empty();
         let feeds = lab.file("feeds");
-        let words = ["synth", "--enterprises", ENTERPRISES, "--months", "3", "--ugly", "0.1", "--out"];
+        let words = [
+            "synth",
+            "--enterprises",
+            ENTERPRISES,
+            "--months",
+            "3",
+            "--ugly",
+            "0.1",
+            "--out",
+        ];
         lab.run(&[&words[..], &[&feeds]].concat()).done();
         lab.run(&["feed", "run", "--all", "--from", &feeds]).done();
-        let bank = ["org", "add", "city_bank", "--name", "City Bank", "--kind", "bank"];
-        lab.run(&[&bank[..], &["--purpose", "matching.supply_demand"]].concat()).done();
-        lab.run(&["org", "add", "tax_bureau", "--name", "税务局", "--kind", "department"]).done();
-        lab.write("bank.yaml", &agreement("city_bank", "policy.matching", "consent"));
-        lab.write("tax.yaml", &agreement("tax_bureau", "supervision.tax", "{statute: {law: 税收征收管理法}}"));
-        lab.run(&["agreement", "add", &lab.file("bank.yaml")]).done();
+        let bank = [
+            "org",
+            "add",
+            "city_bank",
+            "--name",
+            "City Bank",
+            "--kind",
+            "bank",
+        ];
+        lab.run(&[&bank[..], &["--purpose", "matching.supply_demand"]].concat())
+            .done();
+        lab.run(&[
+            "org",
+            "add",
+            "tax_bureau",
+            "--name",
+            "税务局",
+            "--kind",
+            "department",
+        ])
+        .done();
+        lab.write(
+            "bank.yaml",
+            &agreement("city_bank", "policy.matching", "consent"),
+        );
+        lab.write(
+            "tax.yaml",
+            &agreement(
+                "tax_bureau",
+                "supervision.tax",
+                "{statute: {law: 税收征收管理法}}",
+            ),
+        );
+        lab.run(&["agreement", "add", &lab.file("bank.yaml")])
+            .done();
         lab.run(&["agreement", "add", &lab.file("tax.yaml")]).done();
         lab.run(&["keygen", "--out", &lab.file("owner.key")]).done();
         let subject = lab.find_subject();
-        lab.run(&["signatory", "add", &subject, "owner", "--key", &lab.file("owner.key.pub")]).done();
+        lab.run(&[
+            "signatory",
+            "add",
+            &subject,
+            "owner",
+            "--key",
+            &lab.file("owner.key.pub"),
+        ])
+        .done();
         lab.write("subject", &subject);
         lab
     }
@@ -153,7 +199,11 @@ impl Lab {
     /// The binary, on this hub.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = qihui();
-        command.arg("--data-dir").arg(self.hub()).args(arguments).current_dir(self.path());
+        command
+            .arg("--data-dir")
+            .arg(self.hub())
+            .args(arguments)
+            .current_dir(self.path());
         command
     }
 
@@ -168,12 +218,26 @@ impl Lab {
 
     /// What the bank is answered.
     pub fn bank(&self, sql: &str) -> Answer {
-        self.json(&["query", "--org", "city_bank", "--purpose", "policy.matching", sql])
+        self.json(&[
+            "query",
+            "--org",
+            "city_bank",
+            "--purpose",
+            "policy.matching",
+            sql,
+        ])
     }
 
     /// What the tax bureau is answered, which sees every declaration by law.
     pub fn tax(&self, sql: &str) -> Answer {
-        self.json(&["query", "--org", "tax_bureau", "--purpose", "supervision.tax", sql])
+        self.json(&[
+            "query",
+            "--org",
+            "tax_bureau",
+            "--purpose",
+            "supervision.tax",
+            sql,
+        ])
     }
 
     /// Asks the enterprise for a consent over columns, and has it signed.
@@ -186,7 +250,15 @@ impl Lab {
     }
 
     pub fn sign(&self, id: &str) -> Answer {
-        self.json(&["consent", "sign", id, "--as", "owner", "--key", &self.file("owner.key")])
+        self.json(&[
+            "consent",
+            "sign",
+            id,
+            "--as",
+            "owner",
+            "--key",
+            &self.file("owner.key"),
+        ])
     }
 }
 
