@@ -168,15 +168,15 @@ impl Failure {
     /// The failure that an error means. The words of the operating system behind it are added where it leaves them out.
     #[must_use]
     pub fn of<E: Coded + 'static>(error: &E) -> Self {
-        Self::new(error.code(), error.kind(), with_cause(error))
+        Self::new(error.code(), error.kind(), &with_cause(error))
     }
 
-    fn new(code: &'static str, kind: Kind, message: String) -> Self {
+    fn new(code: &'static str, kind: Kind, message: &str) -> Self {
         let (more, details) = (Map::new(), Vec::new());
         Self {
             code,
             kind,
-            message: one_line(&message),
+            message: one_line(message),
             more,
             details,
         }
@@ -223,7 +223,7 @@ impl Failure {
 
     /// The same with the help of the command line before it.
     #[must_use]
-    pub(crate) fn with_help(mut self, help: String) -> Self {
+    pub(crate) fn with_help(mut self, help: &str) -> Self {
         self.details.extend(help.lines().map(str::to_owned));
         self
     }
@@ -280,13 +280,13 @@ fn kind_of(word: &str) -> Kind {
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        Self::new(error.code(), kind_of(error.kind()), error.to_string())
+        Self::new(error.code(), kind_of(error.kind()), &error.to_string())
     }
 }
 
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
-        Self::new(error.code(), kind_of(error.kind()), error.to_string())
+        Self::new(error.code(), kind_of(error.kind()), &error.to_string())
     }
 }
 

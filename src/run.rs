@@ -130,7 +130,7 @@ fn explained(error: &clap::Error) -> Result<Report, Failure> {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let failure =
                 ProgramError::BadUsage("a command is missing: see `qihui --help`".to_owned());
-            Err(Failure::from(failure).with_help(text))
+            Err(Failure::from(failure).with_help(&text))
         }
         _ => {
             // The first paragraph says what is wrong; tips and usage follow.

@@ -1,6 +1,6 @@
 //! `keygen`: the key pair of a signatory, which the hub never holds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qihui_consent::LedgerError;
 use qihui_consent::signing::SigningKey;
@@ -18,7 +18,7 @@ pub(super) fn run(args: &KeygenArgs, context: &Context<'_>) -> Result<Report, Fa
     }
     let key = SigningKey::generate()?;
     key.write_new(&args.out)?;
-    let public = PathBuf::from(args.out.with_added_extension("pub"));
+    let public = args.out.with_added_extension("pub");
     files::write_new(&public, key.public().to_pem().as_bytes(), 0o644)?;
     let json = json!({
         "key": shown(&args.out),

@@ -1,7 +1,6 @@
 //! Bad input: one clear error that says what to do, the right exit code, nothing lost, no data in the message.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
 use qihui_consent::signing::SigningKey;
 
@@ -9,7 +8,7 @@ use crate::support::{Answer, Lab, qihui, request};
 
 /// Checks that nothing an error says names the enterprise.
 #[track_caller]
-fn says_nothing_of(answer: &Answer, subject: &str) {
+pub fn says_nothing_of(answer: &Answer, subject: &str) {
     assert!(
         !answer.stderr.contains(subject) && !answer.stdout.contains(subject),
         "{answer:?}"
@@ -458,107 +457,6 @@ fn a_broken_catalogue_is_named_and_stops_no_withdrawal() {
     );
     fs::write(&path, good).unwrap();
     lab.run(&["catalog", "check"]).done();
-}
-
-#[test]
-fn feeds_that_cannot_be_read() {
-    let lab = Lab::empty();
-    let feed = "enterprise_registration";
-    let run = |from: &str| lab.json(&["feed", "run", feed, "--from", from]);
-    run(&lab.file("*.csv")).fails(2, "PathIsGlob", &["wildcard"]);
-    run(&lab.file("none.csv")).fails(1, "SourceNotFound", &["none.csv"]);
-    let target = lab.write("target.csv", "USCC\n");
-    symlink(&target, lab.path().join("link.csv")).unwrap();
-    run(&lab.file("link.csv")).fails(2, "PathIsSymlink", &["link.csv"]);
-    run("/dev/zero").fails(2, "NotARegularFile", &[]);
-    run(&lab.write("empty.csv", "")).fails(1, "EmptyFile", &["header"]);
-    let secret = "91330000142911651L,某某公司\n";
-    let answer = run(&lab.write("headless.csv", secret));
-    answer.fails(1, "BadHeader", &["header"]);
-    says_nothing_of(&answer, "91330000142911651L");
-    lab.json(&["feed", "run", "nosuch", "--from", &target])
-        .fails(1, "UnknownFeed", &["feed list"]);
-    lab.json(&["feed", "run", "--all"])
-        .fails(1, "NoFeedFiles", &["inbox"]);
-    lab.run(&["feed", "run"]).fails(2, "BadUsage", &["--all"]);
-    let config = lab.hub().join("qihui.toml");
-    fs::create_dir(lab.path().join("allowed")).unwrap();
-    fs::write(
-        &config,
-        format!("[ingest]\nroot = \"{}\"\n", lab.file("allowed")),
-    )
-    .unwrap();
-    run(&target).fails(2, "PathOutsideRoot", &["allowed"]);
-    run(&lab.file("allowed/../target.csv")).fails(2, "PathOutsideRoot", &[]);
-}
-
-/// NUL bytes, mixed encodings and overlong records spoil their own record and no other.
-#[test]
-fn records_that_cannot_be_read_go_to_quarantine() {
-    let lab = Lab::empty();
-    let mut content = "uscc,ent_name,est_date,ent_type,reg_capital_wan,reg_capital_currency,business_scope,province,city,\
-                       reg_division_code\n"
-        .as_bytes()
-        .to_vec();
-    let row = |name: &[u8]| {
-        [
-            b"91330000142911651L,",
-            name,
-            b",2000-01-01,,1,CNY,x,,,330000\n",
-        ]
-        .concat()
-    };
-    content.extend(row("茶叶公司".as_bytes()));
-    content.extend(row(b"nul\0byte"));
-    content.extend(row(b"\xb2\xe8\xd2\xb6\xff"));
-    content.extend(row(&vec![b'x'; 2 << 20]));
-    let file = lab.write("enterprises_x.csv", content);
-    let report = lab
-        .json(&["feed", "check", &file, "--feed", "registry_csv"])
-        .done()
-        .json();
-    assert_eq!(
-        (&report["read"], &report["quarantined"]),
-        (&4.into(), &3.into()),
-        "{report}"
-    );
-    let ran = lab
-        .json(&["feed", "run", "registry_csv", "--from", &file])
-        .done()
-        .json();
-    assert_eq!(ran["feeds"][0]["quarantined"], 3);
-    let waiting = lab.json(&["feed", "quarantine", "registry_csv"]).done();
-    says_nothing_of(&waiting, "91330000142911651L");
-    let lines: Vec<_> = waiting.json()["records"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["line"].clone())
-        .collect();
-    assert_eq!(lines, [3, 4, 5]);
-}
-
-#[test]
-fn synth_says_what_it_cannot_do() {
-    let lab = Lab::bare();
-    let out = lab.file("out");
-    lab.run(&["synth", "--out", &out, "--ugly", "2"])
-        .fails(2, "SynthOption", &["--ugly"]);
-    lab.run(&[
-        "synth",
-        "--out",
-        &out,
-        "--enterprises",
-        "3",
-        "--months",
-        "1",
-    ])
-    .done();
-    lab.run(&["synth", "--out", &out])
-        .fails(2, "SynthExists", &["empty folder"]);
-    let registry = lab.write("r.csv", "a,b\n1,2\n");
-    lab.run(&["synth", "--out", &lab.file("o2"), "--registry", &registry])
-        .fails(1, "SynthRegistry", &["uscc"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Integration tests of the program.
 
+mod bad_feeds;
 mod bad_input;
 mod demo;
 mod dependencies;

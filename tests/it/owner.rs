@@ -58,6 +58,7 @@ fn two_processes_take_turns() {
         .iter()
         .map(|id| {
             lab.command(&["org", "add", id, "--name", id, "--kind", "service"])
+                .stdout(std::process::Stdio::null())
                 .spawn()
                 .unwrap()
         })

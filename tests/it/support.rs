@@ -138,11 +138,11 @@ impl Lab {
         .done();
         lab.write(
             "bank.yaml",
-            &agreement("city_bank", "policy.matching", "consent"),
+            agreement("city_bank", "policy.matching", "consent"),
         );
         lab.write(
             "tax.yaml",
-            &agreement(
+            agreement(
                 "tax_bureau",
                 "supervision.tax",
                 "{statute: {law: 税收征收管理法}}",
