@@ -286,6 +286,7 @@ impl QueryError {
     fn repeated(&self) -> Option<Self> {
         match self {
             Self::TooManyRows { limit } => Some(Self::TooManyRows { limit: *limit }),
+            Self::NotAllowed { what } => Some(Self::NotAllowed { what: what.clone() }),
             Self::ConsentChanged => Some(Self::ConsentChanged),
             Self::Warehouse { message } => Some(Self::Warehouse {
                 message: message.clone(),

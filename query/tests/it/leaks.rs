@@ -236,6 +236,28 @@ async fn limits_count_visible_rows() {
     );
 }
 
+/// The engine drops keys from an order over grouping sets that it takes for constant, so ties would be decided by how
+/// rows lie in files: refused until it does not.
+#[tokio::test]
+async fn an_order_over_grouping_sets_that_decides_about_rows_is_refused() {
+    refused(
+        "SELECT n, 7 AS k, count(*) FROM t GROUP BY CUBE (n, 7) LIMIT 2",
+        "NotAllowed",
+    )
+    .await;
+    refused(
+        "SELECT n, row_number() OVER (ORDER BY n) FROM t GROUP BY ROLLUP (n)",
+        "NotAllowed",
+    )
+    .await;
+    assert_eq!(
+        rows("SELECT n, count(*) FROM t GROUP BY ROLLUP (n) ORDER BY n")
+            .await
+            .len(),
+        4
+    );
+}
+
 /// A join's dynamic filter must neither reach below the gate nor bring hidden rows up.
 #[tokio::test]
 async fn joins_meet_visible_rows_only() {
