@@ -58,7 +58,12 @@ async fn check(seed: u64) -> (u64, u64, u64) {
                 failed += 1;
                 assert_eq!(a, b, "seed {seed}: {sql}");
             }
-            (a, b) => panic!("seed {seed}: {sql}\n gate: {a:?}\n view: {b:?}"),
+            (a, b) => {
+                let sizes: Vec<usize> = views.iter().map(|(_, view)| view.rows.len()).collect();
+                panic!(
+                    "seed {seed}: {sql}\n gate: {a:?}\n view: {b:?}\n rows of the views: {sizes:?}"
+                )
+            }
         }
     }
     (run, failed, strict)
