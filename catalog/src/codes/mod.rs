@@ -319,6 +319,6 @@ mod tests {
             list("division").contains("330125", None),
             "a division of the past"
         );
-        assert_eq!(list("currency").name_of("XXXX"), None);
+        assert_eq!(list("currency").name_of("ZZZZ"), None);
     }
 }
