@@ -79,35 +79,65 @@ pub struct InsideScan {
 
 /// The gate as an operator. See the module's text.
 pub struct GateExec {
-    scan: Arc<GateScan>,
+    body: Body,
     properties: Arc<PlanProperties>,
+}
+
+/// What stands inside a gate.
+enum Body {
+    /// Rows as the files deliver them.
+    Scan(Arc<GateScan>),
+    /// A gate and what orders its rows, in one partition (strict mode): an optimizer that saw the sort would find
+    /// that nobody asked for it, and drop it.
+    Ordered(Arc<dyn ExecutionPlan>),
 }
 
 impl GateExec {
     /// An operator with `partitions` partitions over `scan`.
     pub fn new(scan: Arc<GateScan>, partitions: usize) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&scan.rows.schema)),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
+        let schema = Arc::clone(&scan.rows.schema);
         Self {
-            scan,
-            properties: Arc::new(properties),
+            body: Body::Scan(scan),
+            properties: properties(schema, partitions, EmissionType::Incremental),
+        }
+    }
+
+    /// An operator that delivers the rows of `ordered`, which has one partition, as they come.
+    pub fn ordered(ordered: Arc<dyn ExecutionPlan>) -> Self {
+        let schema = ordered.schema();
+        Self {
+            body: Body::Ordered(ordered),
+            properties: properties(schema, 1, EmissionType::Final),
         }
     }
 }
 
+/// The properties of an operator that promises nothing about its rows.
+fn properties(
+    schema: SchemaRef,
+    partitions: usize,
+    emission: EmissionType,
+) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(schema),
+        Partitioning::UnknownPartitioning(partitions),
+        emission,
+        Boundedness::Bounded,
+    ))
+}
+
 impl fmt::Debug for GateExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GateExec({})", self.scan.dataset)
+        self.fmt_as(DisplayFormatType::Default, f)
     }
 }
 
 impl DisplayAs for GateExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "GateExec: dataset={}", self.scan.dataset)
+        match &self.body {
+            Body::Scan(scan) => write!(f, "GateExec: dataset={}", scan.dataset),
+            Body::Ordered(_) => f.write_str("GateExec: ordered"),
+        }
     }
 }
 
@@ -135,7 +165,13 @@ impl ExecutionPlan for GateExec {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        leaf(self, &children)
+        if children.is_empty() {
+            Ok(self)
+        } else {
+            Err(DataFusionError::Internal(
+                "the gate takes no children".into(),
+            ))
+        }
     }
 
     fn execute(
@@ -143,15 +179,19 @@ impl ExecutionPlan for GateExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let inner = &self.scan.context;
+        let scan = match &self.body {
+            Body::Scan(scan) => scan,
+            Body::Ordered(ordered) => return ordered.execute(partition, context),
+        };
+        let inner = &scan.context;
         let mut inputs = VecDeque::new();
-        for (index, inside) in self.scan.inside.iter().enumerate() {
+        for (index, inside) in scan.inside.iter().enumerate() {
             inputs.push_back(Input {
                 stream: inside.plan.execute(partition, Arc::clone(inner))?,
                 source: Source::Inside { index, first: true },
             });
         }
-        if let Some(edge) = &self.scan.edge {
+        if let Some(edge) = &scan.edge {
             let stream = edge.execute(partition, Arc::clone(inner))?;
             inputs.push_back(Input {
                 stream,
@@ -160,119 +200,64 @@ impl ExecutionPlan for GateExec {
         }
         let batch_rows = context.session_config().batch_size();
         Ok(Box::pin(GateStream {
-            scan: Arc::clone(&self.scan),
+            scan: Arc::clone(scan),
             inputs,
-            coalescer: BatchCoalescer::new(Arc::clone(&self.scan.rows.schema), batch_rows)
+            coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
                 .with_biggest_coalesce_batch_size(Some(batch_rows / 2)),
             finished: false,
         }))
     }
 }
 
-/// A gate whose rows come in one partition, in the order of what is visible, in batches cut anew (strict mode).
-///
-/// Like [`GateExec`] a leaf: an optimizer that saw the sort would find that nobody asked for it, and drop it.
-pub struct OrderedGateExec {
-    ordered: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
+/// An operator of this module above the gate: how it treats its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// All partitions of all inputs, one after another, in one partition: in strict mode the rows of a union may not
+    /// arrive as threads please.
+    InSequence,
+    /// The one input as it is, but started only when its first row is asked for. A join never asks its second side
+    /// when the first is empty; the engine starts some operators before they are asked, and whether these were quick
+    /// enough to draw rows through the gate would be a race, seen in what the access touched.
+    WhenAsked,
 }
 
-impl OrderedGateExec {
-    /// `ordered` is the gate with what orders its rows, in one partition.
-    pub fn new(ordered: Arc<dyn ExecutionPlan>) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(ordered.schema()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        );
-        Self {
-            ordered,
-            properties: Arc::new(properties),
-        }
-    }
-}
-
-impl fmt::Debug for OrderedGateExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OrderedGateExec")
-    }
-}
-
-impl DisplayAs for OrderedGateExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("OrderedGateExec")
-    }
-}
-
-impl ExecutionPlan for OrderedGateExec {
-    fn name(&self) -> &'static str {
-        "OrderedGateExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        leaf(self, &children)
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        self.ordered.execute(partition, context)
-    }
-}
-
-/// The inputs of a union one after another, in one partition: in strict mode rows may not arrive as threads please.
+/// See [`Order`].
 #[derive(Debug)]
-pub struct SequenceExec {
+pub struct OrderedExec {
+    order: Order,
     inputs: Vec<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
 }
 
-impl SequenceExec {
-    /// All partitions of all `inputs`, which have the given schema, in order.
-    pub fn new(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
+impl OrderedExec {
+    /// `inputs`, which have the given schema, in sequence.
+    fn in_sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
         Self {
+            order: Order::InSequence,
             inputs,
-            properties: Arc::new(properties),
+            properties: properties(schema, 1, EmissionType::Incremental),
+        }
+    }
+
+    /// `input`, started when it is first asked.
+    fn when_asked(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            order: Order::WhenAsked,
+            properties: Arc::clone(input.properties()),
+            inputs: vec![input],
         }
     }
 }
 
-impl DisplayAs for SequenceExec {
+impl DisplayAs for OrderedExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("SequenceExec")
+        write!(f, "OrderedExec: {:?}", self.order)
     }
 }
 
-impl ExecutionPlan for SequenceExec {
+impl ExecutionPlan for OrderedExec {
     fn name(&self) -> &'static str {
-        "SequenceExec"
+        "OrderedExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -283,6 +268,10 @@ impl ExecutionPlan for SequenceExec {
         self.inputs.iter().collect()
     }
 
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![self.order == Order::WhenAsked; self.inputs.len()]
+    }
+
     fn apply_expressions(
         &self,
         _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
@@ -294,19 +283,34 @@ impl ExecutionPlan for SequenceExec {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(self.schema(), children)))
+        Ok(Arc::new(Self {
+            order: self.order,
+            inputs: children,
+            properties: Arc::clone(&self.properties),
+        }))
     }
 
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
-        let parts: Vec<(Arc<dyn ExecutionPlan>, usize)> = self
-            .inputs
-            .iter()
-            .flat_map(|input| {
-                let partitions = input.properties().output_partitioning().partition_count();
-                (0..partitions).map(|partition| (Arc::clone(input), partition))
-            })
-            .collect();
+        let parts: Vec<(Arc<dyn ExecutionPlan>, usize)> = match self.order {
+            Order::InSequence => self
+                .inputs
+                .iter()
+                .flat_map(|input| {
+                    let partitions = input.properties().output_partitioning().partition_count();
+                    (0..partitions).map(|partition| (Arc::clone(input), partition))
+                })
+                .collect(),
+            Order::WhenAsked => self
+                .inputs
+                .iter()
+                .map(|input| (Arc::clone(input), partition))
+                .collect(),
+        };
         let renamed = Arc::clone(&schema);
         let batches = futures::stream::iter(parts)
             .map(move |(input, partition)| input.execute(partition, Arc::clone(&context)))
@@ -319,16 +323,16 @@ impl ExecutionPlan for SequenceExec {
     }
 }
 
-/// Puts unions of a plan in order.
+/// Puts unions of a plan in sequence.
 ///
 /// # Errors
 /// When the plan cannot be rebuilt.
 pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
-        if node.is::<UnionExec>() || node.is::<InterleaveExec>() {
+        if is_union(&node) {
             let inputs = node.children().into_iter().cloned().collect();
             return Ok(Transformed::yes(
-                Arc::new(SequenceExec::new(node.schema(), inputs)) as _,
+                Arc::new(OrderedExec::in_sequence(node.schema(), inputs)) as _,
             ));
         }
         Ok(Transformed::no(node))
@@ -336,17 +340,27 @@ pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     .map(|done| done.data)
 }
 
-fn leaf(
-    gate: Arc<dyn ExecutionPlan>,
-    children: &[Arc<dyn ExecutionPlan>],
-) -> Result<Arc<dyn ExecutionPlan>> {
-    if children.is_empty() {
-        Ok(gate)
-    } else {
-        Err(DataFusionError::Internal(
-            "the gate takes no children".into(),
-        ))
-    }
+/// Lets each side of the joins of a plan start when it is asked.
+///
+/// # Errors
+/// When the plan cannot be rebuilt.
+pub fn when_asked(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        if node.children().len() < 2 || is_union(&node) || node.is::<OrderedExec>() {
+            return Ok(Transformed::no(node));
+        }
+        let sides = node
+            .children()
+            .into_iter()
+            .map(|side| Arc::new(OrderedExec::when_asked(Arc::clone(side))) as _)
+            .collect();
+        node.with_new_children(sides).map(Transformed::yes)
+    })
+    .map(|done| done.data)
+}
+
+fn is_union(node: &Arc<dyn ExecutionPlan>) -> bool {
+    node.is::<UnionExec>() || node.is::<InterleaveExec>()
 }
 
 /// Where a batch comes from; `first`: the enterprises of the inside scan are still to be recorded.

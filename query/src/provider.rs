@@ -38,7 +38,7 @@ use roaring::RoaringBitmap;
 use crate::account::Account;
 use crate::dense::{DenseScope, ScanScope};
 use crate::error::QueryError;
-use crate::exec::{GateExec, GateScan, InsideScan, OrderedGateExec, Permit};
+use crate::exec::{GateExec, GateScan, InsideScan, Permit};
 use crate::forms::arrow_type;
 use crate::metadata;
 use crate::pushdown;
@@ -55,7 +55,8 @@ pub const READER_STORE: &str = "qihui://warehouse";
 /// A data file of a table version.
 #[derive(Debug, Clone)]
 pub struct TableFile {
-    /// Where it lies in the table's store.
+    /// Where it lies in the table's store. No other file that is read in the same context bears the same path: its
+    /// metadata is cached by it. The warehouse puts 128 random bits into each name.
     pub path: Path,
     /// Bytes.
     pub size: u64,
@@ -502,7 +503,7 @@ fn in_order(gate: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
     };
-    Ok(Arc::new(OrderedGateExec::new(ordered)))
+    Ok(Arc::new(GateExec::ordered(ordered)))
 }
 
 #[async_trait]

@@ -244,6 +244,7 @@ pub async fn plan_over(
     if strict.load(Ordering::Relaxed) {
         physical = exec::in_sequence(physical).map_err(planning)?;
     }
+    physical = exec::when_asked(physical).map_err(planning)?;
     Ok((physical, logical, state.task_ctx()))
 }
 

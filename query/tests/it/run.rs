@@ -21,7 +21,7 @@ use qihui_consent::decision;
 use qihui_query::QueryError;
 use qihui_query::account::Passed;
 use qihui_query::dense::DenseScope;
-use qihui_query::exec::{OrderedGateExec, Standing};
+use qihui_query::exec::{GateExec, Standing};
 use qihui_query::explain::explain;
 use qihui_query::provider::TableVersion;
 use qihui_query::session::{self, SessionSetup};
@@ -116,6 +116,9 @@ impl Gated {
         let planned = session::plan(&query, setup).await?;
         let explained = explain(&planned.logical, planned.strict, &self.scopes);
         let schema = format!("{:?}", planned.physical.schema());
+        if std::env::var_os("SHOWPLAN").is_some() {
+            eprintln!("GATE {sql}\n{}\n{}", planned.logical.display_indent(), datafusion::physical_plan::displayable(planned.physical.as_ref()).indent(true));
+        }
         let batches = collect(Arc::clone(&planned.physical), planned.context)
             .await
             .map_err(|error| QueryError::from_running(&error))?;
@@ -169,7 +172,7 @@ impl TableProvider for Plain {
         _: &[Expr],
         _: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(OrderedGateExec::new(
+        Ok(Arc::new(GateExec::ordered(
             self.0.scan(state, projection, &[], None).await?,
         )))
     }
@@ -199,6 +202,9 @@ pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec
     let runtime = Arc::new(RuntimeEnv::default());
     let (physical, _, context): (Arc<dyn ExecutionPlan>, _, _) =
         session::plan_over(&query, tables, at(), runtime, 1, &strict).await?;
+        if std::env::var_os("SHOWPLAN").is_some() {
+            eprintln!("VIEW {sql}\n{}", datafusion::physical_plan::displayable(physical.as_ref()).indent(true));
+        }
     let batches = collect(physical, context)
         .await
         .map_err(|error| QueryError::from_running(&error))?;

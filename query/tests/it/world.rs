@@ -522,7 +522,8 @@ impl Table {
                 ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
             writer.write(&batch).unwrap();
             writer.close().unwrap();
-            let path = Path::from(format!("part-{i}.parquet"));
+            // Unlike any other's, as the warehouse names them: metadata is cached by it.
+            let path = Path::from(format!("{}-{i}.parquet", self.contract.id));
             let size = bytes.len() as u64;
             store.put(&path, bytes.into()).await.unwrap();
             let present: RoaringBitmap = rows.iter().map(|row| row.no).collect();
