@@ -18,10 +18,17 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, replace_children_if_necessary,
+};
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
+};
 use futures::{Stream, StreamExt, TryStreamExt};
 use qihui_catalog::DatasetId;
 use roaring::RoaringBitmap;
@@ -113,11 +120,7 @@ impl GateExec {
 }
 
 /// The properties of an operator that promises nothing about its rows.
-fn properties(
-    schema: SchemaRef,
-    partitions: usize,
-    emission: EmissionType,
-) -> Arc<PlanProperties> {
+fn properties(schema: SchemaRef, partitions: usize, emission: EmissionType) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
         EquivalenceProperties::new(schema),
         Partitioning::UnknownPartitioning(partitions),
@@ -354,9 +357,31 @@ pub fn when_asked(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>
             .into_iter()
             .map(|side| Arc::new(OrderedExec::when_asked(Arc::clone(side))) as _)
             .collect();
-        node.with_new_children(sides).map(Transformed::yes)
+        replace_children_if_necessary(node, sides).map(Transformed::yes)
     })
     .map(|done| done.data)
+}
+
+/// Whether an operator of a plan may stop before its input has ended, with no sort or grouping in between that takes
+/// in everything first. How much passes the gate until then is a matter of batches and threads.
+pub fn stops_early(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    fn search(node: &Arc<dyn ExecutionPlan>, stopped: bool) -> bool {
+        let takes_all = match node.downcast_ref::<AggregateExec>() {
+            Some(grouping) => grouping.input_order_mode() == &InputOrderMode::Linear,
+            None => node.is::<SortExec>(),
+        };
+        let limits = node.is::<GlobalLimitExec>() || node.is::<LocalLimitExec>();
+        let limits = limits || (node.fetch().is_some() && !node.is::<SortExec>());
+        let stopped = limits || (stopped && !takes_all);
+        match node.downcast_ref::<GateExec>() {
+            Some(gate) => stopped && matches!(gate.body, Body::Scan(_)),
+            None => node
+                .children()
+                .into_iter()
+                .any(|child| search(child, stopped)),
+        }
+    }
+    search(plan, false)
 }
 
 fn is_union(node: &Arc<dyn ExecutionPlan>) -> bool {

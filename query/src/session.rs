@@ -232,15 +232,23 @@ pub async fn plan_over(
     plan::allow(&logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let logical = state.optimize(&logical).map_err(planning)?;
-    if plan::needs_strict(&logical).map_err(planning)? {
+    let go_strict = |state: &mut SessionState| {
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
+    };
+    if plan::needs_strict(&logical).map_err(planning)? {
+        go_strict(&mut state);
     }
-    let mut physical = state
-        .query_planner()
-        .create_physical_plan(&logical, &state)
-        .await
-        .map_err(planning)?;
+    let create = async |state: &SessionState| {
+        let planner = state.query_planner();
+        let physical = planner.create_physical_plan(&logical, state).await;
+        physical.map_err(planning)
+    };
+    let mut physical = create(&state).await?;
+    if !strict.load(Ordering::Relaxed) && exec::stops_early(&physical) {
+        go_strict(&mut state);
+        physical = create(&state).await?;
+    }
     if strict.load(Ordering::Relaxed) {
         physical = exec::in_sequence(physical).map_err(planning)?;
     }

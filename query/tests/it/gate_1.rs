@@ -47,7 +47,7 @@ async fn check(seed: u64) -> (u64, u64, u64) {
         };
         let sql = grammar.statement();
         let over_gate = gated.run(&sql, 2, false).await;
-        let over_view = run_physical(&views, &sql).await;
+        let over_view = run_physical(&views, &gated, &sql).await;
         run += 1;
         match (over_gate, over_view) {
             (Ok(seen), Ok(rows)) => {

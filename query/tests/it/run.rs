@@ -9,21 +9,29 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::MemTable;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::expressions::col;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use qihui_catalog::{
-    Coded, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError, Uscc,
+    Coded, ColumnType, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError,
+    Uscc,
 };
-use qihui_consent::decision;
+use qihui_consent::decision::{self, ColumnScope};
 use qihui_query::QueryError;
 use qihui_query::account::Passed;
 use qihui_query::dense::DenseScope;
 use qihui_query::exec::{GateExec, Standing};
 use qihui_query::explain::explain;
 use qihui_query::provider::TableVersion;
+use qihui_query::pushdown;
 use qihui_query::session::{self, SessionSetup};
 
 use crate::reference::View;
@@ -116,9 +124,6 @@ impl Gated {
         let planned = session::plan(&query, setup).await?;
         let explained = explain(&planned.logical, planned.strict, &self.scopes);
         let schema = format!("{:?}", planned.physical.schema());
-        if std::env::var_os("SHOWPLAN").is_some() {
-            eprintln!("GATE {sql}\n{}\n{}", planned.logical.display_indent(), datafusion::physical_plan::displayable(planned.physical.as_ref()).indent(true));
-        }
         let batches = collect(Arc::clone(&planned.physical), planned.context)
             .await
             .map_err(|error| QueryError::from_running(&error))?;
@@ -150,36 +155,79 @@ impl EnterpriseNumbers for Numbers {
     }
 }
 
-/// A table in memory that hides its statistics as the gate does: plans are chosen by them, and by the plan whether
-/// an expression that fails is reached.
+/// A table in memory that hides its statistics and takes filters as the gate does: plans are chosen by these, and by
+/// the plan whether an expression that fails is reached.
 #[derive(Debug)]
-struct Plain(MemTable);
+struct Plain {
+    table: MemTable,
+    columns: Vec<(ColumnScope, ColumnType)>,
+}
 
 #[async_trait]
 impl TableProvider for Plain {
     fn schema(&self) -> SchemaRef {
-        self.0.schema()
+        self.table.schema()
     }
 
     fn table_type(&self) -> TableType {
         TableType::Base
     }
 
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> datafusion::common::Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters
+            .iter()
+            .map(|filter| match pushdown::column(filter, &self.columns) {
+                Some(_) => TableProviderFilterPushDown::Inexact,
+                None => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _: &[Expr],
+        filters: &[Expr],
         _: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(GateExec::ordered(
-            self.0.scan(state, projection, &[], None).await?,
-        )))
+        let mut rows = self.table.scan(state, None, &[], None).await?;
+        let schema = rows.schema();
+        if let Some(filter) = conjunction(filters.iter().cloned()) {
+            let named = DFSchema::try_from(schema.as_ref().clone())?;
+            let bare = filter
+                .transform(|expr| {
+                    Ok(match expr {
+                        Expr::Column(column) => {
+                            Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))
+                        }
+                        expr => Transformed::no(expr),
+                    })
+                })?
+                .data;
+            let predicate = state.create_physical_expr(bare, &named)?;
+            rows = Arc::new(FilterExec::try_new(predicate, rows)?);
+        }
+        if let Some(projection) = projection {
+            let columns = projection.iter().map(|at| {
+                let name = schema.field(*at).name();
+                Ok((col(name, &schema)?, name.clone()))
+            });
+            let columns: datafusion::common::Result<Vec<_>> = columns.collect();
+            rows = Arc::new(ProjectionExec::try_new(columns?, rows)?);
+        }
+        Ok(Arc::new(GateExec::ordered(rows)))
     }
 }
 
 /// The same statement over tables that physically hold only the views.
-pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec<String>>, Failed> {
+pub async fn run_physical(
+    views: &[(String, View)],
+    gated: &Gated,
+    sql: &str,
+) -> Result<Vec<Vec<String>>, Failed> {
     let query = session::parse(sql)?;
     let tables = views
         .iter()
@@ -192,9 +240,15 @@ pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec
                 vec![batch]
             };
             let table = MemTable::try_new(schema, vec![batches]).unwrap();
+            let scope = gated.scopes[name.as_str()].scope();
+            let columns = scope.columns.iter().map(|column| {
+                let ty = scope.contract.column(&column.name).unwrap().ty;
+                (column.clone(), ty)
+            });
+            let columns = columns.collect();
             (
                 name.clone(),
-                Arc::new(Plain(table)) as Arc<dyn TableProvider>,
+                Arc::new(Plain { table, columns }) as Arc<dyn TableProvider>,
             )
         })
         .collect();
@@ -202,9 +256,6 @@ pub async fn run_physical(views: &[(String, View)], sql: &str) -> Result<Vec<Vec
     let runtime = Arc::new(RuntimeEnv::default());
     let (physical, _, context): (Arc<dyn ExecutionPlan>, _, _) =
         session::plan_over(&query, tables, at(), runtime, 1, &strict).await?;
-        if std::env::var_os("SHOWPLAN").is_some() {
-            eprintln!("VIEW {sql}\n{}", datafusion::physical_plan::displayable(physical.as_ref()).indent(true));
-        }
     let batches = collect(physical, context)
         .await
         .map_err(|error| QueryError::from_running(&error))?;
