@@ -18,6 +18,7 @@ mod release;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use datafusion::execution::object_store::{
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::SessionConfig;
+use futures::FutureExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use qihui_audit::{AuditLog, Clock};
@@ -232,7 +234,7 @@ impl Gate {
         let access_id = entries::new_access_id()?;
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
-            let prepared = match self.prepare(request, &access_id).await {
+            let prepared = match survive(self.prepare(request, &access_id)).await {
                 Ok(prepared) => prepared,
                 Err(error) => return Err(self.denied(request, &access_id, error).await),
             };
@@ -542,7 +544,7 @@ impl Gate {
             .count_uses(access_id, &prepared.decision)
             .await
         {
-            Ok(()) => self.stream(request, &prepared, &mut release, seen).await,
+            Ok(()) => survive(self.stream(request, &prepared, &mut release, seen)).await,
             Err(error) => Err(QueryError::Refused(Box::new(error))),
         };
         let (error, rows) = match outcome {
@@ -627,6 +629,15 @@ impl Gate {
             error => error,
         }
     }
+}
+
+/// An engine that panics is an engine that failed: the access still gets its end in the log.
+async fn survive<T>(work: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
+    let failed = QueryError::Internal {
+        what: "the engine, which stopped unexpectedly",
+    };
+    let work = AssertUnwindSafe(work).catch_unwind();
+    work.await.unwrap_or(Err(failed))
 }
 
 /// A decision and the plan under it.

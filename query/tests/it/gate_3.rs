@@ -198,6 +198,35 @@ async fn gate_3_an_answer_stands_between_two_durable_entries() {
     assert_eq!(access.columns, ["enterprise_registration.uscc"]);
 }
 
+/// Panics when it is written to, as a defect of the engine would.
+struct Broken;
+
+impl std::io::Write for Broken {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        panic!("a defect")
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_3_a_panic_leaves_no_access_without_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub(dir.path()).await;
+    let sql = "SELECT uscc FROM enterprise_registration";
+    let error = hub.gate.query(&request(sql), &mut Broken).await;
+    assert_eq!(error.unwrap_err().code(), "InternalError");
+    assert_eq!(kinds(&hub.log), ["access.decided", "access.finished"]);
+    // Nothing is left locked: who takes something away does not wait, and the next query runs.
+    drop(hub.ledger.release_lock().try_write().unwrap());
+    hub.gate
+        .query(&request(sql), &mut Vec::new())
+        .await
+        .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gate_3_without_the_log_nothing_is_released() {
     let dir = tempfile::tempdir().unwrap();
