@@ -17,8 +17,10 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::col;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use qihui_catalog::{
     Coded, ColumnType, DatasetId, EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError,
@@ -217,6 +219,17 @@ impl TableProvider for Plain {
             });
             let columns: datafusion::common::Result<Vec<_>> = columns.collect();
             rows = Arc::new(ProjectionExec::try_new(columns?, rows)?);
+        }
+        // In the order of strict mode: sums of floating-point numbers round by it, and a standard deviation of large
+        // and nearly equal numbers is little but rounding.
+        let schema = rows.schema();
+        let order = schema
+            .fields()
+            .iter()
+            .map(|field| Ok(PhysicalSortExpr::new_default(col(field.name(), &schema)?)));
+        let order: datafusion::common::Result<Vec<_>> = order.collect();
+        if let Some(order) = LexOrdering::new(order?) {
+            rows = Arc::new(SortExec::new(order, rows));
         }
         Ok(Arc::new(GateExec::ordered(rows)))
     }
