@@ -7,6 +7,8 @@ use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode};
 use qihui_consent::ledger::OrganisationKind;
 use qihui_query::formats::Format;
 
+use crate::identity::Role;
+
 /// Exchange data about enterprises, within what each enterprise has authorised.
 ///
 /// Departments' files become tables (feed), the data authority agrees with organisations what they may ask for
@@ -33,6 +35,9 @@ pub struct Cli {
     /// The configuration file [default: qihui.toml in the data directory]
     #[arg(long, global = true, env = "QIHUI_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The file with the token that says who is asking, where the hub needs one
+    #[arg(long, global = true, env = "QIHUI_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Print exactly one JSON document on stdout
     #[arg(long, global = true)]
     pub json: bool,
@@ -76,6 +81,11 @@ pub enum Command {
     Audit(AuditCommand),
     /// Make the key pair of a signatory, outside the hub
     Keygen(KeygenArgs),
+    /// Give others tokens, with which they use the API of this hub
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Serve the API, and the command line of this machine, until stopped
+    Serve(ServeArgs),
     /// Show the whole story on synthetic data, from feeds to a caught forgery
     Demo(DemoArgs),
 }
@@ -201,6 +211,67 @@ pub enum Kind {
     Bank,
     /// A service
     Service,
+}
+
+impl Command {
+    /// Whether the command is about a hub that has to be open.
+    #[must_use]
+    pub fn needs_hub(&self) -> bool {
+        !matches!(
+            self,
+            Self::Init(_) | Self::Synth(_) | Self::Keygen(_) | Self::Demo(_) | Self::Serve(_)
+        )
+    }
+
+    /// Makes every path in it one from `directory`, the working directory of whoever typed it.
+    pub fn resolve(&mut self, directory: &std::path::Path) {
+        // A new command with a path in it belongs here: no arm may be a wildcard.
+        let paths: Vec<&mut PathBuf> = match self {
+            Self::Init(_)
+            | Self::Demo(_)
+            | Self::Serve(_)
+            | Self::Token(_)
+            | Self::Catalog(
+                CatalogCommand::List | CatalogCommand::Show { .. } | CatalogCommand::Check { .. },
+            )
+            | Self::Org(OrgCommand::Add { .. } | OrgCommand::List)
+            | Self::Agreement(AgreementCommand::List)
+            | Self::Feed(FeedCommand::List | FeedCommand::Quarantine { .. })
+            | Self::Audit(
+                AuditCommand::Checkpoint
+                | AuditCommand::Proof { .. }
+                | AuditCommand::Accesses { .. },
+            ) => Vec::new(),
+            Self::Synth(args) => vec![&mut args.out],
+            Self::Keygen(args) => vec![&mut args.out],
+            Self::Feed(FeedCommand::Check { file, .. })
+            | Self::Agreement(AgreementCommand::Add { file }) => vec![file],
+            Self::Feed(FeedCommand::Run(args)) => args.from.iter_mut().collect(),
+            Self::Signatory(SignatoryCommand::Add { key, .. }) => vec![key],
+            Self::Query(args) => args.output.iter_mut().collect(),
+            Self::Audit(AuditCommand::Verify { checkpoint }) => checkpoint.iter_mut().collect(),
+            Self::Consent(command) => command.paths(),
+        };
+        for path in paths {
+            *path = directory.join(&path);
+        }
+    }
+}
+
+impl ConsentCommand {
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::Request { file } => vec![file],
+            Self::Sign { key, .. } => vec![key],
+            Self::Pause(args) | Self::Resume(args) | Self::Withdraw(args) => {
+                args.key.iter_mut().collect()
+            }
+            Self::Narrow { operation, file } => {
+                operation.key.iter_mut().chain([file]).collect()
+            }
+            Self::Preview { .. } | Self::Show { .. } | Self::List { .. } => Vec::new(),
+        }
+    }
 }
 
 impl From<Kind> for OrganisationKind {
@@ -365,6 +436,67 @@ pub struct KeygenArgs {
     /// The file for the private key; the public key goes beside it as FILE.pub
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// `token …`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Issue a token, and record that it was issued
+    Issue(TokenIssueArgs),
+}
+
+/// Arguments of `token issue`.
+#[derive(Debug, Args)]
+pub struct TokenIssueArgs {
+    /// What the bearer is: enterprise, analyst, subscriber, feed_owner, steward, auditor or operator; may be repeated
+    #[arg(long, value_name = "ROLE", required = true)]
+    pub role: Vec<Role>,
+    /// The name of the bearer, one word, as the log will show it [default: drawn at random]
+    #[arg(long, value_name = "NAME")]
+    pub subject: Option<String>,
+    /// The organisation the bearer acts for
+    #[arg(long)]
+    pub org: Option<OrgId>,
+    /// A purpose the bearer may ask for; may be repeated
+    #[arg(long, value_name = "CODE")]
+    pub purpose: Vec<PurposeCode>,
+    /// An enterprise the bearer acts for; may be repeated
+    #[arg(long, value_name = "USCC")]
+    pub uscc: Vec<String>,
+    /// The department whose datasets the bearer delivers
+    #[arg(long, value_name = "NAME")]
+    pub department: Option<String>,
+    /// A feed that the bearer delivers besides; may be repeated
+    #[arg(long, value_name = "FEED")]
+    pub feed: Vec<FeedName>,
+    /// How long the token holds, in seconds, or with a unit as in 90s, 15m, 8h, 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = clap::builder::ValueParser::new(seconds))]
+    pub ttl: u64,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen [default: as configured]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+/// A time in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a time: write 90s, 15m, 8h or 30d");
+    let (number, factor) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 86_400),
+        _ => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number
+        .checked_mul(factor)
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(wrong)
 }
 
 /// Arguments of `demo`.

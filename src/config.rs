@@ -25,6 +25,10 @@ pub struct Config {
     pub query: Query,
     /// Limits of feeds.
     pub ingest: Ingest,
+    /// Who may ask, and who says who they are.
+    pub identity: Identity,
+    /// The service.
+    pub serve: Serve,
     /// What is said on stderr.
     pub diagnostics: Diagnostics,
 }
@@ -76,6 +80,76 @@ pub struct Ingest {
     pub chunk_bytes: usize,
     /// How much of a quarantined record is kept.
     pub kept_bytes: usize,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Whether holding the data directory is enough.
+    pub profile: Profile,
+    /// The audience that tokens must name.
+    pub audience: String,
+    /// The `iss` of tokens from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The keys of that issuer (a JWKS): an address or a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+    /// How long these keys stay fresh, seconds.
+    pub keys_refresh_seconds: u64,
+    /// How long it is waited before they are read again because of an unknown key, seconds.
+    pub keys_retry_seconds: u64,
+    /// The longest life of a token, seconds.
+    pub token_seconds: u64,
+    /// How far clocks may differ, seconds.
+    pub leeway_seconds: u64,
+}
+
+/// Who is trusted to say who is asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Whoever holds the data directory, and the tokens that they issue.
+    Embedded,
+    /// The configured issuer alone.
+    Service,
+}
+
+/// `[serve]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// Where to listen.
+    pub listen: std::net::SocketAddr,
+    /// The certificate chain, PEM; needed beyond this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, PEM, 0600.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Queries at the same time.
+    pub queries: usize,
+    /// The largest head of a request.
+    pub header_bytes: usize,
+    /// The most headers of a request.
+    pub headers: usize,
+    /// How long the head of a request may take, seconds.
+    pub header_seconds: u64,
+    /// The largest document in a request.
+    pub body_bytes: usize,
+    /// The largest file that is delivered.
+    pub upload_bytes: u64,
+    /// How long a request may take that is neither a query nor a delivery, seconds.
+    pub request_seconds: u64,
+    /// How long a client may take nothing of an answer, or send nothing of a file, seconds.
+    pub stall_seconds: u64,
+    /// How long answers may go on after the service was told to stop, seconds.
+    pub stop_seconds: u64,
+    /// How long the answer to a request with an Idempotency-Key is kept, seconds.
+    pub answer_seconds: u64,
 }
 
 /// `[diagnostics]`
@@ -138,6 +212,42 @@ impl Default for Ingest {
             chunk_rows: limits.chunk_rows,
             chunk_bytes: limits.chunk_bytes,
             kept_bytes: limits.kept_bytes,
+        }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Embedded,
+            audience: "qihui".to_owned(),
+            issuer: None,
+            keys: None,
+            keys_refresh_seconds: 3600,
+            keys_retry_seconds: 30,
+            token_seconds: 30 * 86_400,
+            leeway_seconds: 30,
+        }
+    }
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8470)),
+            tls_certificate: None,
+            tls_key: None,
+            connections: 1024,
+            queries: 64,
+            header_bytes: 64 << 10,
+            headers: 64,
+            header_seconds: 10,
+            body_bytes: 1 << 20,
+            upload_bytes: 4 << 30,
+            request_seconds: 60,
+            stall_seconds: 30,
+            stop_seconds: 30,
+            answer_seconds: 86_400,
         }
     }
 }
@@ -237,7 +347,13 @@ impl Config {
     /// What is recorded of it in the log.
     #[must_use]
     pub fn recorded(&self) -> serde_json::Value {
-        serde_json::json!({ "hub": self.hub, "ingest": self.ingest, "query": self.query })
+        serde_json::json!({
+            "hub": self.hub,
+            "identity": self.identity,
+            "ingest": self.ingest,
+            "query": self.query,
+            "serve": self.serve,
+        })
     }
 }
 
@@ -263,6 +379,30 @@ pub fn template() -> String {
         chunk_bytes,
         kept_bytes,
     } = default.ingest;
+    let Identity {
+        audience,
+        keys_refresh_seconds,
+        keys_retry_seconds,
+        token_seconds,
+        leeway_seconds,
+        ..
+    } = default.identity;
+    let Serve {
+        listen,
+        tls_certificate: _,
+        tls_key: _,
+        connections,
+        queries,
+        header_bytes,
+        headers,
+        header_seconds,
+        body_bytes,
+        upload_bytes,
+        request_seconds,
+        stall_seconds,
+        stop_seconds,
+        answer_seconds,
+    } = default.serve;
     let wait = default.hub.lock_wait_seconds;
     format!(
         "# Configuration of this hub. Every key shows its default; remove the `#` to change it.
@@ -296,6 +436,39 @@ pub fn template() -> String {
 # How much of a quarantined record is kept.
 # kept_bytes = {kept_bytes}
 
+[identity]
+# embedded: whoever holds this directory may do everything and issues tokens. service: every command needs a token.
+# profile = \"embedded\"
+# audience = \"{audience}\"
+# The issuer of tokens and its keys (a JWKS), by address or file. The service profile needs both.
+# issuer = \"https://identity.example\"
+# keys = \"https://identity.example/jwks.json\"
+# keys_refresh_seconds = {keys_refresh_seconds}
+# keys_retry_seconds = {keys_retry_seconds}
+# The longest life of a token.
+# token_seconds = {token_seconds}
+# leeway_seconds = {leeway_seconds}
+
+[serve]
+# listen = \"{listen}\"
+# Needed beyond this machine. PEM; the key must be readable by its owner alone.
+# tls_certificate = \"/etc/qihui/chain.pem\"
+# tls_key = \"/etc/qihui/key.pem\"
+# connections = {connections}
+# queries = {queries}
+# header_bytes = {header_bytes}
+# headers = {headers}
+# header_seconds = {header_seconds}
+# body_bytes = {body_bytes}
+# upload_bytes = {upload_bytes}
+# request_seconds = {request_seconds}
+# How long a client may take nothing of an answer.
+# stall_seconds = {stall_seconds}
+# How long answers may go on after the service was told to stop.
+# stop_seconds = {stop_seconds}
+# How long the answer to a request with an Idempotency-Key is kept.
+# answer_seconds = {answer_seconds}
+
 [diagnostics]
 # off, error, warn, info, debug or trace, on stderr.
 # level = \"error\"
@@ -326,6 +499,10 @@ mod tests {
             .collect();
         let mut config = load(&uncommented).unwrap();
         assert_eq!(config.ingest.root.take(), Some("/srv/feeds".into()));
+        assert!(config.identity.issuer.take().is_some());
+        assert!(config.identity.keys.take().is_some());
+        assert!(config.serve.tls_certificate.take().is_some());
+        assert!(config.serve.tls_key.take().is_some());
         assert_eq!(config, Config::default(), "every key is in the template");
     }
 

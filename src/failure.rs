@@ -112,6 +112,20 @@ pub enum ProgramError {
     /// The answer cannot be written to stdout.
     #[error("the answer cannot be written: {0}")]
     OutputFailed(String),
+    /// A service stops in the middle of a command.
+    #[error("the service that owns the data directory stopped answering: look at what was done before trying again")]
+    ServiceGone,
+    /// The service cannot listen.
+    #[error("cannot listen at {at}: {reason}")]
+    CannotListen {
+        /// Where.
+        at: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A command that cannot be done by a service that is running.
+    #[error("`{0}` cannot be done while the hub is being served: stop the service first")]
+    NotWhileServing(&'static str),
     /// The program could not be set up.
     #[error("the program cannot start: {0}")]
     CannotStart(String),
@@ -136,6 +150,9 @@ impl Coded for ProgramError {
             Self::UnknownDataset(_) => "UnknownDataset",
             Self::BadUsage(_) => "BadUsage",
             Self::OutputFailed(_) => "OutputFailed",
+            Self::ServiceGone => "ServiceGone",
+            Self::CannotListen { .. } => "CannotListen",
+            Self::NotWhileServing(_) => "NotWhileServing",
             Self::CannotStart(_) => "CannotStart",
         }
     }
@@ -267,6 +284,8 @@ failures_from!(
     qihui_ingest::IngestError,
     qihui_query::QueryError,
     qihui_synth::SynthError,
+    crate::identity::IdentityError,
+    crate::serve::ServeError,
     qihui_warehouse::WarehouseError,
 );
 

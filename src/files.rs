@@ -95,3 +95,21 @@ pub(crate) fn unwritable(path: &Path, error: &io::Error) -> ProgramError {
         reason: error.to_string(),
     }
 }
+
+/// Refuses a file with a secret in it that others may read.
+///
+/// # Errors
+/// [`ProgramError::FileUnreadable`]: it is not there, or its permissions are too wide.
+pub fn check_private(path: &Path) -> Result<(), ProgramError> {
+    let unreadable = |reason: String| ProgramError::FileUnreadable {
+        what: "key",
+        path: path.to_owned(),
+        reason,
+    };
+    let found = fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
+    if std::os::unix::fs::MetadataExt::mode(&found) & 0o077 != 0 {
+        let reason = "others may read it: `chmod 600` it".to_owned();
+        return Err(unreadable(reason));
+    }
+    Ok(())
+}

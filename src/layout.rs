@@ -3,7 +3,8 @@
 //! ```text
 //! qihui.toml                 configuration; its absence means the defaults
 //! hub.lock                   flock of the one process that owns the directory; holds its process id
-//! keys/                      the log's keys, 0600 in 0700 (formats: qihui_audit::LogKeys); never a signatory's key
+//! keys/                      the log's keys, 0600 in 0700 (formats: qihui_audit::LogKeys), the key of the token issuer
+//!                            and the one that marks page tokens; never a signatory's key
 //! catalog/contracts/*.yaml   the contracts in force, one file per dataset
 //! catalog/feeds/*.yaml       how departments' files become rows
 //! catalog/purposes.yaml      the purpose tree
@@ -14,6 +15,9 @@
 //! state/quarantine/          records that could not land, readable by the hub alone
 //! state/hub.json             how far the log was worked through (format: hub::progress); may be deleted
 //! spill/                     what queries spill while they run; emptied at every start
+//! state/answers.db           answers to requests with an Idempotency-Key (format: serve::idempotency)
+//! uploads/                   files on their way into a feed; emptied at every start of the service
+//! hub.sock                   where the command line finds the service that owns the directory, 0600
 //! inbox/                     where `feed run` looks without --from
 //! ```
 //!
@@ -112,6 +116,36 @@ impl Layout {
     #[must_use]
     pub fn inbox(&self) -> PathBuf {
         self.root.join("inbox")
+    }
+
+    /// The key of the local token issuer.
+    #[must_use]
+    pub fn issuer_key(&self) -> PathBuf {
+        self.keys().join("token-issuer.key")
+    }
+
+    /// The key that marks page tokens.
+    #[must_use]
+    pub fn page_key(&self) -> PathBuf {
+        self.keys().join("page-tokens.key")
+    }
+
+    /// The answers that are kept for repeated requests.
+    #[must_use]
+    pub fn answers(&self) -> PathBuf {
+        self.state().join("answers.db")
+    }
+
+    /// The folder of files on their way into a feed.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// The socket of the service that owns the directory.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("hub.sock")
     }
 
     /// The folders of a new hub, each after the one it lies in.

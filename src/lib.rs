@@ -22,12 +22,15 @@ pub mod demo;
 mod diagnostics;
 pub mod failure;
 pub mod files;
+mod forward;
 pub mod hub;
+pub mod identity;
 pub mod layout;
 mod principal;
 mod progress;
 mod report;
 mod run;
+pub mod serve;
 
 pub use failure::{Failure, ProgramError};
 pub use report::Report;

@@ -2,21 +2,27 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use qihui_audit::Clock;
+use qihui_query::access::Outlet;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Cli, Command};
 use crate::commands::{self, Context};
-use crate::config::{Config, Flags};
+use crate::config::{Config, Flags, Profile};
 use crate::diagnostics;
 use crate::failure::{Failure, ProgramError};
-use crate::hub::Opening;
+use crate::files::read_document;
+use crate::forward::forward;
+use crate::hub::{Hub, Opening};
+use crate::identity::command::authorise;
+use crate::identity::{IdentityError, Principal};
 use crate::layout::Layout;
 use crate::report::Report;
 
@@ -41,9 +47,26 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let json = wants_json(&arguments);
     let result = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => execute(cli, surroundings),
-        Err(error) => explained(&error),
+        Ok(cli) => execute(cli, &arguments, surroundings),
+        Err(error) => explained(&error).map(Done::Here),
     };
+    match result {
+        Ok(Done::Here(report)) => end(Ok(report), json, surroundings),
+        Ok(Done::There(code)) => code,
+        Err(failure) => end(Err(failure), json, surroundings),
+    }
+}
+
+/// How a command was done.
+enum Done {
+    /// By this process: what it has to say.
+    Here(Report),
+    /// By the service that owns the data directory: its exit code, after it has said everything.
+    There(u8),
+}
+
+/// Says what a command has to say; its exit code.
+fn end(result: Result<Report, Failure>, json: bool, surroundings: &mut Surroundings<'_>) -> u8 {
     let (code, written) = match result {
         Ok(report) => (0, say(&report, json, surroundings)),
         Err(failure) => (
@@ -68,11 +91,17 @@ fn wants_json(arguments: &[OsString]) -> bool {
     before_end.any(|argument| argument == "--json")
 }
 
-fn execute(cli: Cli, surroundings: &mut Surroundings<'_>) -> Result<Report, Failure> {
+fn execute(
+    cli: Cli,
+    arguments: &[OsString],
+    surroundings: &mut Surroundings<'_>,
+) -> Result<Done, Failure> {
     // Two providers of cryptography are in the tree; the first command of a process chooses.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let command = match cli.command {
-        Command::Demo(args) => return crate::demo::run(&args, cli.json, surroundings),
+        Command::Demo(args) => {
+            return crate::demo::run(&args, cli.json, surroundings).map(Done::Here);
+        }
         command => command,
     };
     let layout = Layout::new(&cli.data_dir);
@@ -87,21 +116,115 @@ fn execute(cli: Cli, surroundings: &mut Surroundings<'_>) -> Result<Report, Fail
     };
     let config = Config::load(&file, must_exist, &flags)?;
     diagnostics::install(config.diagnostics.level);
-    let mut context = Context {
-        opening: Opening {
-            layout,
-            config,
-            clock: Arc::clone(&surroundings.clock),
-        },
-        json: cli.json,
-        terminal: surroundings.terminal,
-        stdout: surroundings.stdout,
+    let token = match &cli.token_file {
+        Some(file) => Some(read_document("token", file)?.trim().to_owned()),
+        None => None,
     };
-    let runtime = runtime()?;
-    runtime.block_on(async {
+    let opening = Opening {
+        layout,
+        config,
+        clock: Arc::clone(&surroundings.clock),
+        shared: None,
+    };
+    runtime()?.block_on(async {
         let _full_disk = survive_full_disks();
-        Box::pin(commands::dispatch(command, &mut context)).await
+        let token = token.as_deref();
+        if command.needs_hub() {
+            let there = forward(&opening.layout, arguments, token, surroundings);
+            if let Some(code) = there.await? {
+                return Ok(Done::There(code));
+            }
+        }
+        let mut context = Context {
+            opening,
+            principal: None,
+            json: cli.json,
+            terminal: surroundings.terminal,
+            stdout: &mut surroundings.stdout,
+        };
+        let report = match context.opening.config.identity.profile {
+            Profile::Service if command.needs_hub() => {
+                Box::pin(as_bearer(token, command, &mut context)).await?
+            }
+            _ => Box::pin(commands::dispatch(command, &mut context)).await?,
+        };
+        Ok(Done::Here(report))
     })
+}
+
+/// Does a command in the service profile: as far as the bearer of the token may.
+async fn as_bearer(
+    token: Option<&str>,
+    command: Command,
+    context: &mut Context<'_>,
+) -> Result<Report, Failure> {
+    let verifier = crate::serve::outside_verifier(&context.opening)?;
+    let token = token.ok_or(IdentityError::Missing)?;
+    let principal = verifier.principal(token).await?;
+    let hub = Box::pin(Hub::open(&context.opening)).await?;
+    let report = dispatch_over(&hub, Some(principal), command, context).await?;
+    context.opening.shared = None;
+    hub.close().await;
+    Ok(report)
+}
+
+/// Does a command over a hub that is open, as far as `principal` may; none: whoever holds the data directory.
+async fn dispatch_over(
+    hub: &Hub,
+    principal: Option<Principal>,
+    command: Command,
+    context: &mut Context<'_>,
+) -> Result<Report, Failure> {
+    let hub = match &principal {
+        Some(principal) => hub.acting_as(&principal.name),
+        None => hub.acting_as(hub.principal()),
+    };
+    if let Some(principal) = &principal {
+        authorise(principal, &hub, &command).await?;
+    }
+    context.opening.shared = Some(hub);
+    context.principal = principal;
+    Box::pin(commands::dispatch(command, context)).await
+}
+
+/// A command line that came over the socket of the service.
+pub(crate) struct Forwarded<'a> {
+    /// The arguments, the program's name first.
+    pub arguments: Vec<OsString>,
+    /// The working directory of whoever typed it.
+    pub directory: PathBuf,
+    /// Who that is; none: whoever holds the data directory.
+    pub principal: Option<Principal>,
+    /// Where an answer goes that is too large to be held.
+    pub rows: &'a mut dyn Outlet,
+}
+
+/// Runs a command line over the hub that this process has open; its exit code.
+pub(crate) async fn run_over(
+    hub: &Hub,
+    opening: Opening,
+    line: Forwarded<'_>,
+    surroundings: &mut Surroundings<'_>,
+) -> u8 {
+    let json = wants_json(&line.arguments);
+    let result = match Cli::try_parse_from(&line.arguments) {
+        Err(error) => explained(&error),
+        Ok(cli) if !cli.command.needs_hub() => {
+            Err(ProgramError::NotWhileServing("this command").into())
+        }
+        Ok(mut cli) => {
+            cli.command.resolve(&line.directory);
+            let mut context = Context {
+                opening,
+                principal: None,
+                json: cli.json,
+                terminal: false,
+                stdout: line.rows,
+            };
+            dispatch_over(hub, line.principal, cli.command, &mut context).await
+        }
+    };
+    end(result, json, surroundings)
 }
 
 fn runtime() -> Result<Runtime, ProgramError> {

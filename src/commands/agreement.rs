@@ -26,24 +26,26 @@ pub(super) async fn run(
 
 async fn add(file: &Path, context: &Context<'_>) -> Result<Report, Failure> {
     let agreement = AgreementFile::parse(&read_document("agreement", file)?)?;
-    with_hub(&context.opening, async |hub| {
-        let dataset = agreement.dataset.clone();
-        let matters = |kind: &str, id: &str| match kind {
-            "contract" => id == dataset.as_str(),
-            "purposes" => true,
-            _ => false,
-        };
-        hub.require_recorded(|artefact| matters(artefact.kind, &artefact.id))
-            .await?;
-        let added = hub
-            .ledger()
-            .add_agreement(hub.catalog()?, agreement)
-            .await?;
-        hub.acknowledge().await?;
-        let text = format!("agreement {} is in force", added.id);
-        Ok(Report::new(json!({ "agreement": added }), text))
-    })
-    .await
+    with_hub(&context.opening, async |hub| agree(hub, agreement).await).await
+}
+
+/// Adds an agreement, which is in force when this returns.
+pub(crate) async fn agree(hub: &Hub, agreement: AgreementFile) -> Result<Report, Failure> {
+    let dataset = agreement.dataset.clone();
+    let matters = |kind: &str, id: &str| match kind {
+        "contract" => id == dataset.as_str(),
+        "purposes" => true,
+        _ => false,
+    };
+    hub.require_recorded(|artefact| matters(artefact.kind, &artefact.id))
+        .await?;
+    let added = hub
+        .ledger()
+        .add_agreement(hub.catalog()?, agreement)
+        .await?;
+    hub.acknowledge().await?;
+    let text = format!("agreement {} is in force", added.id);
+    Ok(Report::new(json!({ "agreement": added }), text))
 }
 
 async fn list(hub: &Hub) -> Result<Report, Failure> {
@@ -66,7 +68,7 @@ async fn list(hub: &Hub) -> Result<Report, Failure> {
     ))
 }
 
-fn entry(stored: &StoredAgreement) -> Value {
+pub(crate) fn entry(stored: &StoredAgreement) -> Value {
     let mut entry = json!(stored.agreement);
     entry["in_force"] = json!(stored.in_force);
     entry["revoked"] = json!(stored.revoked);

@@ -47,10 +47,16 @@ async fn verified(outside: Option<&Path>, context: &Context<'_>) -> Result<Repor
     let outside = outside
         .map(|path| read_document("checkpoint", path))
         .transpose()?;
-    let layout = &context.opening.layout;
-    let _lock = context.opening.lock().await?;
-    let keys = LogKeys::load(&layout.keys())?;
-    match verify(&layout.log(), &keys, outside.as_deref()) {
+    let found = match &context.opening.shared {
+        Some(hub) => hub.log().verify(outside.as_deref()),
+        None => {
+            let layout = &context.opening.layout;
+            let _lock = context.opening.lock().await?;
+            let keys = LogKeys::load(&layout.keys())?;
+            verify(&layout.log(), &keys, outside.as_deref())
+        }
+    };
+    match found {
         Ok(found) => {
             let root = hex::encode(found.root);
             let text = format!(

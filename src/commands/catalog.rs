@@ -184,10 +184,12 @@ async fn check(record: bool, context: &Context<'_>) -> Result<Report, Failure> {
         refuse(&check_dir(&layout.catalog()))?;
     }
     with_hub(&context.opening, async |hub| {
+        let hub = hub.rereading_catalog();
         let unrecorded = hub.unrecorded().await?;
         if record && !unrecorded.is_empty() {
             hub.ledger().record_artefacts(hub.catalog()?).await?;
             hub.acknowledge().await?;
+            hub.install_catalog();
         }
         Ok(checked(hub.catalog()?, &unrecorded, record))
     })

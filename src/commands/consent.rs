@@ -13,6 +13,7 @@ use crate::cli::{ConsentCommand, OperationArgs};
 use crate::failure::Failure;
 use crate::files::read_document;
 use crate::hub::{Act, Hub};
+use crate::identity::{self, About};
 use crate::report::{Report, table};
 
 pub(super) async fn run(command: ConsentCommand, context: &Context<'_>) -> Result<Report, Failure> {
@@ -50,18 +51,27 @@ pub(super) async fn run(command: ConsentCommand, context: &Context<'_>) -> Resul
 
 async fn request(file: &Path, context: &Context<'_>) -> Result<Report, Failure> {
     let request = ConsentRequest::parse(&read_document("consent request", file)?)?;
-    with_hub(&context.opening, async |hub| {
-        // A request names any number of datasets and fixes the versions of their contracts.
-        hub.require_recorded(|artefact| artefact.kind != "feed")
-            .await?;
-        let consent = hub
-            .ledger()
-            .request_consent(hub.catalog()?, request)
-            .await?;
-        hub.acknowledge().await?;
-        Ok(standing(&consent))
-    })
-    .await
+    if let Some(principal) = &context.principal {
+        let about = About {
+            org: Some(request.org()),
+            ..About::default()
+        };
+        principal.may_on(identity::Operation::ConsentRequest, &about)?;
+    }
+    with_hub(&context.opening, async |hub| ask(hub, request).await).await
+}
+
+/// Asks an enterprise for a consent.
+pub(crate) async fn ask(hub: &Hub, request: ConsentRequest) -> Result<Report, Failure> {
+    // A request names any number of datasets and fixes the versions of their contracts.
+    hub.require_recorded(|artefact| artefact.kind != "feed")
+        .await?;
+    let consent = hub
+        .ledger()
+        .request_consent(hub.catalog()?, request)
+        .await?;
+    hub.acknowledge().await?;
+    Ok(standing(&consent))
 }
 
 fn act(
@@ -100,7 +110,7 @@ async fn take(act: Act, context: &Context<'_>) -> Result<Report, Failure> {
 }
 
 /// How a consent stands, in short.
-fn standing(consent: &Consent) -> Report {
+pub(crate) fn standing(consent: &Consent) -> Report {
     let document = &consent.document;
     let json = json!({
         "consent_id": document.consent_id,
@@ -114,7 +124,7 @@ fn standing(consent: &Consent) -> Report {
     Report::new(json, text)
 }
 
-async fn show(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
+pub(crate) async fn show(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
     let consent = hub.ledger().consent(id).await?;
     let versions = hub.ledger().versions(id).await?;
     let events = hub.ledger().events_of(id).await?;
@@ -204,7 +214,7 @@ async fn list(
     ))
 }
 
-fn entry(consent: &Consent) -> Value {
+pub(crate) fn entry(consent: &Consent) -> Value {
     let document = &consent.document;
     json!({
         "consent_id": document.consent_id,

@@ -1,38 +1,42 @@
 //! The commands, one module each: what was typed, to the crates that do it, to a [`Report`].
 
-mod agreement;
+pub(crate) mod agreement;
 mod audit;
-mod catalog;
-mod consent;
-mod feed;
+pub(crate) mod catalog;
+pub(crate) mod consent;
+pub(crate) mod feed;
 mod init;
 mod keygen;
-mod org;
-mod preview;
+pub(crate) mod org;
+pub(crate) mod preview;
 mod query;
-mod signatory;
+pub(crate) mod signatory;
 mod synth;
+mod token;
 
-use std::io::Write;
 use std::path::Path;
 
 use qihui_catalog::Uscc;
+use qihui_query::access::Outlet;
 
 use crate::cli::Command;
 use crate::failure::{Failure, ProgramError};
 use crate::hub::{Hub, Opening};
+use crate::identity::Principal;
 use crate::report::Report;
 
 /// What every command gets.
 pub struct Context<'a> {
     /// The hub it is about.
     pub opening: Opening,
+    /// Who asks, where that is not whoever holds the data directory.
+    pub principal: Option<Principal>,
     /// Whether the answer is one JSON document.
     pub json: bool,
     /// Whether somebody watches.
     pub terminal: bool,
     /// Where an answer goes that is too large to be held.
-    pub stdout: &'a mut (dyn Write + Send),
+    pub stdout: &'a mut dyn Outlet,
 }
 
 /// Does a command.
@@ -52,6 +56,8 @@ pub(crate) async fn dispatch(
         Command::Query(args) => Box::pin(query::run(args, context)).await,
         Command::Audit(command) => audit::run(command, context).await,
         Command::Keygen(args) => keygen::run(&args, context),
+        Command::Token(command) => token::run(command, context).await,
+        Command::Serve(args) => Box::pin(crate::serve::run(&args, &context.opening)).await,
         // Runs other commands, each with a runtime of its own.
         Command::Demo(_) => Err(ProgramError::BadUsage(
             "a demonstration cannot run inside a command".to_owned(),
@@ -60,11 +66,14 @@ pub(crate) async fn dispatch(
     }
 }
 
-/// Opens the hub, works, and closes it if the work succeeded.
+/// Opens the hub, works, and closes it if the work succeeded; or works on the one that this process has open.
 async fn with_hub<T>(
     opening: &Opening,
     work: impl AsyncFnOnce(&Hub) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    if let Some(hub) = &opening.shared {
+        return work(hub).await;
+    }
     let hub = Box::pin(Hub::open(opening)).await?;
     let result = work(&hub).await?;
     hub.close().await;

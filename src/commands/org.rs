@@ -28,7 +28,11 @@ pub(super) async fn run(command: OrgCommand, context: &Context<'_>) -> Result<Re
     }
 }
 
-async fn add(hub: &Hub, org: Organisation, purposes: &[PurposeCode]) -> Result<Report, Failure> {
+pub(crate) async fn add(
+    hub: &Hub,
+    org: Organisation,
+    purposes: &[PurposeCode],
+) -> Result<Report, Failure> {
     if org.id.as_str() == LOOKER {
         // Whoever reads the accesses of an enterprise must not take one for the other.
         return Err(LedgerError::OrganisationExists(org.id).into());
@@ -55,7 +59,7 @@ async fn add(hub: &Hub, org: Organisation, purposes: &[PurposeCode]) -> Result<R
     ))
 }
 
-async fn list(hub: &Hub) -> Result<Report, Failure> {
+pub(crate) async fn list(hub: &Hub) -> Result<Report, Failure> {
     let (mut listed, mut rows) = (Vec::new(), Vec::new());
     for org in hub.ledger().orgs().await? {
         let assigned = hub.ledger().assigned_purposes(&org.id).await?;

@@ -25,14 +25,16 @@ use crate::report::{Report, table};
 pub(super) const LOOKER: &str = "consent_preview";
 
 pub(super) async fn run(id: &ConsentId, context: &Context<'_>) -> Result<Report, Failure> {
-    with_hub(&context.opening, async |hub| {
-        hub.require_recorded(|artefact| artefact.kind != "feed")
-            .await?;
-        let preview = hub.ledger().preview(hub.catalog()?, id).await?;
-        let cells = Box::pin(cells(hub, id, &preview)).await?;
-        report(&preview, &cells)
-    })
-    .await
+    with_hub(&context.opening, async |hub| look(hub, id).await).await
+}
+
+/// Looks at what a consent would open.
+pub(crate) async fn look(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
+    hub.require_recorded(|artefact| artefact.kind != "feed")
+        .await?;
+    let preview = hub.ledger().preview(hub.catalog()?, id).await?;
+    let cells = Box::pin(cells(hub, id, &preview)).await?;
+    report(&preview, &cells)
 }
 
 async fn cells(

@@ -3,11 +3,10 @@
 //! Bytes go where they are asked for as the gate releases them. With `--json` and without `--output` the answer is
 //! held until it is complete, since it becomes one document; a file appears under its name once it is complete.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use qihui_catalog::Action;
-use qihui_query::access::{AccessRequest, Summary};
+use qihui_query::access::{AccessRequest, Outlet, Summary};
 use qihui_query::formats::Format;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -44,7 +43,7 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
             subjects,
             sql,
             format,
-            strict: hub.config().query.strict,
+            strict: args.strict || hub.config().query.strict,
         };
         match output {
             Some(path) => Box::pin(into_file(hub, &request, &path)).await,
@@ -61,7 +60,7 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
 async fn ask(
     hub: &Hub,
     request: &AccessRequest,
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Outlet,
 ) -> Result<Summary, Failure> {
     Ok(Box::pin(hub.gate()?.query(request, out)).await?)
 }

@@ -63,12 +63,26 @@ impl Hub {
         Ok(self.ledger.consent(&act.id).await?)
     }
 
+    /// Does an operation that is on its own authority and waits until it is in the log; the consent as it then stands.
+    ///
+    /// # Errors
+    /// What the ledger says, or `LogUnavailable`.
+    pub async fn operate(&self, operation: ConsentOperation) -> Result<Consent, Failure> {
+        let catalog = or_builtin(self.catalog.clone())?;
+        let consent = self.ledger.operate(&catalog, operation).await?;
+        self.acknowledge().await?;
+        Ok(self.ledger.consent(&consent.document.consent_id).await?)
+    }
+
     /// Opens a hub for an operation that takes something away, as far as it can be opened.
     ///
     /// # Errors
     /// What the ledger says. When the rest of the hub cannot be opened, or the log takes nothing, that failure, though
     /// the operation acts.
     pub async fn take_away(opening: &Opening, act: &Act) -> Result<Consent, Failure> {
+        if let Some(hub) = &opening.shared {
+            return hub.act(act).await;
+        }
         let failure = match Self::open(opening).await {
             Ok(hub) => {
                 let consent = hub.act(act).await?;

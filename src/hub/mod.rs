@@ -20,13 +20,16 @@ mod recover;
 mod runs;
 mod sink;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use qihui_audit::{AuditLog, Clock, LogKeys};
-use qihui_catalog::{Artefact, Catalog, CatalogErrors, EnterpriseNo, EnterpriseNumbers, Uscc};
+use qihui_catalog::{
+    Artefact, Catalog, CatalogErrors, DatasetId, EnterpriseNo, EnterpriseNumbers, Uscc,
+};
 use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
 use qihui_query::access::{Gate, GateParts};
@@ -52,6 +55,8 @@ pub struct Opening {
     pub config: Config,
     /// Its time.
     pub clock: Arc<dyn Clock>,
+    /// The hub itself, where this process has it open already, for whoever asks.
+    pub shared: Option<Hub>,
 }
 
 impl Opening {
@@ -84,15 +89,29 @@ impl Opening {
     }
 }
 
-/// An open hub. [`Hub::close`] it after work that succeeded; dropping it is safe at any time.
+/// An open hub, as one principal sees it. Clones and the views of [`Hub::acting_as`] share what is open; a view keeps
+/// the catalogue that was in force when it was made. [`Hub::close`] it after work that succeeded; dropping it is safe
+/// at any time.
+#[derive(Clone)]
 pub struct Hub {
-    opening: Opening,
-    principal: String,
+    principal: Arc<str>,
     ledger: Ledger,
+    catalog: Result<Arc<Catalog>, CatalogErrors>,
+    /// Dropped last, with the lock in it.
+    shared: Arc<Shared>,
+}
+
+/// What is open.
+struct Shared {
+    opening: Opening,
     log: Arc<AuditLog>,
     drainer: Drainer,
-    catalog: Result<Arc<Catalog>, CatalogErrors>,
+    catalog: RwLock<Result<Arc<Catalog>, CatalogErrors>>,
     warehouse: Warehouse,
+    /// The gate over the catalogue in force, with its cache of file metadata.
+    gate: Mutex<Option<(Arc<Catalog>, Arc<Gate>)>>,
+    /// Whose turn it is to land rows in a dataset.
+    turns: Mutex<BTreeMap<DatasetId, Arc<tokio::sync::Mutex<()>>>>,
     /// What the file said, and what is known now.
     known_before: LogProgress,
     known: Mutex<LogProgress>,
@@ -103,7 +122,8 @@ pub struct Hub {
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hub")
-            .field("root", &self.opening.layout.root())
+            .field("root", &self.layout().root())
+            .field("principal", &self.principal)
             .finish_non_exhaustive()
     }
 }
@@ -126,32 +146,70 @@ impl Hub {
         empty(&layout.spill())?;
         let ledger = opening.ledger().await?;
         let known = LogProgress::load(&layout.progress());
-        let hub = Self {
-            principal: principal::local(),
+        let catalog = opening.catalog();
+        let shared = Shared {
             drainer: Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log)))),
-            ledger,
             log,
-            catalog: opening.catalog(),
+            catalog: RwLock::new(catalog.clone()),
             warehouse: Warehouse::open(&layout.warehouse())?,
+            gate: Mutex::default(),
+            turns: Mutex::default(),
             known_before: known.clone(),
             known: Mutex::new(known),
             opening: opening.clone(),
             _lock: lock,
         };
+        let hub = Self {
+            shared: Arc::new(shared),
+            principal: principal::local().into(),
+            ledger,
+            catalog,
+        };
         Box::pin(hub.catch_up()).await?;
         Ok(hub)
+    }
+
+    /// The same hub for what `principal` does: every entry of the log names it.
+    #[must_use]
+    pub fn acting_as(&self, principal: &str) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            principal: principal.into(),
+            ledger: self.ledger.acting_as(principal),
+            catalog: self.shared.catalog.read().clone(),
+        }
+    }
+
+    /// The same hub over the catalogue as its files are now.
+    #[must_use]
+    pub fn rereading_catalog(&self) -> Self {
+        Self {
+            catalog: self.shared.opening.catalog(),
+            ..self.clone()
+        }
+    }
+
+    /// Puts this view's catalogue in force for every view that is made from now on.
+    pub fn install_catalog(&self) {
+        *self.shared.catalog.write() = self.catalog.clone();
     }
 
     /// Where everything lies.
     #[must_use]
     pub fn layout(&self) -> &Layout {
-        &self.opening.layout
+        &self.shared.opening.layout
+    }
+
+    /// The hub's time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.opening.clock
     }
 
     /// The configuration in force.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.opening.config
+        &self.shared.opening.config
     }
 
     /// Who is asking, as the log names it.
@@ -169,7 +227,7 @@ impl Hub {
     /// The log.
     #[must_use]
     pub fn log(&self) -> &Arc<AuditLog> {
-        &self.log
+        &self.shared.log
     }
 
     /// The catalogue.
@@ -180,20 +238,29 @@ impl Hub {
         self.catalog.as_ref().map_err(Failure::of)
     }
 
-    /// The way to the data.
+    /// The way to the data. One gate serves everybody as long as the catalogue is the same.
     ///
     /// # Errors
     /// The catalogue is broken, or the engine cannot be set up.
-    pub fn gate(&self) -> Result<Gate, Failure> {
-        Ok(Gate::new(GateParts {
-            catalog: Arc::clone(self.catalog()?),
+    pub fn gate(&self) -> Result<Arc<Gate>, Failure> {
+        let catalog = self.catalog()?;
+        let mut present = self.shared.gate.lock();
+        if let Some((of, gate)) = present.as_ref()
+            && Arc::ptr_eq(of, catalog)
+        {
+            return Ok(Arc::clone(gate));
+        }
+        let gate = Arc::new(Gate::new(GateParts {
+            catalog: Arc::clone(catalog),
             ledger: self.ledger.clone(),
-            log: Arc::clone(&self.log),
-            warehouse: self.warehouse.clone(),
+            log: Arc::clone(&self.shared.log),
+            warehouse: self.shared.warehouse.clone(),
             limits: self.config().query.limits(),
-            clock: Arc::clone(&self.opening.clock),
+            clock: Arc::clone(self.clock()),
             spill_dir: self.layout().spill(),
-        })?)
+        })?);
+        *present = Some((Arc::clone(catalog), Arc::clone(&gate)));
+        Ok(gate)
     }
 
     /// What runs of feeds need.
@@ -203,7 +270,7 @@ impl Hub {
     pub fn ingest(&self) -> Result<IngestContext, Failure> {
         Ok(IngestContext {
             catalog: Arc::clone(self.catalog()?),
-            warehouse: self.warehouse.clone(),
+            warehouse: self.shared.warehouse.clone(),
             numbers: Arc::new(self.ledger.clone()),
             state_dir: self.layout().state(),
             input_root: self.config().ingest.root.clone(),
@@ -224,7 +291,7 @@ impl Hub {
     /// # Errors
     /// `LogUnavailable`.
     pub async fn acknowledge(&self) -> Result<(), Failure> {
-        self.drainer.drain().await?;
+        self.shared.drainer.drain().await?;
         Ok(())
     }
 
@@ -271,14 +338,14 @@ impl Hub {
     /// next opening looks at the entries of this one again.
     pub async fn close(self) {
         let known = {
-            let mut known = self.known.lock();
-            if self.catalog.is_ok() {
+            let mut known = self.shared.known.lock();
+            if self.shared.catalog.read().is_ok() {
                 // Otherwise accesses without an end may not have been closed.
-                known.scanned = self.log.size();
+                known.scanned = self.log().size();
             }
             known.clone()
         };
-        if known != self.known_before
+        if known != self.shared.known_before
             && let Err(error) = known.save(&self.layout().progress())
         {
             // The next opening reads more of the log, that is all.

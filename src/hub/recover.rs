@@ -31,14 +31,14 @@ impl Hub {
     /// to it again.
     pub(super) async fn catch_up(&self) -> Result<(), Failure> {
         self.check_ends().await?;
-        let from = self.known_before.scanned;
+        let from = self.shared.known_before.scanned;
         let found = self.read_log(from)?;
-        self.drainer.resume(found.events).await?;
+        self.shared.drainer.resume(found.events).await?;
         {
-            let mut known = self.known.lock();
+            let mut known = self.shared.known.lock();
             known.runs.extend(found.runs);
             known.configuration = found.configuration.or(known.configuration.take());
-            if from == 0 && self.log.size() > 0 {
+            if from == 0 && self.log().size() > 0 {
                 // The file is new or was lost: any feed may have runs that are not in the log.
                 let feeds = self.catalog.iter().flat_map(|catalog| catalog.feeds.keys());
                 known.pending.extend(feeds.cloned());
@@ -47,11 +47,11 @@ impl Hub {
         self.ledger.expire_due().await?;
         self.record_beginning().await?;
         self.acknowledge().await?;
-        if from < self.log.size() && self.catalog.is_ok() {
+        if from < self.log().size() && self.catalog.is_ok() {
             Box::pin(self.gate()?.close_interrupted(from)).await?;
         }
         if self.catalog.is_ok() {
-            let pending = self.known.lock().pending.clone();
+            let pending = self.shared.known.lock().pending.clone();
             for feed in pending {
                 Box::pin(self.record_runs(&feed)).await?;
             }
@@ -61,13 +61,13 @@ impl Hub {
 
     /// Refuses a log that ends before what is known of it, and one that is not this ledger's.
     async fn check_ends(&self) -> Result<(), Failure> {
-        let size = self.log.size();
+        let size = self.log().size();
         let truncated = |known| Err(ProgramError::LogTruncated { size, known }.into());
-        if self.known_before.scanned > size {
-            return truncated(self.known_before.scanned - 1);
+        if self.shared.known_before.scanned > size {
+            return truncated(self.shared.known_before.scanned - 1);
         }
         if size > 0 && self.ledger.position().await? == 0 {
-            return Err(self.opening.ledger_missing().into());
+            return Err(self.shared.opening.ledger_missing().into());
         }
         let Some((position, index)) = self.ledger.last_logged().await? else {
             return Ok(());
@@ -75,7 +75,7 @@ impl Hub {
         if index >= size {
             return truncated(index);
         }
-        let entry = self.log.read(index)?;
+        let entry = self.log().read(index)?;
         let body = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
         if ledger_position(&entry.leaf.kind, &body) == Some(position) {
             return Ok(());
@@ -86,7 +86,7 @@ impl Hub {
     /// Reads the entries from `from` on.
     fn read_log(&self, from: u64) -> Result<Found, Failure> {
         let mut found = Found::default();
-        for entry in self.log.scan(from..self.log.size()) {
+        for entry in self.log().scan(from..self.log().size()) {
             let entry = entry?;
             let body: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
             if let Some(position) = ledger_position(&entry.leaf.kind, &body) {
@@ -116,20 +116,20 @@ impl Hub {
     async fn record_beginning(&self) -> Result<(), Failure> {
         if self.ledger.position().await? == 0 {
             let mut key = Map::new();
-            key.insert("key".to_owned(), self.log.vkey().into());
+            key.insert("key".to_owned(), self.log().vkey().into());
             self.ledger.record_change(KEY, key).await?;
             self.ledger.record_artefacts(self.catalog()?).await?;
         }
         let configuration = self.config().recorded();
         let hash = sha256(&configuration)?;
-        if self.known.lock().configuration.as_deref() == Some(&hash) {
+        if self.shared.known.lock().configuration.as_deref() == Some(&hash) {
             return Ok(());
         }
         let body = json!({ "by": self.principal, "configuration": configuration, "sha256": hash });
         if let Value::Object(body) = body {
             self.ledger.record_change(CONFIGURATION, body).await?;
         }
-        self.known.lock().configuration = Some(hash);
+        self.shared.known.lock().configuration = Some(hash);
         Ok(())
     }
 }

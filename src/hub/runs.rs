@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use qihui_audit::{Entry, Subjects};
 use qihui_catalog::FeedName;
-use qihui_ingest::{CheckReport, Progress, RunFact, RunOptions, RunReport};
+use qihui_ingest::{CheckReport, IngestContext, Progress, Quiet, RunFact, RunOptions, RunReport};
 use serde_json::{Value, json};
 
 use super::Hub;
@@ -33,10 +33,40 @@ impl Hub {
         dry_run: bool,
         progress: Arc<dyn Progress>,
     ) -> Result<RunReport, Failure> {
-        let context = self.ingest()?;
+        self.run_feed_in(&self.ingest()?, feed, input, (dry_run, progress))
+            .await
+    }
+
+    /// Runs a feed over a file that the hub itself put where it lies, wherever inputs of users have to lie.
+    ///
+    /// # Errors
+    /// As [`Hub::run_feed`].
+    pub async fn run_feed_spooled(
+        &self,
+        feed: &FeedName,
+        file: &Path,
+    ) -> Result<RunReport, Failure> {
+        let context = IngestContext {
+            input_root: None,
+            ..self.ingest()?
+        };
+        let quiet = Arc::new(Quiet) as Arc<dyn Progress>;
+        self.run_feed_in(&context, feed, file, (false, quiet)).await
+    }
+
+    async fn run_feed_in(
+        &self,
+        context: &IngestContext,
+        feed: &FeedName,
+        input: &Path,
+        (dry_run, progress): (bool, Arc<dyn Progress>),
+    ) -> Result<RunReport, Failure> {
         let options = self.feed_options(feed, dry_run).await?;
+        let turn = self.turn(feed)?;
+        // Runs into one dataset come one after the other: each classifies its records by what the table holds.
+        let _turn = turn.lock().await;
         let run = Box::pin(qihui_ingest::run_feed(
-            &context, feed, input, &options, progress,
+            context, feed, input, &options, progress,
         ));
         if dry_run {
             return Ok(run.await?);
@@ -47,6 +77,13 @@ impl Hub {
         let report = result?;
         recorded?;
         Ok(report)
+    }
+
+    fn turn(&self, feed: &FeedName) -> Result<Arc<tokio::sync::Mutex<()>>, Failure> {
+        let spec = self.catalog()?.feeds.get(feed);
+        let spec = spec.ok_or_else(|| ProgramError::UnknownFeed(feed.to_string()))?;
+        let mut turns = self.shared.turns.lock();
+        Ok(Arc::clone(turns.entry(spec.dataset.clone()).or_default()))
     }
 
     /// Says what running a feed over a file would do.
@@ -84,7 +121,7 @@ impl Hub {
     /// Notes, durably, that the table of a feed may soon hold more than the log knows.
     fn announce(&self, feed: &FeedName) -> Result<(), ProgramError> {
         let known = {
-            let mut known = self.known.lock();
+            let mut known = self.shared.known.lock();
             known.pending.insert(feed.clone());
             known.clone()
         };
@@ -104,7 +141,7 @@ impl Hub {
     pub(super) async fn record_runs(&self, feed: &FeedName) -> Result<(), Failure> {
         let context = self.ingest()?;
         if let Some(spec) = context.catalog.feeds.get(feed) {
-            let after = self.known.lock().runs.get(feed).copied().unwrap_or(0);
+            let after = self.shared.known.lock().runs.get(feed).copied().unwrap_or(0);
             let runs = qihui_ingest::effective_runs(&context, feed, after).await?;
             for group in runs.chunks(GROUP) {
                 let entries = group.iter().map(|run| {
@@ -114,10 +151,10 @@ impl Hub {
                 let entries: Vec<_> = entries.collect();
                 self.record(&entries).await?;
                 let last = group.last().map_or(after, |run| run.run);
-                self.known.lock().runs.insert(feed.clone(), last);
+                self.shared.known.lock().runs.insert(feed.clone(), last);
             }
         }
-        self.known.lock().pending.remove(feed);
+        self.shared.known.lock().pending.remove(feed);
         Ok(())
     }
 
@@ -141,7 +178,7 @@ impl Hub {
                 subjects: Subjects::none(),
             })
             .collect();
-        self.log.submit(&entries)?.await?;
+        self.log().submit(&entries)?.await?;
         Ok(())
     }
 }

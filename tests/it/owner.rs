@@ -20,6 +20,7 @@ pub async fn open(dir: &Path) -> Result<Hub, Failure> {
         layout: Layout::new(dir),
         config: Config::default(),
         clock: Arc::new(SystemClock),
+        shared: None,
     };
     Hub::open(&opening).await
 }

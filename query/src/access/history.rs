@@ -1,11 +1,11 @@
-//! An enterprise's own accesses, out of the log.
+//! Accesses out of the log: an enterprise's own, and one that somebody made.
 
 use qihui_audit::{AuditLog, LogError};
 use qihui_catalog::{EnterpriseNo, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::entries::{DENIED, FINISHED};
+use super::entries::{DECIDED, DENIED, FINISHED};
 use crate::error::QueryError;
 
 /// One access, as the enterprise that it touched may see it: who, when, what for and which columns; never the
@@ -38,70 +38,182 @@ fn text(value: &Value, key: &str) -> String {
         .to_owned()
 }
 
+fn unavailable(error: LogError) -> QueryError {
+    QueryError::LogUnavailable {
+        message: error.to_string(),
+        code: error.code(),
+    }
+}
+
 /// All accesses that touched an enterprise, oldest first.
 ///
 /// # Errors
 /// [`QueryError::LogUnavailable`] when the log cannot be read.
 pub fn accesses_of(log: &AuditLog, no: EnterpriseNo) -> Result<Vec<AccessRecord>, QueryError> {
-    let unavailable = |error: LogError| QueryError::LogUnavailable {
-        message: error.to_string(),
-        code: error.code(),
-    };
     let mut records = Vec::new();
     for index in log.entries_touching(no.0).map_err(unavailable)? {
-        let entry = log.read(index).map_err(unavailable)?;
-        if entry.leaf.kind != FINISHED && entry.leaf.kind != DENIED {
-            continue;
+        records.extend(access_at(log, index, no)?);
+    }
+    Ok(records)
+}
+
+/// The access that ended with an entry touching an enterprise; none when the entry is of another kind. Which entries
+/// touch it is known to [`AuditLog::entries_touching`].
+///
+/// # Errors
+/// [`QueryError::LogUnavailable`] when the log cannot be read.
+pub fn access_at(
+    log: &AuditLog,
+    index: u64,
+    no: EnterpriseNo,
+) -> Result<Option<AccessRecord>, QueryError> {
+    let entry = log.read(index).map_err(unavailable)?;
+    if entry.leaf.kind != FINISHED && entry.leaf.kind != DENIED {
+        return Ok(None);
+    }
+    let end: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
+    let decided = match end.get("decided").and_then(Value::as_u64) {
+        Some(decided) => {
+            let entry = log.read(decided).map_err(unavailable)?;
+            serde_json::from_slice(&entry.body).unwrap_or(Value::Null)
         }
-        let end: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
-        let decided = match end.get("decided").and_then(Value::as_u64) {
-            Some(decided) => {
-                let entry = log.read(decided).map_err(unavailable)?;
-                serde_json::from_slice(&entry.body).unwrap_or(Value::Null)
-            }
-            None => end.clone(),
-        };
-        let (mut datasets, mut columns) = (Vec::new(), Vec::new());
-        for dataset in decided
-            .get("datasets")
+        None => end.clone(),
+    };
+    let (mut datasets, mut columns) = (Vec::new(), Vec::new());
+    for dataset in decided
+        .get("datasets")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let name = text(dataset, "dataset");
+        for column in dataset
+            .get("columns")
             .and_then(Value::as_array)
             .into_iter()
             .flatten()
         {
-            let name = text(dataset, "dataset");
-            for column in dataset
-                .get("columns")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                columns.push(format!("{name}.{}", column.as_str().unwrap_or_default()));
-            }
-            datasets.push(name);
+            columns.push(format!("{name}.{}", column.as_str().unwrap_or_default()));
         }
-        let decision = match (entry.leaf.kind.as_str(), text(&end, "outcome").as_str()) {
-            (DENIED, _) => "denied",
-            (_, "complete") => "allowed",
-            (_, "interrupted") => "interrupted",
-            _ => "failed",
-        };
-        let rows = match decision {
-            "denied" => Some(0),
-            _ => end
-                .get("rows_by_enterprise")
-                .and_then(|rows| rows.get(no.0.to_string()))
-                .and_then(Value::as_u64),
-        };
-        records.push(AccessRecord {
-            index,
-            time: Timestamp(entry.leaf.time_ms).to_string(),
-            org: text(&decided, "org"),
-            purpose: text(&decided, "purpose"),
-            datasets,
-            columns,
-            decision: decision.to_owned(),
-            rows,
-        });
+        datasets.push(name);
     }
-    Ok(records)
+    let decision = match (entry.leaf.kind.as_str(), text(&end, "outcome").as_str()) {
+        (DENIED, _) => "denied",
+        (_, "complete") => "allowed",
+        (_, "interrupted") => "interrupted",
+        _ => "failed",
+    };
+    let rows = match decision {
+        "denied" => Some(0),
+        _ => end
+            .get("rows_by_enterprise")
+            .and_then(|rows| rows.get(no.0.to_string()))
+            .and_then(Value::as_u64),
+    };
+    Ok(Some(AccessRecord {
+        index,
+        time: Timestamp(entry.leaf.time_ms).to_string(),
+        org: text(&decided, "org"),
+        purpose: text(&decided, "purpose"),
+        datasets,
+        columns,
+        decision: decision.to_owned(),
+        rows,
+    }))
+}
+
+/// What the log says of one access to whoever made it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifest {
+    /// The access.
+    pub access_id: String,
+    /// Who asked.
+    pub principal: String,
+    /// For which organisation.
+    pub org: String,
+    /// What for.
+    pub purpose: String,
+    /// Index of the `access.decided` entry; none when it was denied.
+    pub decided: Option<u64>,
+    /// Index of the `access.finished` or `access.denied` entry; none while it runs.
+    pub finished: Option<u64>,
+    /// `complete`, `running`, `denied`, `interrupted`, or the code of the error that it broke off with.
+    pub outcome: String,
+    /// The code of a refusal.
+    pub code: Option<String>,
+    /// Rows of the answer.
+    pub rows: Option<u64>,
+    /// Bytes that were handed over.
+    pub bytes: Option<u64>,
+    /// SHA-256 of these bytes, hexadecimal.
+    pub sha256: Option<String>,
+    /// What was decided per dataset: columns, table and contract version, commitment, basis.
+    pub decisions: Value,
+    /// What was read per dataset: rows, enterprises with a row in it, cells withheld per column.
+    pub datasets: Value,
+}
+
+/// Looks for an access among the last `newest` entries, newest first.
+///
+/// # Errors
+/// [`QueryError::LogUnavailable`] when the log cannot be read.
+pub fn manifest_of(
+    log: &AuditLog,
+    access_id: &str,
+    newest: u64,
+) -> Result<Option<Manifest>, QueryError> {
+    let size = log.size();
+    for index in (size.saturating_sub(newest)..size).rev() {
+        let entry = log.read(index).map_err(unavailable)?;
+        let kind = entry.leaf.kind.as_str();
+        if ![DECIDED, FINISHED, DENIED].contains(&kind) {
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&entry.body).unwrap_or(Value::Null);
+        if text(&body, "access_id") == access_id {
+            return manifest(log, index, kind, &body).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn manifest(
+    log: &AuditLog,
+    index: u64,
+    kind: &str,
+    end: &Value,
+) -> Result<Manifest, QueryError> {
+    let decided = match kind {
+        DECIDED => Some(index),
+        _ => end.get("decided").and_then(Value::as_u64),
+    };
+    let decision = match decided.filter(|at| *at != index) {
+        Some(at) => {
+            let entry = log.read(at).map_err(unavailable)?;
+            serde_json::from_slice(&entry.body).unwrap_or(Value::Null)
+        }
+        None => end.clone(),
+    };
+    let number = |key: &str| end.get(key).and_then(Value::as_u64);
+    let words = |key: &str| end.get(key).and_then(Value::as_str).map(str::to_owned);
+    let part = |of: &Value| of.get("datasets").cloned().unwrap_or(Value::Null);
+    Ok(Manifest {
+        access_id: text(end, "access_id"),
+        principal: text(&decision, "principal"),
+        org: text(&decision, "org"),
+        purpose: text(&decision, "purpose"),
+        decided,
+        finished: (kind != DECIDED).then_some(index),
+        outcome: match kind {
+            DECIDED => "running".to_owned(),
+            DENIED => "denied".to_owned(),
+            _ => text(end, "outcome"),
+        },
+        code: words("code"),
+        rows: number("rows"),
+        bytes: number("bytes"),
+        sha256: words("sha256"),
+        decisions: if kind == DENIED { Value::Null } else { part(&decision) },
+        datasets: if kind == FINISHED { part(end) } else { Value::Null },
+    })
 }

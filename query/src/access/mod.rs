@@ -5,7 +5,8 @@
 //! 2. append `access.decided` (a commitment to the scope, the ledger's position, the table versions) and wait until
 //!    it is durable;
 //! 3. count metered uses; check that nothing was taken away since the decision, else decide again;
-//! 4. release batch by batch, each under the ledger's release lock after a last look at the epochs;
+//! 4. release batch by batch, each under the ledger's release lock after a last look at the epochs, once the
+//!    [`Outlet`] has room for it;
 //! 5. append `access.finished` (outcome, rows, SHA-256 of the bytes, the enterprises touched) and wait; only then
 //!    does the caller hear that the answer is complete.
 //!
@@ -14,10 +15,10 @@
 
 mod entries;
 mod history;
+mod outlet;
 mod release;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +54,9 @@ use crate::formats::{Encoder, Format};
 use crate::provider::{MIN_INSIDE_ROWS, READER_STORE, TableFile, TableVersion};
 use crate::session::{self, ParsedQuery, Planned, SessionSetup};
 use entries::{Accessed, Finish};
-pub use history::{AccessRecord, accesses_of};
+pub use entries::new_access_id;
+pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
+pub use outlet::{Outlet, ReleasePermit};
 use release::{Epochs, Release};
 
 /// What a query may use. Every limit has an error of its own.
@@ -229,16 +232,29 @@ impl Gate {
     pub async fn query(
         &self,
         request: &AccessRequest,
-        out: &mut (dyn Write + Send),
+        out: &mut dyn Outlet,
     ) -> Result<Summary, QueryError> {
-        let access_id = entries::new_access_id()?;
+        self.query_as(&entries::new_access_id()?, request, out)
+            .await
+    }
+
+    /// The same under a name from [`new_access_id`], for callers that tell it before the answer is complete.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn query_as(
+        &self,
+        access_id: &str,
+        request: &AccessRequest,
+        out: &mut dyn Outlet,
+    ) -> Result<Summary, QueryError> {
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
-            let prepared = match survive(self.prepare(request, &access_id)).await {
+            let prepared = match survive(self.prepare(request, access_id)).await {
                 Ok(prepared) => prepared,
-                Err(error) => return Err(self.denied(request, &access_id, error).await),
+                Err(error) => return Err(self.denied(request, access_id, error).await),
             };
-            match self.run(request, &access_id, prepared, out).await {
+            match self.run(request, access_id, prepared, out).await {
                 Err((QueryError::ConsentChanged, false)) if !last => {}
                 Err((error, _)) => return Err(error),
                 Ok(summary) => return Ok(summary),
@@ -517,7 +533,7 @@ impl Gate {
         request: &AccessRequest,
         access_id: &str,
         prepared: Prepared,
-        out: &mut (dyn Write + Send),
+        out: &mut dyn Outlet,
     ) -> Result<Summary, (QueryError, bool)> {
         self.run_with(request, access_id, prepared, out, &mut |_| {})
             .await
@@ -529,7 +545,7 @@ impl Gate {
         request: &AccessRequest,
         access_id: &str,
         prepared: Prepared,
-        out: &mut (dyn Write + Send),
+        out: &mut dyn Outlet,
         seen: &mut (dyn FnMut(&RecordBatch) + Send),
     ) -> Result<Summary, (QueryError, bool)> {
         let accessed = Accessed::new(request, access_id, &prepared);
@@ -537,6 +553,7 @@ impl Gate {
             .record(&accessed.decided())
             .await
             .map_err(|error| (error, false))?;
+        let gone = out.gone();
         let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.parts.limits.bytes);
         let outcome = match self
             .parts
@@ -544,7 +561,15 @@ impl Gate {
             .count_uses(access_id, &prepared.decision)
             .await
         {
-            Ok(()) => survive(self.stream(request, &prepared, &mut release, seen)).await,
+            Ok(()) => {
+                let work = survive(self.stream(request, &prepared, &mut release, seen));
+                tokio::select! {
+                    result = work => result,
+                    () = gone => Err(QueryError::Output {
+                        message: "the receiver is gone".to_owned(),
+                    }),
+                }
+            }
             Err(error) => Err(QueryError::Refused(Box::new(error))),
         };
         let (error, rows) = match outcome {
@@ -591,6 +616,7 @@ impl Gate {
                 &prepared.scopes,
             );
             release.bytes(text.as_bytes()).await?;
+            release.all_left().await?;
             return Ok(0);
         }
         let limit = Duration::from_secs(self.parts.limits.seconds);
@@ -609,6 +635,7 @@ impl Gate {
                 seen(&batch);
             }
             release.bytes(&encoder.finish()?).await?;
+            release.all_left().await?;
             Ok(rows)
         };
         match tokio::time::timeout(limit, work).await {

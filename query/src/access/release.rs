@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write;
+use std::io;
 use std::sync::Arc;
 
 use qihui_catalog::{DatasetId, OrgId, PurposeCode};
 use qihui_consent::Ledger;
 use ring::digest::{Context, SHA256};
+use tokio::sync::RwLock;
 
+use super::outlet::{Outlet, ReleasePermit};
 use crate::error::QueryError;
 use crate::exec::Permit;
 
@@ -33,6 +35,10 @@ impl Epochs {
             purpose,
             decided,
         }
+    }
+
+    pub(super) fn lock(&self) -> Arc<RwLock<()>> {
+        self.ledger.release_lock()
     }
 }
 
@@ -61,7 +67,7 @@ impl Permit for Epochs {
 /// Counts and hashes what leaves, and lets nothing leave once something was taken away.
 pub struct Release<'a> {
     epochs: Arc<Epochs>,
-    out: &'a mut (dyn Write + Send),
+    out: &'a mut dyn Outlet,
     limit: u64,
     bytes: u64,
     hash: Context,
@@ -75,7 +81,8 @@ pub struct Released {
 }
 
 impl<'a> Release<'a> {
-    pub fn new(epochs: Arc<Epochs>, out: &'a mut (dyn Write + Send), limit: u64) -> Self {
+    pub fn new(epochs: Arc<Epochs>, out: &'a mut dyn Outlet, limit: u64) -> Self {
+        out.begin(ReleasePermit::new(Arc::clone(&epochs)));
         Self {
             epochs,
             out,
@@ -95,21 +102,35 @@ impl<'a> Release<'a> {
         if total > self.limit {
             return Err(QueryError::TooManyBytes { limit: self.limit });
         }
-        let lock = self.epochs.ledger.release_lock();
+        let ready = self.out.ready().await;
+        ready.map_err(|error| self.refused(&error))?;
+        let lock = self.epochs.lock();
         let _reading = lock.read().await;
         self.epochs.check()?;
+        // What is handed over counts as delivered: the record may say too much, never too little.
         self.bytes = total;
         self.hash.update(bytes);
-        self.out
-            .write_all(bytes)
-            .map_err(|error| QueryError::Output {
+        let taken = self.out.release(bytes);
+        taken.map_err(|error| self.refused(&error))
+    }
+
+    /// Waits until everything has left.
+    pub async fn all_left(&mut self) -> Result<(), QueryError> {
+        let left = self.out.finish().await;
+        left.map_err(|error| self.refused(&error))
+    }
+
+    /// An outlet closes when something was taken away as well: that is the better reason.
+    fn refused(&self, error: &io::Error) -> QueryError {
+        match self.epochs.check() {
+            Err(changed) => changed,
+            Ok(()) => QueryError::Output {
                 message: error.kind().to_string(),
-            })
+            },
+        }
     }
 
     pub fn finish(self) -> Released {
-        // What is not flushed yet was counted as delivered: the record may say too much, never too little.
-        let _ = self.out.flush();
         Released {
             bytes: self.bytes,
             sha256: hex::encode(self.hash.finish()),

@@ -1,0 +1,185 @@
+//! What the commands of the program are to the table of operations: in the service profile the command line asks for no
+//! more than the API gives.
+
+use qihui_catalog::ConsentId;
+
+use super::{About, IdentityError, Operation, Principal};
+use crate::cli::{
+    AgreementCommand, AuditCommand, CatalogCommand, Command, ConsentCommand, FeedCommand,
+    OperationArgs, OrgCommand, SignatoryCommand,
+};
+use crate::failure::{Failure, ProgramError};
+use crate::hub::Hub;
+
+/// Refuses a command that a principal may not do in the service profile.
+///
+/// # Errors
+/// [`IdentityError`], or what the ledger says of the consent it is about.
+pub async fn authorise(
+    principal: &Principal,
+    hub: &Hub,
+    command: &Command,
+) -> Result<(), Failure> {
+    use Operation as O;
+    let may = |operation| principal.may(operation).map_err(Failure::from);
+    let all = |operation| {
+        // Lists on the command line have no owner, so they are for those who reach everything.
+        principal
+            .may_on(operation, &About::default())
+            .map_err(Failure::from)
+    };
+    match command {
+        Command::Catalog(CatalogCommand::List) => may(O::CatalogList),
+        Command::Catalog(CatalogCommand::Show { .. }) => may(O::CatalogShow),
+        Command::Catalog(CatalogCommand::Check { .. }) => all(O::CatalogRecord),
+        Command::Org(OrgCommand::Add { .. }) => all(O::OrganisationAdd),
+        Command::Org(OrgCommand::List) => all(O::OrganisationList),
+        Command::Agreement(AgreementCommand::Add { .. }) => all(O::AgreementAdd),
+        Command::Agreement(AgreementCommand::List) => all(O::AgreementList),
+        Command::Signatory(SignatoryCommand::Add { .. }) => all(O::SignatoryAdd),
+        Command::Feed(command) => feed(principal, hub, command),
+        Command::Consent(command) => consent(principal, hub, command).await,
+        Command::Query(args) => query(principal, &args.org, &args.purpose),
+        Command::Audit(AuditCommand::Checkpoint) => may(O::LogCheckpoint),
+        Command::Audit(AuditCommand::Verify { .. }) => all(O::LogVerify),
+        Command::Audit(AuditCommand::Proof { .. }) => may(O::LogProof),
+        Command::Audit(AuditCommand::Accesses { uscc }) => {
+            let about = About {
+                uscc: Some(qihui_catalog::Uscc::normalise(uscc)?),
+                ..About::default()
+            };
+            Ok(principal.may_on(O::EnterpriseAccesses, &about)?)
+        }
+        Command::Token(_) => Err(IdentityError::NoLocalIssuer.into()),
+        Command::Init(_)
+        | Command::Synth(_)
+        | Command::Keygen(_)
+        | Command::Demo(_)
+        | Command::Serve(_) => Ok(()),
+    }
+}
+
+/// Refuses a query for an organisation or a purpose that is not in the token.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn query(
+    principal: &Principal,
+    org: &qihui_catalog::OrgId,
+    purpose: &qihui_catalog::PurposeCode,
+) -> Result<(), Failure> {
+    let operation = Operation::Query;
+    let about = About {
+        org: Some(org),
+        ..About::default()
+    };
+    principal.may_on(operation, &about)?;
+    if !principal.purposes.contains(purpose) {
+        return Err(IdentityError::OutOfReach { operation }.into());
+    }
+    Ok(())
+}
+
+/// Refuses an operation on a consent that is out of reach. A consent that does not exist is out of everybody's reach.
+///
+/// # Errors
+/// [`IdentityError`], or what the ledger says.
+pub async fn on_consent(
+    principal: &Principal,
+    hub: &Hub,
+    (operation, id): (Operation, &ConsentId),
+) -> Result<(), Failure> {
+    principal.may(operation)?;
+    let document = match hub.ledger().consent(id).await {
+        Ok(consent) => consent.document,
+        Err(error) if principal.may_on(operation, &About::default()).is_ok() => {
+            return Err(error.into());
+        }
+        Err(qihui_consent::LedgerError::UnknownConsent(_)) => {
+            return Err(IdentityError::OutOfReach { operation }.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let about = About {
+        org: Some(&document.consumer.org),
+        uscc: Some(document.principal),
+        ..About::default()
+    };
+    Ok(principal.may_on(operation, &about)?)
+}
+
+/// Refuses an operation on a feed that is out of reach.
+///
+/// # Errors
+/// There is no such feed, or [`IdentityError`].
+pub fn on_feed(
+    principal: &Principal,
+    hub: &Hub,
+    (operation, name): (Operation, &qihui_catalog::FeedName),
+) -> Result<(), Failure> {
+    principal.may(operation)?;
+    let catalog = hub.catalog()?;
+    let unknown = || ProgramError::UnknownFeed(name.to_string());
+    let spec = catalog.feeds.get(name).ok_or_else(unknown)?;
+    let owner = catalog.contract(&spec.dataset);
+    let about = About {
+        feed: Some(name),
+        owner: owner.map(|contract| contract.owner.as_str()),
+        ..About::default()
+    };
+    Ok(principal.may_on(operation, &about)?)
+}
+
+fn feed(principal: &Principal, hub: &Hub, command: &FeedCommand) -> Result<(), Failure> {
+    use Operation as O;
+    match command {
+        FeedCommand::List => Ok(principal.may(O::FeedList)?),
+        FeedCommand::Check { feed, .. } => on_feed(principal, hub, (O::FeedRun, feed)),
+        FeedCommand::Run(args) => match &args.name {
+            Some(feed) => on_feed(principal, hub, (O::FeedRun, feed)),
+            None => Ok(principal.may_on(O::FeedRun, &About::default())?),
+        },
+        FeedCommand::Quarantine { name, .. } => on_feed(principal, hub, (O::QuarantineList, name)),
+    }
+}
+
+async fn consent(
+    principal: &Principal,
+    hub: &Hub,
+    command: &ConsentCommand,
+) -> Result<(), Failure> {
+    use Operation as O;
+    let signed = |args: &OperationArgs| {
+        // Without a signature only the holder of the hub could act, and here nobody is.
+        let operation = O::ConsentOperate;
+        match args.signatory {
+            Some(_) => Ok((operation, args.id.clone())),
+            None => Err(IdentityError::NotAllowed { operation }),
+        }
+    };
+    let (operation, id) = match command {
+        // Whom it is asked for is looked at when the file was read: see `commands::consent`.
+        ConsentCommand::Request { .. } => return Ok(principal.may(O::ConsentRequest)?),
+        ConsentCommand::List { subject, org } => {
+            let about = About {
+                org: org.as_ref(),
+                uscc: subject
+                    .as_deref()
+                    .map(qihui_catalog::Uscc::normalise)
+                    .transpose()?,
+                ..About::default()
+            };
+            return Ok(principal.may_on(O::ConsentList, &about)?);
+        }
+        ConsentCommand::Preview { id } => (O::ConsentPreview, id.clone()),
+        ConsentCommand::Show { id } => (O::ConsentShow, id.clone()),
+        ConsentCommand::Sign { id, .. } => (O::ConsentOperate, id.clone()),
+        ConsentCommand::Pause(args)
+        | ConsentCommand::Resume(args)
+        | ConsentCommand::Withdraw(args)
+        | ConsentCommand::Narrow {
+            operation: args, ..
+        } => signed(args)?,
+    };
+    on_consent(principal, hub, (operation, &id)).await
+}
