@@ -19,7 +19,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     pages.sort();
     let mut source = String::from("&[\n");
     for (name, path) in &pages {
-        writeln!(source, "    ({name:?}, include_str!({:?})),", path.display().to_string())?;
+        writeln!(
+            source,
+            "    ({name:?}, include_str!({:?})),",
+            path.display().to_string()
+        )?;
     }
     source.push(']');
     let out = Path::new(&env::var("OUT_DIR")?).join("error_pages.rs");

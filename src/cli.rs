@@ -266,9 +266,7 @@ impl ConsentCommand {
             Self::Pause(args) | Self::Resume(args) | Self::Withdraw(args) => {
                 args.key.iter_mut().collect()
             }
-            Self::Narrow { operation, file } => {
-                operation.key.iter_mut().chain([file]).collect()
-            }
+            Self::Narrow { operation, file } => operation.key.iter_mut().chain([file]).collect(),
             Self::Preview { .. } | Self::Show { .. } | Self::List { .. } => Vec::new(),
         }
     }

@@ -113,7 +113,9 @@ pub enum ProgramError {
     #[error("the answer cannot be written: {0}")]
     OutputFailed(String),
     /// A service stops in the middle of a command.
-    #[error("the service that owns the data directory stopped answering: look at what was done before trying again")]
+    #[error(
+        "the service that owns the data directory stopped answering: look at what was done before trying again"
+    )]
     ServiceGone,
     /// The service cannot listen.
     #[error("cannot listen at {at}: {reason}")]

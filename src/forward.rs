@@ -101,7 +101,9 @@ pub(crate) async fn forward(
     token: Option<&str>,
     around: &mut Surroundings<'_>,
 ) -> Result<Option<u8>, Failure> {
-    let connected = with_short_path(&layout.socket(), std::os::unix::net::UnixStream::connect);
+    let connected = with_short_path(&layout.socket(), |path| {
+        std::os::unix::net::UnixStream::connect(path)
+    });
     let Ok(stream) = connected else {
         // Nobody is there: whoever was left its socket behind.
         return Ok(None);
@@ -130,7 +132,9 @@ async fn answered(
     if let Some(token) = token {
         request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Full::new(Bytes::from(body))).map_err(|_| gone())?;
+    let request = request
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|_| gone())?;
     let response = sender.send_request(request).await.map_err(|_| gone())?;
     let mut body = response.into_body();
     let mut waiting = BytesMut::new();
@@ -190,7 +194,10 @@ mod tests {
                 waiting.extend_from_slice(part);
                 read.extend(std::iter::from_fn(|| next(&mut waiting)));
             }
-            let read: Vec<(u8, &[u8])> = read.iter().map(|(kind, bytes)| (*kind, &bytes[..])).collect();
+            let read: Vec<(u8, &[u8])> = read
+                .iter()
+                .map(|(kind, bytes)| (*kind, &bytes[..]))
+                .collect();
             assert_eq!(read, [(1, &b"rows"[..]), (2, b""), (3, &[3])]);
         }
     }

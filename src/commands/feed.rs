@@ -169,7 +169,7 @@ fn chosen(args: &FeedRunArgs, from: &Path, catalog: &Catalog) -> Result<Vec<Feed
 }
 
 /// What became of the records of a feed; `read` is the sum of the rest.
-fn outcome(report: &RunReport) -> Value {
+pub(crate) fn outcome(report: &RunReport) -> Value {
     let counts = &report.counts;
     json!({
         "feed": report.feed,

@@ -57,11 +57,7 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
     .await
 }
 
-async fn ask(
-    hub: &Hub,
-    request: &AccessRequest,
-    out: &mut dyn Outlet,
-) -> Result<Summary, Failure> {
+async fn ask(hub: &Hub, request: &AccessRequest, out: &mut dyn Outlet) -> Result<Summary, Failure> {
     Ok(Box::pin(hub.gate()?.query(request, out)).await?)
 }
 

@@ -141,7 +141,14 @@ impl Hub {
     pub(super) async fn record_runs(&self, feed: &FeedName) -> Result<(), Failure> {
         let context = self.ingest()?;
         if let Some(spec) = context.catalog.feeds.get(feed) {
-            let after = self.shared.known.lock().runs.get(feed).copied().unwrap_or(0);
+            let after = self
+                .shared
+                .known
+                .lock()
+                .runs
+                .get(feed)
+                .copied()
+                .unwrap_or(0);
             let runs = qihui_ingest::effective_runs(&context, feed, after).await?;
             for group in runs.chunks(GROUP) {
                 let entries = group.iter().map(|run| {

@@ -15,11 +15,7 @@ use crate::hub::Hub;
 ///
 /// # Errors
 /// [`IdentityError`], or what the ledger says of the consent it is about.
-pub async fn authorise(
-    principal: &Principal,
-    hub: &Hub,
-    command: &Command,
-) -> Result<(), Failure> {
+pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> Result<(), Failure> {
     use Operation as O;
     let may = |operation| principal.may(operation).map_err(Failure::from);
     let all = |operation| {

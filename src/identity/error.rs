@@ -8,7 +8,9 @@ use super::Operation;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Nobody said who is asking.
-    #[error("a token is missing: send `Authorization: Bearer TOKEN`, or name its file with --token-file")]
+    #[error(
+        "a token is missing: send `Authorization: Bearer TOKEN`, or name its file with --token-file"
+    )]
     Missing,
     /// The token does not say who is asking.
     #[error("the token is not accepted: {reason}")]
@@ -26,7 +28,9 @@ pub enum IdentityError {
         operation: Operation,
     },
     /// A role may do this, but not about that.
-    #[error("this token does not reach what `{operation}` was asked about: it is of another enterprise, organisation, purpose, feed or person")]
+    #[error(
+        "this token does not reach what `{operation}` was asked about: it is of another enterprise, organisation, purpose, feed or person"
+    )]
     OutOfReach {
         /// What was asked.
         operation: Operation,

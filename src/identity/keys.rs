@@ -215,7 +215,10 @@ async fn fetch(client: &reqwest::Client, url: reqwest::Url) -> Result<Vec<u8>, I
     let response = client.get(url).send().await;
     let mut response = response.map_err(|_| unavailable("the issuer does not answer"))?;
     if response.status() != http::StatusCode::OK {
-        return Err(unavailable(format!("the issuer answers {}", response.status())));
+        return Err(unavailable(format!(
+            "the issuer answers {}",
+            response.status()
+        )));
     }
     let mut bytes = Vec::new();
     let broken = |_| unavailable("the issuer's answer breaks off");

@@ -147,10 +147,7 @@ impl Principal {
         self.may(operation)?;
         let within = |reach: &Reach| match reach {
             Reach::All => true,
-            Reach::Organisation => self
-                .org
-                .as_ref()
-                .is_some_and(|org| about.org == Some(org)),
+            Reach::Organisation => self.org.as_ref().is_some_and(|org| about.org == Some(org)),
             Reach::Enterprises => about.uscc.is_some_and(|uscc| self.usccs.contains(&uscc)),
             Reach::Feeds => {
                 let named = about.feed.is_some_and(|feed| self.feeds.contains(feed));
@@ -210,7 +207,10 @@ mod tests {
         assert!(matches!(refused, Err(IdentityError::OutOfReach { .. })));
         let refused = analyst.may(Operation::AgreementAdd);
         assert!(matches!(refused, Err(IdentityError::NotAllowed { .. })));
-        let nobody = Principal { org: None, ..analyst };
+        let nobody = Principal {
+            org: None,
+            ..analyst
+        };
         assert!(nobody.may_on(Operation::Query, &About::default()).is_err());
     }
 

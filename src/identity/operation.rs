@@ -206,7 +206,10 @@ mod tests {
     #[test]
     fn nobody_but_an_analyst_sees_rows_and_only_stewards_give_the_first_key() {
         for role in Role::ALL {
-            assert_eq!(reach(role, Operation::Query).is_some(), role == Role::Analyst);
+            assert_eq!(
+                reach(role, Operation::Query).is_some(),
+                role == Role::Analyst
+            );
             assert_eq!(
                 reach(role, Operation::AgreementAdd).is_some(),
                 role == Role::Steward

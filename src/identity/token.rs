@@ -112,17 +112,26 @@ impl Claims {
         if !fits {
             return Err(invalid("its subject is empty, too long or not one word"));
         }
-        let ours = self.roles.iter().filter_map(|role| role.parse::<Role>().ok());
+        let ours = self
+            .roles
+            .iter()
+            .filter_map(|role| role.parse::<Role>().ok());
         let roles: std::collections::BTreeSet<Role> = ours.collect();
         if roles.is_empty() {
             return Err(invalid("it has no role of this hub"));
         }
         let org = match &self.org {
-            Some(org) => Some(org.parse().map_err(|_| invalid("its `org` is not an identifier"))?),
+            Some(org) => Some(
+                org.parse()
+                    .map_err(|_| invalid("its `org` is not an identifier"))?,
+            ),
             None => None,
         };
         let purposes = each(&self.purposes, "its `purposes` are not codes")?;
-        let usccs = each(&self.usccs, "its `usccs` are not unified social credit codes")?;
+        let usccs = each(
+            &self.usccs,
+            "its `usccs` are not unified social credit codes",
+        )?;
         let feeds = each(&self.feeds, "its `feeds` are not names of feeds")?;
         Ok(Principal {
             name: format!("token:{subject}"),
@@ -164,12 +173,7 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier for tokens of these issuers for this audience.
     #[must_use]
-    pub fn new(
-        trusted: Vec<Trusted>,
-        audience: &str,
-        terms: Terms,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(trusted: Vec<Trusted>, audience: &str, terms: Terms, clock: Arc<dyn Clock>) -> Self {
         provider::install();
         Self {
             trusted,
@@ -198,7 +202,9 @@ impl Verifier {
         let header = decode_header(token).map_err(|_| invalid("it is not a signed JWT"))?;
         check_header(&header)?;
         let trusted = self.issuer_of(token)?;
-        let key = trusted.keys.find(header.kid.as_deref(), self.clock.now_ms());
+        let key = trusted
+            .keys
+            .find(header.kid.as_deref(), self.clock.now_ms());
         let key = key.await?;
         if key.algorithm != header.alg {
             return Err(invalid("its algorithm is not the one of its key"));
@@ -214,8 +220,8 @@ impl Verifier {
         struct Claimed {
             iss: String,
         }
-        let claimed: Claimed = insecure_decode_claims(token)
-            .map_err(|_| invalid("it does not say who issued it"))?;
+        let claimed: Claimed =
+            insecure_decode_claims(token).map_err(|_| invalid("it does not say who issued it"))?;
         let mut trusted = self.trusted.iter();
         trusted
             .find(|trusted| trusted.issuer == claimed.iss)

@@ -16,7 +16,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation as Described;
 
 use super::problem::Problem;
-use super::{Service, ServeError, measure};
+use super::{ServeError, Service, measure};
 use crate::hub::Hub;
 use crate::identity::{About, IdentityError, Operation, Principal};
 
@@ -122,10 +122,15 @@ pub(crate) async fn guard(
 ) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
-    let path = matched.map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let path = matched
+        .map(|path| path.as_str().to_owned())
+        .unwrap_or_default();
     let access = service.operations.find(request.method(), &path);
     let (name, response) = match access {
-        None => ("none", Problem::from(ServeError::NoSuchRoute).into_response()),
+        None => (
+            "none",
+            Problem::from(ServeError::NoSuchRoute).into_response(),
+        ),
         Some(Access::Open(name)) => (name, in_time(&service, next.run(request)).await),
         Some(Access::For(operation)) => {
             let response = match admit(&service, request.headers(), operation).await {

@@ -17,7 +17,9 @@ use qihui_audit::Clock;
 use ring::digest::{Context, SHA256, digest};
 use serde_json::Value;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 
 use super::ServeError;
 use super::problem::Problem;
@@ -136,7 +138,10 @@ impl Answers {
             name BLOB PRIMARY KEY, asked BLOB NOT NULL, state INTEGER NOT NULL, at_ms INTEGER NOT NULL,
             status INTEGER, body BLOB
         ) WITHOUT ROWID";
-        sqlx::query(table).execute(&pool).await.map_err(unavailable)?;
+        sqlx::query(table)
+            .execute(&pool)
+            .await
+            .map_err(unavailable)?;
         sqlx::query("UPDATE answers SET state = ? WHERE state = ?")
             .bind(LOST)
             .bind(RUNNING)
@@ -170,9 +175,9 @@ impl Answers {
         if let Some(answer) = self.begin(&request).await? {
             return Ok(answer);
         }
-        let answer = work.await.unwrap_or_else(|problem| {
-            Answer::new(problem.status(), &problem.document())
-        });
+        let answer = work
+            .await
+            .unwrap_or_else(|problem| Answer::new(problem.status(), &problem.document()));
         if answer.status.is_server_error() {
             self.forget(&request).await?;
         } else {
@@ -266,7 +271,10 @@ mod tests {
     async fn ask(answers: &Answers, count: &AtomicU32, request: Option<Repeatable>) -> Answer {
         let work = async {
             let done = count.fetch_add(1, Ordering::SeqCst);
-            Ok(Answer::new(StatusCode::CREATED, &serde_json::json!({ "done": done })))
+            Ok(Answer::new(
+                StatusCode::CREATED,
+                &serde_json::json!({ "done": done }),
+            ))
         };
         match answers.once(request, work).await {
             Ok(answer) => answer,
@@ -281,16 +289,42 @@ mod tests {
         let open = || Answers::open(&path, 60, Arc::new(SystemClock));
         let (answers, count) = (open().await.unwrap(), AtomicU32::new(0));
         let first = ask(&answers, &count, request("a", "k", b"body")).await;
-        assert_eq!(ask(&answers, &count, request("a", "k", b"body")).await, first);
-        assert_eq!(ask(&answers, &count, request("a", "k", b"else")).await.status, 422);
-        assert_ne!(ask(&answers, &count, request("b", "k", b"body")).await, first);
+        assert_eq!(
+            ask(&answers, &count, request("a", "k", b"body")).await,
+            first
+        );
+        assert_eq!(
+            ask(&answers, &count, request("a", "k", b"else"))
+                .await
+                .status,
+            422
+        );
+        assert_ne!(
+            ask(&answers, &count, request("b", "k", b"body")).await,
+            first
+        );
         assert_eq!(count.load(Ordering::SeqCst), 2);
         answers.close().await;
         let answers = open().await.unwrap();
-        assert_eq!(ask(&answers, &count, request("a", "k", b"body")).await, first, "durable");
+        assert_eq!(
+            ask(&answers, &count, request("a", "k", b"body")).await,
+            first,
+            "durable"
+        );
         // Begun and never ended: the next start cannot know what came of it.
-        assert!(answers.begin(&request("a", "lost", b"").unwrap()).await.unwrap().is_none());
-        assert_eq!(ask(&answers, &count, request("a", "lost", b"")).await.status, 409);
+        assert!(
+            answers
+                .begin(&request("a", "lost", b"").unwrap())
+                .await
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(
+            ask(&answers, &count, request("a", "lost", b""))
+                .await
+                .status,
+            409
+        );
         answers.close().await;
         let answers = open().await.unwrap();
         let lost = ask(&answers, &count, request("a", "lost", b"")).await;

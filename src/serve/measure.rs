@@ -33,7 +33,8 @@ pub(crate) fn install() -> PrometheusHandle {
 /// A request was answered.
 pub(crate) fn answered(operation: &'static str, status: u16, took: Duration) {
     let status = status.to_string();
-    counter!("qihui_http_requests_total", "operation" => operation, "status" => status).increment(1);
+    counter!("qihui_http_requests_total", "operation" => operation, "status" => status)
+        .increment(1);
     histogram!("qihui_http_request_seconds", "operation" => operation).record(took.as_secs_f64());
 }
 

@@ -214,7 +214,11 @@ async fn idle(service: &Service) -> bool {
 /// Says where the service is, in one line that scripts can wait for.
 fn announce(address: SocketAddr, tls: bool, service_profile: bool) {
     let scheme = if tls { "https" } else { "http" };
-    let profile = if service_profile { "service" } else { "embedded" };
+    let profile = if service_profile {
+        "service"
+    } else {
+        "embedded"
+    };
     let line = format!("listening at {scheme}://{address}, profile {profile}\n");
     // A service whose stderr is closed works all the same.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
@@ -307,7 +311,8 @@ pub(crate) fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = crate::forward::with_short_path(path, std::os::unix::net::UnixListener::bind)?;
+    let listener =
+        crate::forward::with_short_path(path, |path| std::os::unix::net::UnixListener::bind(path))?;
     let owner_alone = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, owner_alone)?;
     listener.set_nonblocking(true)?;

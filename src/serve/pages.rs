@@ -53,12 +53,7 @@ impl PageTokens {
     }
 
     /// The mark in a token that was given to this principal for this list.
-    pub(crate) fn take(
-        &self,
-        principal: &str,
-        list: &str,
-        token: &str,
-    ) -> Result<i64, ServeError> {
+    pub(crate) fn take(&self, principal: &str, list: &str, token: &str) -> Result<i64, ServeError> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
         let bytes = bytes.filter(|bytes| bytes.len() == 8 + TAG_BYTES);
         let bytes = bytes.ok_or(ServeError::BadPageToken)?;
@@ -67,7 +62,10 @@ impl PageTokens {
         let expected = hmac::sign(&self.0, &text(principal, list, mark));
         let expected = expected.as_ref().get(..TAG_BYTES).unwrap_or_default();
         // In constant time: every byte counts before anything is decided.
-        let differs = expected.iter().zip(tag).fold(0, |all, (a, b)| all | (a ^ b));
+        let differs = expected
+            .iter()
+            .zip(tag)
+            .fold(0, |all, (a, b)| all | (a ^ b));
         if differs != 0 {
             return Err(ServeError::BadPageToken);
         }

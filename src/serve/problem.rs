@@ -24,7 +24,9 @@ pub enum ServeError {
         limit: u64,
     },
     /// No form of the answer is wanted.
-    #[error("no form of the answer is acceptable: ask for application/x-ndjson, text/csv or application/vnd.apache.arrow.stream")]
+    #[error(
+        "no form of the answer is acceptable: ask for application/x-ndjson, text/csv or application/vnd.apache.arrow.stream"
+    )]
     NotAcceptable,
     /// The request took too long.
     #[error("the request was not done within {seconds} s")]
@@ -45,7 +47,9 @@ pub enum ServeError {
     #[error("this address does not take this method: see /openapi.json")]
     MethodNotAllowed,
     /// A page token is not one of this list and this principal.
-    #[error("the page token is not one that was given for this list to this principal: begin without one")]
+    #[error(
+        "the page token is not one that was given for this list to this principal: begin without one"
+    )]
     BadPageToken,
     /// An idempotency key cannot be used.
     #[error("an Idempotency-Key is 1 to 128 printable characters without spaces")]
@@ -57,7 +61,9 @@ pub enum ServeError {
     #[error("the request with this Idempotency-Key is still being done: try again in a moment")]
     RequestInProgress,
     /// The service ended while it did the request with this key.
-    #[error("the service was stopped while it did the request with this Idempotency-Key: look whether it took effect, and use a new key if not")]
+    #[error(
+        "the service was stopped while it did the request with this Idempotency-Key: look whether it took effect, and use a new key if not"
+    )]
     OutcomeUnknown,
     /// The answers to repeated requests cannot be kept.
     #[error("the answers to requests cannot be kept: {reason}")]
@@ -134,15 +140,24 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         "NotAcceptable" => StatusCode::NOT_ACCEPTABLE,
         "RequestTimedOut" => StatusCode::REQUEST_TIMEOUT,
         "MethodNotAllowed" => StatusCode::METHOD_NOT_ALLOWED,
-        "TooBusy" | "Stopping" | "AnswersUnavailable" | "IssuerKeysUnavailable" | "ClockBack"
+        "TooBusy"
+        | "Stopping"
+        | "AnswersUnavailable"
+        | "IssuerKeysUnavailable"
+        | "ClockBack"
         | "NumbersUnavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "NoSpace" | "LogNoSpace" | "LedgerNoSpace" => StatusCode::INSUFFICIENT_STORAGE,
         "TimedOut" => StatusCode::GATEWAY_TIMEOUT,
         "IdempotencyConflict" | "TooManyRows" | "TooManyBytes" | "OutOfMemory" => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
-        "RequestInProgress" | "OutcomeUnknown" | "ConsentStateRefuses" | "ConsentChanged"
-        | "AlreadySigned" | "ConflictingForm" | "CannotSupersede" => StatusCode::CONFLICT,
+        "RequestInProgress"
+        | "OutcomeUnknown"
+        | "ConsentStateRefuses"
+        | "ConsentChanged"
+        | "AlreadySigned"
+        | "ConflictingForm"
+        | "CannotSupersede" => StatusCode::CONFLICT,
         "SignatureMismatch" => StatusCode::FORBIDDEN,
         "InternalError" | "UploadFailed" | "OutputFailed" => StatusCode::INTERNAL_SERVER_ERROR,
         _ if code.starts_with("Log") || code == "LedgerUnavailable" => {
@@ -238,6 +253,9 @@ mod tests {
     fn a_problem_says_its_code_and_where_its_page_is() {
         let document = Problem::from(ServeError::TooBusy).document();
         assert_eq!(document["type"], "/errors/TooBusy");
-        assert_eq!((&document["code"], &document["status"]), (&json!("TooBusy"), &json!(503)));
+        assert_eq!(
+            (&document["code"], &document["status"]),
+            (&json!("TooBusy"), &json!(503))
+        );
     }
 }

@@ -57,7 +57,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ),
     ("rdkafka", &["qihui-ingest", "qihui-pipelines"]),
     ("axum", &["qihui"]),
-    ("sqlx", &["qihui-consent"]),
+    ("sqlx", &["qihui-consent", "qihui"]),
 ];
 
 /// Members that compile without the data stack, so that they build and test in a minute.

@@ -11,6 +11,7 @@ mod licences;
 mod owner;
 mod real_data;
 mod scenario;
+mod service;
 mod shapes;
 mod support;
 mod tour;

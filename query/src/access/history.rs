@@ -177,12 +177,7 @@ pub fn manifest_of(
     Ok(None)
 }
 
-fn manifest(
-    log: &AuditLog,
-    index: u64,
-    kind: &str,
-    end: &Value,
-) -> Result<Manifest, QueryError> {
+fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manifest, QueryError> {
     let decided = match kind {
         DECIDED => Some(index),
         _ => end.get("decided").and_then(Value::as_u64),
@@ -213,7 +208,15 @@ fn manifest(
         rows: number("rows"),
         bytes: number("bytes"),
         sha256: words("sha256"),
-        decisions: if kind == DENIED { Value::Null } else { part(&decision) },
-        datasets: if kind == FINISHED { part(end) } else { Value::Null },
+        decisions: if kind == DENIED {
+            Value::Null
+        } else {
+            part(&decision)
+        },
+        datasets: if kind == FINISHED {
+            part(end)
+        } else {
+            Value::Null
+        },
     })
 }

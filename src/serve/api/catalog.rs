@@ -44,5 +44,7 @@ pub(crate) async fn show(caller: Caller, Path(dataset): Path<String>) -> Answere
 #[utoipa::path(get, path = "/v1/purposes", operation_id = "purpose_list", tag = "catalogue",
     responses((status = 200, description = "The purposes.", body = Value)))]
 pub(crate) async fn purposes(caller: Caller) -> Answered {
-    Ok(super::json_text(caller.hub.catalog()?.purposes.canonical_json()))
+    Ok(super::json_text(
+        caller.hub.catalog()?.purposes.canonical_json(),
+    ))
 }

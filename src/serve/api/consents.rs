@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Answered, Shared, body_of, document_of, identifier, made, once, read, report_of, text_of};
+use super::{
+    Answered, Shared, body_of, document_of, identifier, made, once, read, report_of, text_of,
+};
 use crate::commands::{consent, preview};
 use crate::identity::command::on_consent;
 use crate::identity::{About, IdentityError};
@@ -87,7 +89,11 @@ async fn reached(caller: &Caller, text: &str) -> Result<ConsentId, Problem> {
 /// List consents, oldest first.
 #[utoipa::path(get, path = "/v1/consents", operation_id = "consent_list", tag = "consents", params(Which),
     responses((status = 200, description = "A page of them, and the token of the next in `next`.", body = Value)))]
-pub(crate) async fn list(State(service): Shared, caller: Caller, which: Result<Query<Which>, axum::extract::rejection::QueryRejection>) -> Answered {
+pub(crate) async fn list(
+    State(service): Shared,
+    caller: Caller,
+    which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Answered {
     let Query(which) = which.map_err(|_| ServeError::BadRequest("its query string".to_owned()))?;
     let uscc = which.uscc.as_deref().map(Uscc::normalise).transpose()?;
     let org: Option<OrgId> = which
@@ -190,7 +196,11 @@ pub(crate) async fn show(caller: Caller, Path(id): Path<String>) -> Answered {
 #[utoipa::path(get, path = "/v1/consents/{consent_id}/preview", operation_id = "consent_preview", tag = "consents",
     params(("consent_id" = String, Path, description = "The consent.")),
     responses((status = 200, description = "What it would open.", body = Value)))]
-pub(crate) async fn preview(State(service): Shared, caller: Caller, Path(id): Path<String>) -> Answered {
+pub(crate) async fn preview(
+    State(service): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answered {
     let id = reached(&caller, &id).await?;
     let room = std::sync::Arc::clone(&service.queries).try_acquire_owned();
     let room = room.map_err(|_| ServeError::TooBusy)?;

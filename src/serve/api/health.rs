@@ -29,8 +29,8 @@ pub(crate) async fn readyz(State(service): Shared) -> Answered {
     let hub = service.hub.acting_as(service.hub.principal());
     hub.catalog()?;
     hub.ledger().position().await?;
-    if hub.log().failure().is_some() {
-        return Err(Problem::from(qihui_audit::LogError::Closed));
+    if let Some(reason) = hub.log().failure() {
+        return Err(Problem::from(qihui_audit::LogError::Closed { why: reason }));
     }
     Ok(document_of(&json!({ "ready": true })))
 }

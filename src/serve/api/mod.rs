@@ -144,7 +144,11 @@ fn json_text(text: String) -> Response {
 }
 
 /// The body of a request, as far as it may be large.
-pub(crate) async fn body_of(service: &Service, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+pub(crate) async fn body_of(
+    service: &Service,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, Problem> {
     let limit = service.limits.body_bytes;
     let too_large = || ServeError::BodyTooLarge {
         limit: limit as u64,
@@ -161,7 +165,12 @@ pub(crate) async fn body_of(service: &Service, headers: &HeaderMap, body: Body) 
 
 /// The length that a request says its body has.
 pub(crate) fn declared(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// A body as text.

@@ -1,0 +1,236 @@
+//! SQL over the gate.
+//!
+//! Rows stream in the form that `Accept` asks for. The status is decided by then: an error before the first byte is a
+//! problem, one after it breaks the answer off. What the answer came to follows in trailers where the client takes them
+//! (`TE: trailers`), and is always to be had as the manifest of the access.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use qihui_catalog::{Action, Coded, OrgId, PurposeCode, Uscc};
+use qihui_query::QueryError;
+use qihui_query::access::{AccessRequest, Gate, Summary, new_access_id};
+use qihui_query::formats::Format;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{Answered, Shared, body_of, read};
+use crate::failure::Failure;
+use crate::identity::{IdentityError, command};
+use crate::serve::answer::{BodyOutlet, answer};
+use crate::serve::authorise::Caller;
+use crate::serve::wire::Wire;
+use crate::serve::{ServeError, Service, measure};
+
+/// Header with the name of the access.
+const ACCESS_ID: HeaderName = HeaderName::from_static("qihui-access-id");
+/// Trailer with the number of rows.
+const ROWS: HeaderName = HeaderName::from_static("qihui-rows");
+/// Trailer with what the answer came to: one JSON document.
+const SUMMARY: HeaderName = HeaderName::from_static("qihui-summary");
+/// The largest trailer; what is larger is only in the manifest.
+const MAX_TRAILER: usize = 16 << 10;
+
+/// A question.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    /// What for: one of the purposes in the token.
+    #[schema(value_type = String, example = "policy.matching")]
+    purpose: PurposeCode,
+    /// The organisation in the token; may be left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    org: Option<OrgId>,
+    /// Unified social credit codes of the enterprises asked about; none: all that may be seen.
+    #[serde(default)]
+    subjects: Vec<String>,
+    /// One SELECT statement, or EXPLAIN and one.
+    sql: String,
+    /// Slower, and equal down to the byte for equal visible rows.
+    #[serde(default)]
+    strict: bool,
+}
+
+/// Ask SQL over what the organisation may see for the purpose.
+#[utoipa::path(post, path = "/v1/queries", operation_id = "query", tag = "queries", request_body = Question,
+    responses((status = 200, description = "The rows. `Qihui-Access-Id` names the access; `Qihui-Rows` and `Qihui-Summary` follow as trailers.",
+        content((String = "application/x-ndjson"), (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"))),
+        (status = 403, description = "Refused, and recorded as refused.", body = serde_json::Value,
+            content_type = "application/problem+json"),
+        (status = 422, description = "The statement cannot be answered.", body = serde_json::Value,
+            content_type = "application/problem+json")))]
+pub(crate) async fn query(
+    State(service): Shared,
+    Extension(wire): Extension<Arc<Wire>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    let (format, kind) = wanted(&headers)?;
+    let question: Question = read(&body_of(&service, &headers, body).await?)?;
+    let request = asked(&caller, question, format)?;
+    let room = Arc::clone(&service.queries).try_acquire_owned();
+    let room = room.map_err(|_| ServeError::TooBusy)?;
+    let gate = caller.hub.gate()?;
+    let access_id = new_access_id()?;
+    let (outlet, body, started) = answer(&wire, service.stop.clone());
+    let run = Run {
+        service,
+        gate,
+        request,
+        access_id: access_id.clone(),
+        trailers: takes_trailers(&headers),
+    };
+    // In a task of its own: when the client goes away, the access still gets its end.
+    let trailers = run.trailers;
+    let mut running = tokio::spawn(async move {
+        let _room = room;
+        Box::pin(run.to_the_end(outlet)).await
+    });
+    tokio::select! {
+        first = started => if first.is_err() {
+            // It ended without a byte: either well, and then the answer is empty, or it says why not.
+            running.await.map_err(|_| ServeError::Panicked)??;
+        },
+        ended = &mut running => ended.map_err(|_| ServeError::Panicked)??,
+    }
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&access_id) {
+        headers.insert(ACCESS_ID, id);
+    }
+    if trailers {
+        let names = HeaderValue::from_static("qihui-rows, qihui-summary");
+        headers.insert(header::TRAILER, names);
+    }
+    Ok(response)
+}
+
+/// The form of the answer, and its media type.
+fn wanted(headers: &HeaderMap) -> Result<(Format, &'static str), ServeError> {
+    const FORMS: [(Format, &str); 3] = [
+        (Format::Ndjson, "application/x-ndjson"),
+        (Format::Csv, "text/csv"),
+        (Format::Arrow, "application/vnd.apache.arrow.stream"),
+    ];
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let accepted: Vec<&str> = accepted
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|one| one.split(';').next().unwrap_or_default().trim())
+        .collect();
+    let any = accepted.is_empty() || accepted.contains(&"*/*");
+    let named = accepted.iter().find_map(|wanted| {
+        let mut forms = FORMS.into_iter();
+        forms.find(|(_, kind)| kind.eq_ignore_ascii_case(wanted))
+    });
+    named
+        .or(any.then_some(FORMS[0]))
+        .ok_or(ServeError::NotAcceptable)
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// What is asked of the gate: organisation and purpose only as the token has them.
+fn asked(caller: &Caller, question: Question, format: Format) -> Result<AccessRequest, Failure> {
+    let operation = caller.operation;
+    let own = caller.principal.org.clone();
+    let org = question.org.or(own);
+    let org = org.ok_or(IdentityError::OutOfReach { operation })?;
+    command::query(&caller.principal, &org, &question.purpose)?;
+    let subjects: Result<Vec<Uscc>, _> = question
+        .subjects
+        .iter()
+        .map(|code| Uscc::normalise(code))
+        .collect();
+    Ok(AccessRequest {
+        principal: caller.principal.name.clone(),
+        org,
+        purpose: question.purpose,
+        action: Action::Query,
+        subjects: subjects?,
+        sql: question.sql,
+        format,
+        strict: question.strict || caller.hub.config().query.strict,
+    })
+}
+
+/// A query on its way.
+struct Run {
+    service: Arc<Service>,
+    gate: Arc<Gate>,
+    request: AccessRequest,
+    access_id: String,
+    trailers: bool,
+}
+
+impl Run {
+    async fn to_the_end(self, mut outlet: BodyOutlet) -> Result<(), QueryError> {
+        let asked = self
+            .gate
+            .query_as(&self.access_id, &self.request, &mut outlet);
+        match asked.await {
+            Ok(summary) => {
+                measure::queried("complete", summary.rows);
+                let trailers = self.trailers.then(|| trailers(&summary));
+                self.service.remember(summary);
+                outlet.end(trailers);
+                Ok(())
+            }
+            Err(error) => {
+                measure::queried(error.code(), 0);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn trailers(summary: &Summary) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(ROWS, summary.rows.into());
+    let text = serde_json::to_string(summary).unwrap_or_default();
+    // Names of columns that a query gives itself need not be ASCII; the manifest has them all.
+    let fits = text.len() <= MAX_TRAILER && text.is_ascii();
+    if let Some(value) = HeaderValue::from_str(&text).ok().filter(|_| fits) {
+        trailers.insert(SUMMARY, value);
+    }
+    trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(value: &str) -> Result<(Format, &'static str), ServeError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, value.parse().unwrap());
+        wanted(&headers)
+    }
+
+    #[test]
+    fn the_form_is_the_first_that_is_asked_for_and_known() {
+        assert_eq!(wanted(&HeaderMap::new()).unwrap().0, Format::Ndjson);
+        assert_eq!(accept("*/*").unwrap().0, Format::Ndjson);
+        assert_eq!(
+            accept("text/html, text/csv;q=0.5, */*").unwrap().0,
+            Format::Csv
+        );
+        let arrow = "application/vnd.apache.arrow.stream";
+        assert_eq!(accept(arrow).unwrap(), (Format::Arrow, arrow));
+        assert_eq!(accept("text/html"), Err(ServeError::NotAcceptable));
+    }
+}

@@ -1,0 +1,10 @@
+//! The service: a real server on an ephemeral port of the loopback, driven over real connections.
+
+mod command_line;
+mod hostile;
+mod identity;
+mod repeated;
+mod rights;
+mod shared;
+mod stopping;
+mod story;
