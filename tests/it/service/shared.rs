@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 pub struct Service {
     child: Child,
     pub address: SocketAddr,
-    said: mpsc::Receiver<String>,
+    said: Mutex<mpsc::Receiver<String>>,
 }
 
 impl Service {
@@ -63,7 +63,7 @@ impl Service {
         Self {
             child,
             address,
-            said,
+            said: Mutex::new(said),
         }
     }
 
@@ -78,7 +78,7 @@ impl Service {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, self.said.iter().collect());
+                return (status, self.said.lock().unwrap().iter().collect());
             }
             assert!(begun.elapsed() < SOON, "the service does not end");
             std::thread::yield_now();
