@@ -193,8 +193,8 @@ pub(crate) struct Forwarded<'a> {
     pub arguments: Vec<OsString>,
     /// The working directory of whoever typed it.
     pub directory: PathBuf,
-    /// Who that is; none: whoever holds the data directory.
-    pub principal: Option<Principal>,
+    /// Who that is; none: whoever holds the data directory. Or why that cannot be said.
+    pub principal: Result<Option<Principal>, Failure>,
     /// Where an answer goes that is too large to be held.
     pub rows: &'a mut dyn Outlet,
 }
@@ -221,7 +221,10 @@ pub(crate) async fn run_over(
                 terminal: false,
                 stdout: line.rows,
             };
-            dispatch_over(hub, line.principal, cli.command, &mut context).await
+            match line.principal {
+                Ok(principal) => dispatch_over(hub, principal, cli.command, &mut context).await,
+                Err(failure) => Err(failure),
+            }
         }
     };
     end(result, json, surroundings)

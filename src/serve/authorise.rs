@@ -58,6 +58,16 @@ impl Operations {
         let key = (method.clone(), path.replace("{*", "{"));
         self.0.get(&key).copied()
     }
+
+    /// What is wrong with a request for nothing that is described.
+    fn missing(&self, path: &str) -> ServeError {
+        let path = path.replace("{*", "{");
+        if self.0.keys().any(|(_, known)| *known == path) {
+            ServeError::MethodNotAllowed
+        } else {
+            ServeError::NoSuchRoute
+        }
+    }
 }
 
 fn access(described: &Described) -> Option<Access> {
@@ -81,11 +91,6 @@ impl Caller {
     /// Refuses what is out of their reach.
     pub(crate) fn may_on(&self, about: &About<'_>) -> Result<(), IdentityError> {
         self.principal.may_on(self.operation, about)
-    }
-
-    /// Whether they reach everything.
-    pub(crate) fn reaches_all(&self) -> bool {
-        self.may_on(&About::default()).is_ok()
     }
 }
 
@@ -129,7 +134,7 @@ pub(crate) async fn guard(
     let (name, response) = match access {
         None => (
             "none",
-            Problem::from(ServeError::NoSuchRoute).into_response(),
+            Problem::from(service.operations.missing(&path)).into_response(),
         ),
         Some(Access::Open(name)) => (name, in_time(&service, next.run(request)).await),
         Some(Access::For(operation)) => {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use qihui_audit::Clock;
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{Context, SHA256};
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::{
@@ -102,11 +102,6 @@ fn hash(parts: &[&[u8]]) -> Vec<u8> {
         context.update(part);
     }
     context.finish().as_ref().to_vec()
-}
-
-/// SHA-256 of a document.
-pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
-    digest(&SHA256, bytes).as_ref().to_vec()
 }
 
 fn unavailable(error: sqlx::Error) -> ServeError {

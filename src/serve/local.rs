@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::Request;
+use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use qihui_query::access::{Outlet, ReleasePermit};
@@ -24,7 +24,7 @@ use super::authorise::bearer;
 use super::problem::Problem;
 use super::wire::Wire;
 use super::{ServeError, Service, bind_socket};
-use crate::failure::ProgramError;
+use crate::failure::{Failure, ProgramError};
 use crate::forward::{COMMAND_PATH, Frame, Line, MAX_LINE_BYTES};
 use crate::hub::Opening;
 use crate::identity::Principal;
@@ -92,12 +92,7 @@ pub(crate) async fn command(
     if request.uri().path() != COMMAND_PATH || request.method() != http::Method::POST {
         return Err(ServeError::NoSuchRoute.into());
     }
-    let principal = if service.holders_allowed {
-        None
-    } else {
-        let token = bearer(request.headers())?;
-        Some(service.verifier.principal(token).await?)
-    };
+    let principal = principal_of(&service, request.headers()).await;
     let limited = http_body_util::Limited::new(request.into_body(), MAX_LINE_BYTES);
     let wrong = || ServeError::BadRequest("it is not a command line".to_owned());
     let body = limited.collect().await.map_err(|_| wrong())?.to_bytes();
@@ -121,6 +116,18 @@ pub(crate) async fn command(
     Ok(streamed(body))
 }
 
+/// Whose command line it is; none: of whoever holds the data directory.
+async fn principal_of(
+    service: &Service,
+    headers: &HeaderMap,
+) -> Result<Option<Principal>, Failure> {
+    if service.holders_allowed {
+        return Ok(None);
+    }
+    let token = bearer(headers)?;
+    Ok(Some(service.verifier.principal(token).await?))
+}
+
 fn streamed(body: AnswerBody) -> Response {
     Response::new(Body::new(body))
 }
@@ -129,7 +136,7 @@ struct Job {
     service: Arc<Service>,
     arguments: Vec<OsString>,
     directory: PathBuf,
-    principal: Option<Principal>,
+    principal: Result<Option<Principal>, Failure>,
 }
 
 impl Job {

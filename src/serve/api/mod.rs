@@ -33,7 +33,6 @@ use super::authorise::{Caller, guard};
 use super::idempotency::{Answer, Repeatable};
 use super::problem::Problem;
 use super::{ServeError, Service};
-use crate::failure::ProgramError;
 use crate::report::Report;
 
 /// What handlers of the API get.
@@ -221,9 +220,4 @@ pub(crate) fn made(report: &Report) -> Answer {
 pub(crate) fn identifier<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, ServeError> {
     text.parse()
         .map_err(|_| ServeError::BadRequest(format!("`{what}` is not one")))
-}
-
-/// A service that cannot be set up in the middle of a request.
-pub(crate) fn broken(what: &str) -> Problem {
-    ProgramError::OutputFailed(what.to_owned()).into()
 }

@@ -36,7 +36,6 @@ fn what_only_looks_says_the_same_through_the_service() {
         vec!["consent", "show", &id],
         vec!["consent", "list"],
         vec!["consent", "list", "--org", "nobody"],
-        vec!["audit", "proof", "3"],
         csv,
         table,
         vec![

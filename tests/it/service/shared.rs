@@ -339,7 +339,11 @@ pub fn access_id(stream: &mut std::net::TcpStream) -> String {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    if !head.starts_with("HTTP/1.1 200") {
+        let mut rest = [0; 1024];
+        let read = stream.read(&mut rest).unwrap_or(0);
+        panic!("{head}{}", String::from_utf8_lossy(&rest[..read]));
+    }
     let id = head
         .lines()
         .find_map(|line| line.strip_prefix("qihui-access-id: "));

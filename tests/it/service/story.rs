@@ -226,7 +226,11 @@ fn an_answer_has_the_form_that_was_asked_for() {
         ("SELECT nothing FROM vat_declaration", 422, "UnknownColumn"),
         ("SELECT 1 FROM nowhere", 404, "UnknownDataset"),
         ("DELETE FROM vat_declaration", 422, "NotAllowed"),
-        ("SELECT * FROM annual_report", 422, "DatasetNotInAgreement"),
+        (
+            "SELECT * FROM customs_declaration",
+            422,
+            "DatasetNotInAgreement",
+        ),
     ];
     for (sql, status, code) in wrong {
         let question = super::shared::ask_tax(sql);
