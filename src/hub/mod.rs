@@ -115,6 +115,8 @@ struct Shared {
     /// What the file said, and what is known now.
     known_before: LogProgress,
     known: Mutex<LogProgress>,
+    /// Held while the file is written, so that it never holds less than it did.
+    saving: Mutex<()>,
     /// Dropped last: the directory is free once everything in it is closed.
     _lock: DirectoryLock,
 }
@@ -156,6 +158,7 @@ impl Hub {
             turns: Mutex::default(),
             known_before: known.clone(),
             known: Mutex::new(known),
+            saving: Mutex::default(),
             opening: opening.clone(),
             _lock: lock,
         };

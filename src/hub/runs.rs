@@ -120,6 +120,7 @@ impl Hub {
 
     /// Notes, durably, that the table of a feed may soon hold more than the log knows.
     fn announce(&self, feed: &FeedName) -> Result<(), ProgramError> {
+        let _saving = self.shared.saving.lock();
         let known = {
             let mut known = self.shared.known.lock();
             known.pending.insert(feed.clone());
