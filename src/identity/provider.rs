@@ -109,3 +109,42 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         key: key.clone(),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+    /// The example of RFC 7515, appendix A.2.
+    const MODULUS: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+    const MESSAGE: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+    const SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+
+    #[test]
+    fn the_example_of_the_standard_is_accepted_and_any_other_is_not() {
+        let key = DecodingKey::from_rsa_components(MODULUS, "AQAB").unwrap();
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(SIGNATURE).unwrap();
+        let rs256 = verifier(&Algorithm::RS256, &key).unwrap();
+        assert!(rs256.verify(MESSAGE.as_bytes(), &signature).is_ok());
+        assert!(rs256.verify(&MESSAGE.as_bytes()[1..], &signature).is_err());
+        for at in [0, 100, 255] {
+            let mut other = signature.clone();
+            other[at] ^= 1;
+            assert!(rs256.verify(MESSAGE.as_bytes(), &other).is_err());
+        }
+        for algorithm in [
+            Algorithm::HS256,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::EdDSA,
+        ] {
+            assert!(verifier(&algorithm, &key).is_err(), "{algorithm:?}");
+        }
+        let secret = DecodingKey::from_secret(b"secret");
+        assert!(verifier(&Algorithm::HS256, &secret).is_err());
+        let short = DecodingKey::from_rsa_components("AQAB", "AQAB").unwrap();
+        let rs256 = verifier(&Algorithm::RS256, &short).unwrap();
+        assert!(rs256.verify(MESSAGE.as_bytes(), &signature).is_err());
+    }
+}

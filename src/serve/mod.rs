@@ -57,6 +57,8 @@ use pages::PageTokens;
 const TASKS: u32 = 1 << 20;
 /// Summaries of answers that are kept in memory.
 const SUMMARIES: usize = 4096;
+/// How often it is looked for what time has made due.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
 /// How long broken-off work has to write down that it was.
 const CLOSING: Duration = Duration::from_secs(20);
 
@@ -178,6 +180,7 @@ pub(crate) async fn run(args: &ServeArgs, opening: &Opening) -> Result<Report, F
     let connections = connection::Connections::new(&service, router, tls);
     let serving = connections.serve(listener, socket, draining);
     tokio::pin!(serving);
+    let keeping = tokio::spawn(keep_up(hub.clone()));
     let (mut terminate, mut interrupt) = (signals.remove(0), signals.remove(0));
     tokio::select! {
         () = &mut serving => {}
@@ -191,6 +194,7 @@ pub(crate) async fn run(args: &ServeArgs, opening: &Opening) -> Result<Report, F
     let ended = tokio::time::timeout(grace, &mut serving).await.is_ok();
     begin_stop.send_replace(true);
     let quiet = idle(&service).await;
+    keeping.abort();
     // What could not be removed is taken for a service that is gone.
     let _ = std::fs::remove_file(opening.layout.socket());
     service.answers.close().await;
@@ -199,6 +203,25 @@ pub(crate) async fn run(args: &ServeArgs, opening: &Opening) -> Result<Report, F
     }
     let report = Report::new(json!({ "stopped": true, "in_time": ended && quiet }), "");
     Ok(report.note("stopped"))
+}
+
+/// Does what time makes due, as long as the hub is open: consents that ended are noted, and what the log did not take
+/// is handed over again.
+async fn keep_up(hub: Hub) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let done = async {
+            hub.ledger().expire_due().await?;
+            hub.acknowledge().await
+        };
+        if let Err(failure) = done.await {
+            let code = failure.code();
+            tracing::warn!(
+                code,
+                "what is due could not be written down; it is tried again"
+            );
+        }
+    }
 }
 
 /// Waits until no query and no mutating call is running; whether that came in time.

@@ -1,6 +1,7 @@
 //! The service: a real server on an ephemeral port of the loopback, driven over real connections.
 
 mod command_line;
+mod encrypted;
 mod hostile;
 mod identity;
 mod repeated;

@@ -55,7 +55,8 @@ impl Service {
             let line = said
                 .recv_timeout(SOON)
                 .unwrap_or_else(|_| panic!("the service did not start: {before:?}"));
-            if let Some(rest) = line.strip_prefix("listening at http://") {
+            if line.starts_with("listening at http") {
+                let (_, rest) = line.split_once("://").unwrap();
                 break rest.split(',').next().unwrap().parse().unwrap();
             }
             before.push(line);
