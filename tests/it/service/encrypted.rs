@@ -77,7 +77,7 @@ async fn answers_are_the_same_over_tls_and_nothing_is_said_without_it() {
         .unwrap_or_else(|| panic!("the answer has no end: {}", answer.len()))
         .parse()
         .unwrap();
-    assert_eq!(rows, answer.matches("{\"uscc\":").count());
+    assert_eq!(rows, answer.matches("{\"uscc\":\"").count());
     // The command line of this machine needs none of it.
     lab.run(&["org", "list"]).done();
     let mut plain = TcpStream::connect(service.address).await.unwrap();
