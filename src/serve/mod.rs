@@ -328,7 +328,7 @@ fn empty(folder: &Path) -> Result<(), ProgramError> {
     clear().map_err(|error| files::unwritable(folder, &error))
 }
 
-/// Whether a folder of tests or scripts may connect: the socket is bound for the owner alone.
+/// The socket of the command line, for the owner of the directory alone. One that was left behind is replaced.
 pub(crate) fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
