@@ -8,6 +8,7 @@ mod feed;
 mod init;
 mod keygen;
 mod org;
+mod pipeline;
 mod preview;
 mod query;
 mod signatory;
@@ -45,6 +46,7 @@ pub(crate) async fn dispatch(
         Command::Synth(args) => synth::run(args),
         Command::Feed(command) => feed::run(command, context).await,
         Command::Catalog(command) => catalog::run(command, context).await,
+        Command::Pipeline(command) => Box::pin(pipeline::run(command, context)).await,
         Command::Org(command) => org::run(command, context).await,
         Command::Agreement(command) => agreement::run(command, context).await,
         Command::Signatory(command) => signatory::run(command, context).await,
