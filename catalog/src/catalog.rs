@@ -139,7 +139,8 @@ impl Catalog {
     #[must_use]
     pub fn with_product(mut self, contract: Contract) -> Self {
         if self.models.contains_key(&contract.id) {
-            self.contracts.insert(contract.id.clone(), Arc::new(contract));
+            self.contracts
+                .insert(contract.id.clone(), Arc::new(contract));
         }
         self
     }
@@ -481,7 +482,9 @@ impl Assembly {
                 .then(|| ("model", format!("there is no model `{}`", rule.model)));
         };
         if !model.declassifications.contains(&rule.id) {
-            let reason = format!("{file} does not refer to it, so it has no effect: name it there, or remove it");
+            let reason = format!(
+                "{file} does not refer to it, so it has no effect: name it there, or remove it"
+            );
             return Some(("id", reason));
         }
         if model.version != rule.model_version {
@@ -498,7 +501,10 @@ impl Assembly {
             );
             return Some(("sql_sha256", reason));
         }
-        let known = model.columns.iter().any(|column| column.name == rule.column);
+        let known = model
+            .columns
+            .iter()
+            .any(|column| column.name == rule.column);
         (!known).then(|| ("column", "the model has no such column".to_owned()))
     }
 

@@ -360,7 +360,10 @@ fn read_rule(root: &Node<'_>) -> Option<Declassification> {
     let id = fields.required("id").and_then(|node| {
         let id = node.text()?;
         if !is_plain_name(id) {
-            node.problem(codes::VALUE, "a name is a lower-case letter, then at most 62 of a-z, 0-9, _");
+            node.problem(
+                codes::VALUE,
+                "a name is a lower-case letter, then at most 62 of a-z, 0-9, _",
+            );
             return None;
         }
         Some(id.to_owned())
@@ -374,7 +377,10 @@ fn read_rule(root: &Node<'_>) -> Option<Declassification> {
         let text = node.text()?;
         let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if text.len() != 64 || !text.bytes().all(hexadecimal) {
-            node.problem(codes::VALUE, "must be a SHA-256 in 64 lower-case hexadecimal digits");
+            node.problem(
+                codes::VALUE,
+                "must be a SHA-256 in 64 lower-case hexadecimal digits",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -445,29 +451,67 @@ mod tests {
             assert_eq!(other.sql_sha256, model.sql_sha256, "{from}");
         }
         let other = Model::read("models/age.sql", &MODEL.replace("regcap", "estdate")).unwrap();
-        assert_ne!((other.hash, &other.sql_sha256), (model.hash, &model.sql_sha256));
+        assert_ne!(
+            (other.hash, &other.sql_sha256),
+            (model.hash, &model.sql_sha256)
+        );
     }
 
     #[test]
     fn wrong_headers_are_refused_with_their_place() {
         let cases = [
-            ("-- key: [uscc]", "-- key: [cap]", "key: the key must contain `uscc`"),
-            ("-- key: [uscc]", "-- key: [uscc, x]", "key: `x` is not among the columns"),
-            ("name: cap", "name: build_no", "columns[build_no].name: the hub adds a column of this name"),
-            ("name: cap", "name: uscc", "there are two columns of this name"),
+            (
+                "-- key: [uscc]",
+                "-- key: [cap]",
+                "key: the key must contain `uscc`",
+            ),
+            (
+                "-- key: [uscc]",
+                "-- key: [uscc, x]",
+                "key: `x` is not among the columns",
+            ),
+            (
+                "name: cap",
+                "name: build_no",
+                "columns[build_no].name: the hub adds a column of this name",
+            ),
+            (
+                "name: cap",
+                "name: uscc",
+                "there are two columns of this name",
+            ),
             ("title: Age", "titel: Age", "unknown key `titel`"),
-            ("unit: tenThousand", "unit: dozen", "columns[cap].unit: `dozen` is unknown here"),
-            ("unit: tenThousand", "code_list: nowhere", "columns[cap].code_list: there is no such code list"),
+            (
+                "unit: tenThousand",
+                "unit: dozen",
+                "columns[cap].unit: `dozen` is unknown here",
+            ),
+            (
+                "unit: tenThousand",
+                "code_list: nowhere",
+                "columns[cap].code_list: there is no such code list",
+            ),
             ("-- owner: data_authority\n", "", "`owner` is missing"),
         ];
         for (from, to, wanted) in cases {
             let found = problems(&MODEL.replace(from, to));
-            assert!(found.iter().any(|problem| problem.contains(wanted)), "{wanted}: {found:?}");
-            assert!(found.iter().all(|problem| problem.starts_with("models/age.sql: ")));
+            assert!(
+                found.iter().any(|problem| problem.contains(wanted)),
+                "{wanted}: {found:?}"
+            );
+            assert!(
+                found
+                    .iter()
+                    .all(|problem| problem.starts_with("models/age.sql: "))
+            );
         }
         let header = MODEL.split_once("SELECT").unwrap().0;
         assert!(problems(header)[0].contains("there is no statement"));
-        assert!(problems("SELECT 1").iter().any(|problem| problem.contains("keys and values")));
+        assert!(
+            problems("SELECT 1")
+                .iter()
+                .any(|problem| problem.contains("keys and values"))
+        );
     }
 
     const RULE: &str = "id: open_a\nversion: 1.0.0\nmodel: age\nmodel_version: 1.0.0\ncolumn: cap\nlevel: L1\n\
@@ -478,18 +522,39 @@ mod tests {
     fn a_declassification_says_everything_or_is_refused() {
         let rule = Declassification::read("declassifications/open_a.yaml", RULE).unwrap();
         assert_eq!((rule.column.as_str(), rule.level), ("cap", Level::L1));
-        let keys = ["version", "model", "model_version", "column", "level", "sql_sha256", "reason", "law", "author"];
+        let keys = [
+            "version",
+            "model",
+            "model_version",
+            "column",
+            "level",
+            "sql_sha256",
+            "reason",
+            "law",
+            "author",
+        ];
         for key in keys {
             let text: String = RULE
                 .lines()
                 .filter(|line| !line.starts_with(&format!("{key}:")))
                 .map(|line| format!("{line}\n"))
                 .collect();
-            let errors = Declassification::read("declassifications/open_a.yaml", &text).unwrap_err();
-            assert!(errors.to_string().contains(&format!("`{key}` is missing")), "{errors}");
+            let errors =
+                Declassification::read("declassifications/open_a.yaml", &text).unwrap_err();
+            assert!(
+                errors.to_string().contains(&format!("`{key}` is missing")),
+                "{errors}"
+            );
         }
-        for (from, to) in [("level: L1", "level: L3"), ("level: L1", "level: L4"), ("0000\n", "000g\n")] {
-            assert!(Declassification::read("x.yaml", &RULE.replace(from, to)).is_err(), "{to}");
+        for (from, to) in [
+            ("level: L1", "level: L3"),
+            ("level: L1", "level: L4"),
+            ("0000\n", "000g\n"),
+        ] {
+            assert!(
+                Declassification::read("x.yaml", &RULE.replace(from, to)).is_err(),
+                "{to}"
+            );
         }
     }
 }

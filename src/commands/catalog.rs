@@ -252,8 +252,9 @@ fn checked(catalog: &Catalog, unrecorded: &[Artefact], record: bool) -> Report {
         "recorded": versions(recorded),
         "unrecorded": versions(unrecorded),
     });
-    let mut text =
-        format!("{contracts} contracts, {feeds} feeds, {models} models and {purposes} purposes are in order");
+    let mut text = format!(
+        "{contracts} contracts, {feeds} feeds, {models} models and {purposes} purposes are in order"
+    );
     for artefact in recorded {
         text += &format!(
             "\nrecorded: {} {} {}",

@@ -79,7 +79,13 @@ async fn list(context: &Context<'_>) -> Result<Report, Failure> {
             ]);
         }
         let header = [
-            "product", "title", "title (zh)", "version", "row level", "made from", "recorded",
+            "product",
+            "title",
+            "title (zh)",
+            "version",
+            "row level",
+            "made from",
+            "recorded",
         ];
         Ok(Report::new(json!({ "models": json }), table(&header, rows)))
     })
@@ -147,14 +153,27 @@ fn outcomes(reports: &[BuildReport]) -> String {
         };
         let name = report.model.to_string();
         let rest = [
-            "mode", "enterprises", "inserted", "replaced", "retracted", "unchanged", "table_version",
+            "mode",
+            "enterprises",
+            "inserted",
+            "replaced",
+            "retracted",
+            "unchanged",
+            "table_version",
         ];
         std::iter::once(name)
             .chain(rest.map(text))
             .collect::<Vec<_>>()
     });
     let header = [
-        "product", "built", "enterprises", "inserted", "replaced", "retracted", "unchanged", "version",
+        "product",
+        "built",
+        "enterprises",
+        "inserted",
+        "replaced",
+        "retracted",
+        "unchanged",
+        "version",
     ];
     table(&header, rows)
 }
@@ -172,7 +191,13 @@ async fn check(name: Option<&DatasetId>, context: &Context<'_>) -> Result<Report
             .collect();
         let text: Vec<String> = products
             .iter()
-            .map(|product| format!("{}: in order\n{}", product.model.name, lineage_text(product)))
+            .map(|product| {
+                format!(
+                    "{}: in order\n{}",
+                    product.model.name,
+                    lineage_text(product)
+                )
+            })
             .collect();
         let json = json!({ "ok": true, "models": json });
         Ok(Report::new(json, text.join("\n")))
@@ -205,7 +230,11 @@ fn why(reason: &Reason) -> String {
         .declassified_by
         .as_ref()
         .map(|rule| format!("{} by its parents, lowered by {rule}; ", reason.inherited));
-    format!("{}{}", lowered.unwrap_or_default(), names(&reason.because_of))
+    format!(
+        "{}{}",
+        lowered.unwrap_or_default(),
+        names(&reason.because_of)
+    )
 }
 
 /// The same for people.
@@ -219,12 +248,21 @@ pub(super) fn lineage_text(product: &Product) -> String {
         ]
     };
     let rows = std::iter::once(row("(the row)", &product.rows));
-    let columns = product.columns.iter().map(|(name, reason)| row(name, reason));
-    table(&["column", "level", "because of", "made from"], rows.chain(columns))
+    let columns = product
+        .columns
+        .iter()
+        .map(|(name, reason)| row(name, reason));
+    table(
+        &["column", "level", "because of", "made from"],
+        rows.chain(columns),
+    )
 }
 
 /// The lineage of a dataset, if it is a product.
-pub(super) fn product_of(catalog: &Catalog, dataset: &DatasetId) -> Result<Option<Product>, Failure> {
+pub(super) fn product_of(
+    catalog: &Catalog,
+    dataset: &DatasetId,
+) -> Result<Option<Product>, Failure> {
     if !catalog.models.contains_key(dataset) {
         return Ok(None);
     }

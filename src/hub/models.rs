@@ -97,7 +97,13 @@ impl Hub {
 
     /// Records the builds of a product that its table holds and the log does not.
     pub(super) async fn record_model_runs(&self, model: &DatasetId) -> Result<(), Failure> {
-        let after = self.known.lock().model_runs.get(model).copied().unwrap_or(0);
+        let after = self
+            .known
+            .lock()
+            .model_runs
+            .get(model)
+            .copied()
+            .unwrap_or(0);
         let facts = models::build_facts(&self.warehouse, model, after).await?;
         for group in facts.chunks(GROUP) {
             let entries: Vec<_> = group

@@ -46,7 +46,10 @@ impl Hub {
                 // The file is new or was lost: any feed may have runs that are not in the log.
                 let feeds = self.catalog.iter().flat_map(|catalog| catalog.feeds.keys());
                 known.pending.extend(feeds.cloned());
-                let models = self.catalog.iter().flat_map(|catalog| catalog.models.keys());
+                let models = self
+                    .catalog
+                    .iter()
+                    .flat_map(|catalog| catalog.models.keys());
                 known.pending_models.extend(models.cloned());
             }
         }

@@ -130,10 +130,7 @@ impl Hub {
     }
 
     /// Appends entries that touch no enterprise and waits until they are durable.
-    pub(super) async fn record(
-        &self,
-        entries: &[(&'static str, Value)],
-    ) -> Result<(), Failure> {
+    pub(super) async fn record(&self, entries: &[(&'static str, Value)]) -> Result<(), Failure> {
         let bodies: Vec<String> = entries.iter().map(|(_, body)| canonical(body)).collect();
         let entries: Vec<Entry<'_>> = entries
             .iter()

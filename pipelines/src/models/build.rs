@@ -407,9 +407,10 @@ impl<'a> Build<'a> {
         let numbers = Arc::clone(&self.context.numbers);
         let found = tokio::task::spawn_blocking(move || {
             let codes = numbers.uscc_of(&wanted)?;
-            let pairs = codes.into_iter().zip(wanted).filter_map(|(code, no)| {
-                Some((code?.to_string(), no.0.cast_signed()))
-            });
+            let pairs = codes
+                .into_iter()
+                .zip(wanted)
+                .filter_map(|(code, no)| Some((code?.to_string(), no.0.cast_signed())));
             Ok::<_, ModelError>(pairs.collect())
         });
         found.await.map_err(|_| self.fault(INTERRUPTED))?
@@ -421,7 +422,9 @@ impl<'a> Build<'a> {
         let given = names.iter().filter(|name| **name != SHOWN_UNTIL_COLUMN);
         let schema = schema_of(given.filter_map(|name| self.contract.column(name)));
         let query = &self.product.query;
-        let rows = self.reader.answer(query, &self.sources, Some(chunk), &schema);
+        let rows = self
+            .reader
+            .answer(query, &self.sources, Some(chunk), &schema);
         let rows = rows.await.map_err(|error| self.failed(error))?;
         if !names.contains(&SHOWN_UNTIL_COLUMN) {
             return Ok(rows);
@@ -476,9 +479,8 @@ impl<'a> Build<'a> {
         let old = self.reader.columns(&self.standing, Some(chunk), &names);
         let old = old.await.map_err(|error| self.failed(error))?;
         let contract = Arc::clone(&self.contract);
-        let compared = tokio::task::spawn_blocking(move || {
-            difference(&contract, &old, &new, &numbers, run)
-        });
+        let compared =
+            tokio::task::spawn_blocking(move || difference(&contract, &old, &new, &numbers, run));
         let compared = compared.await.map_err(|_| self.fault(INTERRUPTED))?;
         let Difference {
             incoming,
@@ -502,7 +504,10 @@ impl<'a> Build<'a> {
                 _ => self.fault(INTERRUPTED),
             })?;
         let fits = |outcome: &Outcome| {
-            matches!(outcome, Outcome::Inserted | Outcome::Replaced | Outcome::Retracted)
+            matches!(
+                outcome,
+                Outcome::Inserted | Outcome::Replaced | Outcome::Retracted
+            )
         };
         if !landed.outcomes.iter().all(fits) {
             return Err(self.fault(Fault::Unsound("a row was turned away by the table")));
@@ -616,9 +621,8 @@ impl DatedRows {
         let until = window.until.iter();
         let until = until.filter_map(move |name| self.date(name, row));
         let years = window.max_years_after.iter();
-        let years = years.filter_map(move |(name, years)| {
-            Some(years_after(self.date(name, row)?, *years))
-        });
+        let years =
+            years.filter_map(move |(name, years)| Some(years_after(self.date(name, row)?, *years)));
         until.chain(years)
     }
 

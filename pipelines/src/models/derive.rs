@@ -25,9 +25,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use qihui_catalog::contract::USCC_COLUMN;
 use qihui_catalog::problem::codes;
 use qihui_catalog::{
-    BUILD_COLUMN, Catalog, CatalogErrors, CodeListRef, Column, ColumnType, Contract,
-    DatasetId, DisclosureWindow, Level, Model, ModelColumn, Partition, Problem, SHOWN_UNTIL_COLUMN,
-    Unit,
+    BUILD_COLUMN, Catalog, CatalogErrors, CodeListRef, Column, ColumnType, Contract, DatasetId,
+    DisclosureWindow, Level, Model, ModelColumn, Partition, Problem, SHOWN_UNTIL_COLUMN, Unit,
 };
 use qihui_query::QueryError;
 use qihui_query::session::{self, ParsedQuery};
@@ -149,11 +148,19 @@ pub fn derive(catalog: &Catalog, model: &Arc<Model>) -> Result<Product, CatalogE
     let mut contracts: BTreeMap<DatasetId, &Contract> = BTreeMap::new();
     let mut unknown = Vec::new();
     for name in &tables {
-        match name.parse().ok().and_then(|id: DatasetId| catalog.contract(&id)) {
+        match name
+            .parse()
+            .ok()
+            .and_then(|id: DatasetId| catalog.contract(&id))
+        {
             Some(contract) => {
                 contracts.insert(contract.id.clone(), contract);
             }
-            None => unknown.push(problem(model, "sql", format!("there is no dataset `{name}`"))),
+            None => unknown.push(problem(
+                model,
+                "sql",
+                format!("there is no dataset `{name}`"),
+            )),
         }
     }
     if let Some(errors) = CatalogErrors::from_problems(unknown) {
@@ -243,9 +250,8 @@ impl Derivation<'_> {
         answer: &Schema,
     ) -> Result<Product, CatalogErrors> {
         let model = self.model;
-        let relation = lineage(plan, self.contracts).map_err(|error| {
-            refused(model, QueryError::from_planning(&error).to_string())
-        })?;
+        let relation = lineage(plan, self.contracts)
+            .map_err(|error| refused(model, QueryError::from_planning(&error).to_string()))?;
         let names: Vec<&String> = answer.fields().iter().map(|field| field.name()).collect();
         let documented = self.documented(&names)?;
         let mut problems = Vec::new();
@@ -304,7 +310,8 @@ impl Derivation<'_> {
             match model.columns.iter().find(|column| column.name == **name) {
                 Some(column) => documented.push(column),
                 None => {
-                    let reason = format!("the statement gives a column `{name}` that is not described");
+                    let reason =
+                        format!("the statement gives a column `{name}` that is not described");
                     problems.push(problem(model, "columns", reason));
                 }
             }
@@ -391,7 +398,9 @@ impl Derivation<'_> {
     }
 
     fn is_windowed(&self) -> bool {
-        self.contracts.values().any(|contract| contract.window.is_some())
+        self.contracts
+            .values()
+            .any(|contract| contract.window.is_some())
     }
 
     /// The level of a row: what decides that it is there and shown, and never less than what identifies it.
@@ -399,7 +408,9 @@ impl Derivation<'_> {
         let mut reason = self.inherited(rows.union(&self.window_parents()).cloned().collect());
         let model = self.model;
         let identifying = |name: &String| {
-            name == USCC_COLUMN || model.key.contains(name) || model.event_date.as_ref() == Some(name)
+            name == USCC_COLUMN
+                || model.key.contains(name)
+                || model.event_date.as_ref() == Some(name)
         };
         for (_, of) in reasons.iter().filter(|(name, _)| identifying(name)) {
             if of.level > reason.level {

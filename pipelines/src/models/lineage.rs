@@ -124,10 +124,7 @@ impl Relation {
 ///
 /// # Errors
 /// An operator of the plan is not known here.
-pub fn lineage(
-    plan: &LogicalPlan,
-    contracts: &BTreeMap<DatasetId, &Contract>,
-) -> Result<Relation> {
+pub fn lineage(plan: &LogicalPlan, contracts: &BTreeMap<DatasetId, &Contract>) -> Result<Relation> {
     Walk { contracts }.relation(plan, &[])
 }
 
@@ -180,7 +177,8 @@ impl Walk<'_> {
             }
             LogicalPlan::Filter(filter) => {
                 let mut input = self.relation(&filter.input, outer)?;
-                let of = self.parents(&filter.predicate, &mut input, filter.input.schema(), outer)?;
+                let of =
+                    self.parents(&filter.predicate, &mut input, filter.input.schema(), outer)?;
                 input.rows.extend(of);
                 Ok(input)
             }
@@ -366,7 +364,11 @@ impl Walk<'_> {
         }
         input.unique.clear();
         let mut given = self.projection(input, schema, &on.select_expr, outer)?;
-        let of_on = |expr: &Expr| on.select_expr.iter().position(|given| plain_same(given, expr));
+        let of_on = |expr: &Expr| {
+            on.select_expr
+                .iter()
+                .position(|given| plain_same(given, expr))
+        };
         given.unique.extend(
             on.on_expr
                 .iter()
@@ -438,16 +440,18 @@ impl Walk<'_> {
         }
         let mut pairs = Pairs::default();
         for (a, b) in equal {
-            let at = |expr| plain(expr).and_then(|column| both_schema.maybe_index_of_column(column));
+            let at =
+                |expr| plain(expr).and_then(|column| both_schema.maybe_index_of_column(column));
             match (at(a), at(b)) {
                 (Some(l), Some(r)) if l < width && r >= width => pairs.add(l, r - width),
                 (Some(r), Some(l)) if l < width && r >= width => pairs.add(l, r - width),
                 _ => {}
             }
         }
-        let by_enterprise = pairs.pairs.iter().any(|(l, r)| {
-            left.enterprise.contains(l) && right.enterprise.contains(r)
-        });
+        let by_enterprise = pairs
+            .pairs
+            .iter()
+            .any(|(l, r)| left.enterprise.contains(l) && right.enterprise.contains(r));
         if left.reads && right.reads && !by_enterprise {
             both.stray("a join that is not by the enterprise");
         }
@@ -468,7 +472,9 @@ impl Walk<'_> {
             match expr {
                 Expr::Column(column) => {
                     let at = schema.maybe_index_of_column(column);
-                    let of = at.and_then(|at| input.columns.get(at)).ok_or_else(untraced)?;
+                    let of = at
+                        .and_then(|at| input.columns.get(at))
+                        .ok_or_else(untraced)?;
                     parents.extend(of.iter().cloned());
                 }
                 Expr::OuterReferenceColumn(_, column) => {

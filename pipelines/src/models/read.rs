@@ -118,7 +118,12 @@ impl Reader {
         .await?;
         let failed = |error| QueryError::from_running(&error);
         let stream = datafusion::physical_plan::execute_stream(plan, context).map_err(failed)?;
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
+        // On a task of its own: a defect of the engine ends the build of one product, not the process.
+        let collected = tokio::spawn(stream.try_collect::<Vec<RecordBatch>>()).await;
+        let ended = |_| QueryError::Internal {
+            what: "the engine ended early",
+        };
+        let batches = collected.map_err(ended)?.map_err(failed)?;
         let kernel = |error: arrow::error::ArrowError| QueryError::from_running(&error.into());
         let held: Result<Vec<_>, _> = batches.iter().map(|batch| conform(batch, schema)).collect();
         concat_batches(schema, &held.map_err(kernel)?).map_err(kernel)
@@ -142,9 +147,7 @@ impl Reader {
 }
 
 /// The columns of a contract as they are held, all nullable.
-pub(super) fn schema_of<'c>(
-    columns: impl Iterator<Item = &'c qihui_catalog::Column>,
-) -> SchemaRef {
+pub(super) fn schema_of<'c>(columns: impl Iterator<Item = &'c qihui_catalog::Column>) -> SchemaRef {
     let field = |column: &qihui_catalog::Column| {
         arrow::datatypes::Field::new(&column.name, arrow_type(column.ty), true)
     };
@@ -152,7 +155,10 @@ pub(super) fn schema_of<'c>(
 }
 
 /// The columns of a batch, by position, in the types of `schema`.
-fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+fn conform(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
     let columns = batch
         .columns()
         .iter()

@@ -88,9 +88,9 @@ pub(super) fn difference(
         if !given.insert(key) {
             return Err(Fault::Unsound("two rows agree in the key"));
         }
-        let same = standing.get(&key).is_some_and(|at| {
-            old_rows.row(*at as usize) == new_rows.row(row as usize)
-        });
+        let same = standing
+            .get(&key)
+            .is_some_and(|at| old_rows.row(*at as usize) == new_rows.row(row as usize));
         if same {
             unchanged += 1;
         } else {
@@ -149,7 +149,9 @@ fn numbered(codes: &ArrayRef, numbers: &HashMap<String, i32>) -> Result<ArrayRef
     debug_assert_eq!(codes.data_type(), &DataType::Utf8);
     let number = |code: Option<&str>| {
         code.and_then(|code| numbers.get(code).copied())
-            .ok_or(Fault::Unsound("a row is about an enterprise that was not read"))
+            .ok_or(Fault::Unsound(
+                "a row is about an enterprise that was not read",
+            ))
     };
     let numbers = codes
         .as_string::<i32>()

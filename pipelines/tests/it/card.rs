@@ -47,7 +47,11 @@ fn the_lineage_of_the_card_is_known() {
         let (level, lowered) = (reason.level, lowered.unwrap_or_default());
         writeln!(text, "{name} {level}{lowered}").unwrap();
         for parent in &reason.parents {
-            let mark = if reason.because_of.contains(parent) { "!" } else { " " };
+            let mark = if reason.because_of.contains(parent) {
+                "!"
+            } else {
+                " "
+            };
             writeln!(text, "  {mark} {parent}").unwrap();
         }
     }
@@ -60,7 +64,14 @@ fn the_levels_of_the_card_are_those_of_its_parents() {
     let level = |name: &str| product.contract.column(name).unwrap().level;
     // A card is there for whoever is registered, which is public; so is what anybody may look up.
     assert_eq!(product.contract.row_level, Level::L1);
-    for name in ["uscc", "entname", "regcap", "licences", "penalties", "tax_credit_year"] {
+    for name in [
+        "uscc",
+        "entname",
+        "regcap",
+        "licences",
+        "penalties",
+        "tax_credit_year",
+    ] {
         assert_eq!(level(name), Level::L1, "{name}");
     }
     // Public only where a flag of the row says so: counted with its full level.

@@ -12,7 +12,8 @@ use crate::support::{Small, Tape, answer, lineage_of, world};
 
 fn of(sql: &str) -> Relation {
     let world = world(&mut Tape::new(Vec::new()));
-    lineage_of(&world, &session::parse(sql).unwrap()).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    lineage_of(&world, &session::parse(sql).unwrap())
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 fn named(parents: &BTreeSet<Parent>) -> String {
@@ -31,7 +32,11 @@ fn has(sql: &str, rows: &str, columns: &[&str]) {
 
 #[test]
 fn each_operator_has_its_parents() {
-    has("SELECT a + b, s, 1 FROM reg", "rows of reg", &["reg.a, reg.b", "reg.s", ""]);
+    has(
+        "SELECT a + b, s, 1 FROM reg",
+        "rows of reg",
+        &["reg.a, reg.b", "reg.s", ""],
+    );
     has(
         "SELECT CASE WHEN a > 1 THEN s END FROM reg WHERE b = 1",
         "rows of reg, reg.b",
@@ -63,7 +68,11 @@ fn each_operator_has_its_parents() {
         "rows of lic, rows of reg",
         &["lic.n, reg.a"],
     );
-    has("SELECT DISTINCT a, b FROM reg", "rows of reg, reg.a, reg.b", &["reg.a", "reg.b"]);
+    has(
+        "SELECT DISTINCT a, b FROM reg",
+        "rows of reg, reg.a, reg.b",
+        &["reg.a", "reg.b"],
+    );
 }
 
 #[test]
@@ -83,7 +92,10 @@ fn what_a_left_join_adds_restricts_its_own_columns_only() {
     has(
         &format!("SELECT r.a, l.m FROM reg r JOIN {one} l ON r.uscc = l.uscc"),
         "rows of lic, rows of reg, lic.kind, lic.uscc, reg.uscc",
-        &["lic.uscc, reg.a, reg.uscc", "rows of lic, lic.kind, lic.n, lic.uscc, reg.uscc"],
+        &[
+            "lic.uscc, reg.a, reg.uscc",
+            "rows of lic, lic.kind, lic.n, lic.uscc, reg.uscc",
+        ],
     );
     // A condition on what may be absent decides about the row.
     has(
@@ -145,12 +157,19 @@ impl Grammar<'_> {
                 given.push((alias, *text));
             }
         }
-        Part { sql: format!("SELECT {} FROM {name}", items.join(", ")), columns: given }
+        Part {
+            sql: format!("SELECT {} FROM {name}", items.join(", ")),
+            columns: given,
+        }
     }
 
     fn column(&mut self, part: &Part, text: bool) -> String {
-        let fitting: Vec<&String> =
-            part.columns.iter().filter(|(_, of)| *of == text).map(|(name, _)| name).collect();
+        let fitting: Vec<&String> = part
+            .columns
+            .iter()
+            .filter(|(_, of)| *of == text)
+            .map(|(name, _)| name)
+            .collect();
         match fitting.is_empty() {
             true if text => "'v1'".to_owned(),
             true => "1".to_owned(),
@@ -171,7 +190,10 @@ impl Grammar<'_> {
             6 if text => format!("concat({a}, {b})"),
             6 => format!("({a} + {b})"),
             _ if text => format!("nullif({a}, {b})"),
-            _ => format!("CASE WHEN {} IS NULL THEN {a} ELSE 7 END", self.column(part, true)),
+            _ => format!(
+                "CASE WHEN {} IS NULL THEN {a} ELSE 7 END",
+                self.column(part, true)
+            ),
         }
     }
 
@@ -184,8 +206,13 @@ impl Grammar<'_> {
             2 => format!("{text} = 'v{}'", self.tape.pick(4)),
             3 => format!("{a} IS NULL"),
             4 => format!("{a} IN (1, 2) OR {b} = 3"),
-            5 => format!("{text} IN (SELECT uscc FROM lic WHERE n > {})", self.tape.pick(3)),
-            6 => format!("EXISTS (SELECT 1 FROM rate WHERE rate.uscc = {text} AND rate.score >= 1)"),
+            5 => format!(
+                "{text} IN (SELECT uscc FROM lic WHERE n > {})",
+                self.tape.pick(3)
+            ),
+            6 => {
+                format!("EXISTS (SELECT 1 FROM rate WHERE rate.uscc = {text} AND rate.score >= 1)")
+            }
             7 => format!("{a} < (SELECT max(score) FROM rate)"),
             _ => format!("NOT ({a} BETWEEN 1 AND {b})"),
         }
@@ -227,13 +254,19 @@ impl Grammar<'_> {
         let part = self.part(depth - 1);
         let more = 1 + self.tape.pick(2);
         let (items, columns) = self.selected(&part, more);
-        Part { sql: format!("SELECT {} FROM ({}) AS t", items.join(", "), part.sql), columns }
+        Part {
+            sql: format!("SELECT {} FROM ({}) AS t", items.join(", "), part.sql),
+            columns,
+        }
     }
 
     fn filtered(&mut self, depth: usize) -> Part {
         let part = self.part(depth - 1);
         let condition = self.condition(&part);
-        Part { sql: format!("SELECT * FROM ({}) AS t WHERE {condition}", part.sql), columns: part.columns }
+        Part {
+            sql: format!("SELECT * FROM ({}) AS t WHERE {condition}", part.sql),
+            columns: part.columns,
+        }
     }
 
     fn grouped(&mut self, depth: usize) -> Part {
@@ -248,7 +281,11 @@ impl Grammar<'_> {
             }
         }
         for _ in 0..1 + self.tape.pick(2) {
-            let (alias, x, y) = (self.name(), self.value(&part, false), self.column(&part, false));
+            let (alias, x, y) = (
+                self.name(),
+                self.value(&part, false),
+                self.column(&part, false),
+            );
             let condition = self.condition(&part);
             let aggregate = match self.tape.pick(7) {
                 0 => "count(*)".to_owned(),
@@ -262,17 +299,36 @@ impl Grammar<'_> {
             items.push(format!("{aggregate} AS {alias}"));
             columns.push((alias, false));
         }
-        let by = if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", keys.join(", ")) };
+        let by = if keys.is_empty() {
+            String::new()
+        } else {
+            format!(" GROUP BY {}", keys.join(", "))
+        };
         let having = match self.tape.chance(25) {
             true => format!(" HAVING count(*) > {}", self.tape.pick(2)),
             false => String::new(),
         };
-        Part { sql: format!("SELECT {} FROM ({}) AS t{by}{having}", items.join(", "), part.sql), columns }
+        Part {
+            sql: format!(
+                "SELECT {} FROM ({}) AS t{by}{having}",
+                items.join(", "),
+                part.sql
+            ),
+            columns,
+        }
     }
 
     fn joined(&mut self, depth: usize) -> Part {
         let (left, right) = (self.part(depth - 1), self.part(depth - 1));
-        let kind = self.tape.of(&["JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "LEFT SEMI JOIN", "LEFT ANTI JOIN"]);
+        let kind = self.tape.of(&[
+            "JOIN",
+            "LEFT JOIN",
+            "LEFT JOIN",
+            "RIGHT JOIN",
+            "FULL JOIN",
+            "LEFT SEMI JOIN",
+            "LEFT ANTI JOIN",
+        ]);
         let text = self.tape.chance(85);
         let first = |part: &Part| {
             let fitting = part.columns.iter().find(|(_, of)| *of == text);
@@ -297,7 +353,9 @@ impl Grammar<'_> {
         Part {
             sql: format!(
                 "SELECT {} FROM ({}) AS l {kind} ({}) AS r ON {on}{more}",
-                items.join(", "), left.sql, right.sql
+                items.join(", "),
+                left.sql,
+                right.sql
             ),
             columns,
         }
@@ -305,8 +363,9 @@ impl Grammar<'_> {
 
     fn united(&mut self, depth: usize) -> Part {
         let (left, right) = (self.part(depth - 1), self.part(depth - 1));
-        let columns: Vec<(String, bool)> =
-            (0..1 + self.tape.pick(2)).map(|at| (self.name(), at == 0)).collect();
+        let columns: Vec<(String, bool)> = (0..1 + self.tape.pick(2))
+            .map(|at| (self.name(), at == 0))
+            .collect();
         let mut side = |part: &Part| {
             let items: Vec<String> = columns
                 .iter()
@@ -315,13 +374,24 @@ impl Grammar<'_> {
             format!("SELECT {} FROM ({}) AS t", items.join(", "), part.sql)
         };
         let (left, right) = (side(&left), side(&right));
-        let all = if self.tape.chance(50) { "UNION ALL" } else { "UNION" };
-        Part { sql: format!("{left} {all} {right}"), columns }
+        let all = if self.tape.chance(50) {
+            "UNION ALL"
+        } else {
+            "UNION"
+        };
+        Part {
+            sql: format!("{left} {all} {right}"),
+            columns,
+        }
     }
 
     fn windowed(&mut self, depth: usize) -> Part {
         let part = self.part(depth - 1);
-        let (by, order, x) = (self.column(&part, true), self.column(&part, false), self.column(&part, false));
+        let (by, order, x) = (
+            self.column(&part, true),
+            self.column(&part, false),
+            self.column(&part, false),
+        );
         let function = match self.tape.pick(4) {
             0 => "row_number()".to_owned(),
             1 => "rank()".to_owned(),
@@ -333,7 +403,10 @@ impl Grammar<'_> {
         columns.push((alias.clone(), false));
         let over = format!("PARTITION BY {by} ORDER BY {order}");
         Part {
-            sql: format!("SELECT *, CAST({function} OVER ({over}) AS bigint) AS {alias} FROM ({}) AS t", part.sql),
+            sql: format!(
+                "SELECT *, CAST({function} OVER ({over}) AS bigint) AS {alias} FROM ({}) AS t",
+                part.sql
+            ),
             columns,
         }
     }
@@ -342,16 +415,26 @@ impl Grammar<'_> {
         let part = self.part(depth - 1);
         let order = self.column(&part, false);
         match self.tape.pick(3) {
-            0 => Part { sql: format!("SELECT DISTINCT * FROM ({}) AS t", part.sql), columns: part.columns },
+            0 => Part {
+                sql: format!("SELECT DISTINCT * FROM ({}) AS t", part.sql),
+                columns: part.columns,
+            },
             1 => {
                 let (first, _) = part.columns[0].clone();
                 Part {
-                    sql: format!("SELECT DISTINCT ON ({first}) * FROM ({}) AS t ORDER BY {first}, {order}", part.sql),
+                    sql: format!(
+                        "SELECT DISTINCT ON ({first}) * FROM ({}) AS t ORDER BY {first}, {order}",
+                        part.sql
+                    ),
                     columns: part.columns,
                 }
             }
             _ => Part {
-                sql: format!("SELECT * FROM ({}) AS t ORDER BY {order} LIMIT {}", part.sql, 1 + self.tape.pick(3)),
+                sql: format!(
+                    "SELECT * FROM ({}) AS t ORDER BY {order} LIMIT {}",
+                    part.sql,
+                    1 + self.tape.pick(3)
+                ),
                 columns: part.columns,
             },
         }
@@ -402,8 +485,13 @@ fn bag(rows: &[Vec<String>], column: usize) -> Vec<&String> {
     bag
 }
 
-fn by_key<'r>(rows: &'r [Vec<String>], key: &BTreeSet<usize>) -> BTreeMap<Vec<&'r String>, &'r Vec<String>> {
-    rows.iter().map(|row| (key.iter().map(|at| &row[*at]).collect(), row)).collect()
+fn by_key<'r>(
+    rows: &'r [Vec<String>],
+    key: &BTreeSet<usize>,
+) -> BTreeMap<Vec<&'r String>, &'r Vec<String>> {
+    rows.iter()
+        .map(|row| (key.iter().map(|at| &row[*at]).collect(), row))
+        .collect()
 }
 
 /// What the cases came to, so that a test that hardly tests is noticed.
@@ -427,7 +515,13 @@ fn check(
     for (column, parents) in relation.columns.iter().enumerate() {
         if !parents.contains(changed) && !relation.rows.contains(changed) {
             tally.spared += 1;
-            prop_assert_eq!(bag(before, column), bag(after, column), "column {} without {}", column, changed);
+            prop_assert_eq!(
+                bag(before, column),
+                bag(after, column),
+                "column {} without {}",
+                column,
+                changed
+            );
         }
     }
     for key in &relation.unique {
@@ -443,7 +537,13 @@ fn check(
             for (column, parents) in relation.columns.iter().enumerate() {
                 if !parents.contains(changed) {
                     tally.keyed += 1;
-                    prop_assert_eq!(&row[column], &other[column], "column {} without {}", column, changed);
+                    prop_assert_eq!(
+                        &row[column],
+                        &other[column],
+                        "column {} without {}",
+                        column,
+                        changed
+                    );
                 }
             }
         }
@@ -459,16 +559,26 @@ async fn check_local(
     whole: &[Vec<String>],
     tape: &mut Tape,
 ) -> Result<bool, TestCaseError> {
-    let Some(at) = relation.enterprise.first().filter(|_| relation.strays.is_empty()) else {
+    let Some(at) = relation
+        .enterprise
+        .first()
+        .filter(|_| relation.strays.is_empty())
+    else {
         return Ok(false);
     };
     let some: BTreeSet<i64> = (0..5).filter(|_| tape.chance(50)).collect();
     let mut part = world.to_vec();
     for dataset in &mut part {
-        dataset.rows.retain(|row| row[0].is_some_and(|no| some.contains(&no)));
+        dataset
+            .rows
+            .retain(|row| row[0].is_some_and(|no| some.contains(&no)));
     }
     let codes: BTreeSet<String> = some.iter().map(|no| format!("v{no}")).collect();
-    let mut expected: Vec<_> = whole.iter().filter(|row| codes.contains(&row[*at])).cloned().collect();
+    let mut expected: Vec<_> = whole
+        .iter()
+        .filter(|row| codes.contains(&row[*at]))
+        .cloned()
+        .collect();
     let mut found = answer(&part, query).await.unwrap();
     expected.sort();
     found.sort();
@@ -478,25 +588,45 @@ async fn check_local(
 
 #[test]
 fn lineage_never_leaves_a_parent_out() {
-    let config = Config { cases: cases(600), failure_persistence: None, ..Config::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = Config {
+        cases: cases(600),
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let tally = std::cell::RefCell::new(Tally::default());
     TestRunner::new(config)
         .run(&prop::collection::vec(any::<u16>(), 150..600), |choices| {
             let mut tape = Tape::new(choices);
             let small = world(&mut tape);
             let depth = 1 + tape.pick(4);
-            let sql = Grammar { tape: &mut tape, names: 0 }.part(depth).sql;
+            let sql = Grammar {
+                tape: &mut tape,
+                names: 0,
+            }
+            .part(depth)
+            .sql;
             let mut tally = tally.borrow_mut();
             tally.drawn += 1;
-            let Ok(query) = session::parse(&sql) else { return Ok(()) };
-            let Ok(relation) = lineage_of(&small, &query) else { return Ok(()) };
+            let Ok(query) = session::parse(&sql) else {
+                return Ok(());
+            };
+            let Ok(relation) = lineage_of(&small, &query) else {
+                return Ok(());
+            };
             runtime.block_on(async {
-                let Ok(before) = answer(&small, &query).await else { return Ok(()) };
+                let Ok(before) = answer(&small, &query).await else {
+                    return Ok(());
+                };
                 tally.accepted += 1;
                 for _ in 0..6 {
                     let (other, changed) = disturbed(&small, &mut tape);
-                    let Ok(after) = answer(&other, &query).await else { continue };
+                    let Ok(after) = answer(&other, &query).await else {
+                        continue;
+                    };
                     tally.moved += usize::from(after != before);
                     check(&relation, &changed, &before, &after, &mut tally)
                         .map_err(|error| TestCaseError::fail(format!("{error}\n{sql}")))?;
@@ -511,8 +641,20 @@ fn lineage_never_leaves_a_parent_out() {
         })
         .unwrap();
     let tally = tally.into_inner();
-    let Tally { drawn, accepted, spared, keyed, local, moved } = tally;
-    println!("{accepted} of {drawn} statements, {spared} and {keyed} columns spared, {local} local, {moved} changed");
-    assert!(accepted * 3 > drawn * 2, "{accepted} of {drawn} statements were accepted");
+    let Tally {
+        drawn,
+        accepted,
+        spared,
+        keyed,
+        local,
+        moved,
+    } = tally;
+    println!(
+        "{accepted} of {drawn} statements, {spared} and {keyed} columns spared, {local} local, {moved} changed"
+    );
+    assert!(
+        accepted * 3 > drawn * 2,
+        "{accepted} of {drawn} statements were accepted"
+    );
     assert!(spared > accepted && keyed > accepted && moved > accepted && local * 20 > accepted);
 }
