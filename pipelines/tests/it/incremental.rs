@@ -543,6 +543,8 @@ async fn what_cannot_be_told_is_built_whole() {
     for _ in 0..10 {
         lab.land(&mut tape).await;
     }
+    let register = [(1, 0, None, None, 1, 5000), (2, 0, None, None, 1, 5001)];
+    lab.land_records("ent", &register, vec![false; 2]).await;
     lab.build(&lab.warehouse, "card", false).await.unwrap();
     lab.land(&mut tape).await;
     let gone: roaring::RoaringBitmap = [1, 2].into_iter().collect();

@@ -168,11 +168,11 @@ fn columns_are_described_and_of_known_types() {
 fn products_are_no_contracts_and_no_circles() {
     let card = Catalog::builtin_files()
         .iter()
-        .find(|(path, _)| *path == "contracts/taxpayer.yaml")
+        .find(|(path, _)| *path == "contracts/admin_licence.yaml")
         .unwrap();
     let errors = with_files(&[(
         "contracts/enterprise_card.yaml",
-        &card.1.replace("taxpayer", "enterprise_card"),
+        &card.1.replace("admin_licence", "enterprise_card"),
     )]);
     let errors = errors.unwrap_err();
     let derived = |line: String| line.contains("is derived, not written");
