@@ -48,9 +48,9 @@ fn latest_first(lab: &Lab, dataset: &str, order: &[&str]) -> BTreeMap<String, Ve
         of.entry(uscc).or_default().push(row);
     }
     let key = |row: &Row| -> Vec<String> {
-        let text = |name: &&str| match &row[*name] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let text = |name: &&str| match row.get(*name) {
+            Some(Value::String(text)) => text.clone(),
+            other => other.map(ToString::to_string).unwrap_or_default(),
         };
         order.iter().map(text).collect()
     };
@@ -67,7 +67,8 @@ struct World {
 impl World {
     fn first(&self, dataset: &str, uscc: &str, column: &str) -> Value {
         let rows = self.of[dataset].get(uscc);
-        rows.map_or(Value::Null, |rows| rows[0][column].clone())
+        let value = rows.and_then(|rows| rows[0].get(column));
+        value.cloned().unwrap_or_default()
     }
 
     fn count(&self, dataset: &str, uscc: &str) -> Value {
@@ -99,23 +100,23 @@ fn recomputed(world: &World, uscc: &str, registered: &Row) -> Row {
         "uscc", "entname", "enttype_cn", "regstate", "estdate", "apprdate", "industryco",
         "domdistrict", "regcap", "regcapcur",
     ] {
-        card.insert(column.to_owned(), registered[column].clone());
+        let value = registered.get(column).cloned();
+        card.insert(column.to_owned(), value.unwrap_or_default());
     }
     let first = |dataset, column| world.first(dataset, uscc, column);
     let published = world
         .rows("tax_credit_rating", uscc)
-        .find(|row| row["gkbz"] == true && row["pjjb"] == "A");
+        .find(|row| row.get("gkbz") == Some(&json!(true)) && row["pjjb"] == "A");
     let general = world
         .rows("taxpayer", uscc)
-        .map(|row| row["ybnsrbz"].clone())
-        .filter(|flag| !flag.is_null())
-        .max_by_key(|flag| flag == &json!(true));
+        .filter_map(|row| row.get("ybnsrbz"))
+        .max_by_key(|flag| **flag == json!(true));
     let further = [
         ("annual_report_year", first("annual_report", "ancheyear")),
         ("annual_report_on", first("annual_report", "anchedate")),
         ("employees", first("annual_report", "empnum")),
         ("taxpayer_state", first("taxpayer", "nsrzt")),
-        ("general_taxpayer", general.unwrap_or(Value::Null)),
+        ("general_taxpayer", general.cloned().unwrap_or_default()),
         ("tax_credit_year", first("tax_credit_rating", "pjnd")),
         ("tax_credit_level", first("tax_credit_rating", "pjjb")),
         ("tax_credit_a_year", published.map_or(Value::Null, |row| row["pjnd"].clone())),
@@ -132,6 +133,8 @@ fn recomputed(world: &World, uscc: &str, registered: &Row) -> Row {
         ("customs_declared_on", first("customs_declaration", "i_e_date")),
     ];
     card.extend(further.map(|(name, value)| (name.to_owned(), value)));
+    // An answer leaves nulls out.
+    card.retain(|_, value| !value.is_null());
     card
 }
 

@@ -607,8 +607,11 @@ fn combine(
     if one_left && !right_optional {
         unique.extend(right.unique.iter().map(shifted));
     }
-    for key in &left.unique {
-        unique.extend(right.unique.iter().map(|other| key | &shifted(other)));
+    // A row of a full join that met none has nulls where a key of nulls may stand as well.
+    if !(left_optional && right_optional) {
+        for key in &left.unique {
+            unique.extend(right.unique.iter().map(|other| key | &shifted(other)));
+        }
     }
     unique.truncate(MAX_KEYS);
     both.unique = unique;
