@@ -235,7 +235,7 @@ pub async fn answer(world: &[Small], query: &ParsedQuery) -> Result<Vec<Vec<Stri
     let strict = AtomicBool::new(false);
     let runtime = Arc::new(RuntimeEnv::default());
     let (plan, _, context) =
-        session::plan_over(query, tables(world), Timestamp(0), runtime, 1, &strict).await?;
+        session::plan_over(query, tables(world), Timestamp(0), runtime, 2, &strict).await?;
     // The engine panics over an aggregate that is ordered by the same column under two names.
     let batches = tokio::spawn(collect(plan, context)).await;
     let batches = batches.map_err(|_| QueryError::Internal { what: "a panic" })?;
