@@ -97,8 +97,16 @@ const ORDERS: [(&str, &[&str]); 10] = [
 fn recomputed(world: &World, uscc: &str, registered: &Row) -> Row {
     let mut card = Row::new();
     for column in [
-        "uscc", "entname", "enttype_cn", "regstate", "estdate", "apprdate", "industryco",
-        "domdistrict", "regcap", "regcapcur",
+        "uscc",
+        "entname",
+        "enttype_cn",
+        "regstate",
+        "estdate",
+        "apprdate",
+        "industryco",
+        "domdistrict",
+        "regcap",
+        "regcapcur",
     ] {
         let value = registered.get(column).cloned();
         card.insert(column.to_owned(), value.unwrap_or_default());
@@ -119,8 +127,14 @@ fn recomputed(world: &World, uscc: &str, registered: &Row) -> Row {
         ("general_taxpayer", general.cloned().unwrap_or_default()),
         ("tax_credit_year", first("tax_credit_rating", "pjnd")),
         ("tax_credit_level", first("tax_credit_rating", "pjjb")),
-        ("tax_credit_a_year", published.map_or(Value::Null, |row| row["pjnd"].clone())),
-        ("customs_credit_level", first("customs_credit_rating", "credit_level")),
+        (
+            "tax_credit_a_year",
+            published.map_or(Value::Null, |row| row["pjnd"].clone()),
+        ),
+        (
+            "customs_credit_level",
+            first("customs_credit_rating", "credit_level"),
+        ),
         ("customs_credit_on", first("customs_credit_rating", "rdrq")),
         ("public_credit_level", first("public_credit_score", "pjdj")),
         ("public_credit_on", first("public_credit_score", "pjrq")),
@@ -130,7 +144,10 @@ fn recomputed(world: &World, uscc: &str, registered: &Row) -> Row {
         ("penalty_on", first("admin_penalty", "cf_jdrq")),
         ("abnormal_entries", world.count("abnormal_operation", uscc)),
         ("abnormal_on", first("abnormal_operation", "abntime")),
-        ("customs_declared_on", first("customs_declaration", "i_e_date")),
+        (
+            "customs_declared_on",
+            first("customs_declaration", "i_e_date"),
+        ),
     ];
     card.extend(further.map(|(name, value)| (name.to_owned(), value)));
     // An answer leaves nulls out.
@@ -145,7 +162,10 @@ fn the_card_is_what_its_inputs_say() {
     oversees(&lab, &[&names[..], &["enterprise_card"]].concat());
     let built = lab.json(&["pipeline", "run", "--all"]).done().json();
     let built = &built["models"][0];
-    assert_eq!((&built["model"], &built["mode"]), (&json!("enterprise_card"), &json!("full")));
+    assert_eq!(
+        (&built["model"], &built["mode"]),
+        (&json!("enterprise_card"), &json!("full"))
+    );
     let world = World {
         of: ORDERS
             .iter()
@@ -159,16 +179,26 @@ fn the_card_is_what_its_inputs_say() {
         let uscc = card["uscc"].as_str().unwrap().to_owned();
         card.remove("shown_until");
         card.remove("build_no");
-        let expected = recomputed(&world, &uscc, &world.of["enterprise_registration"][&uscc][0]);
+        let expected = recomputed(
+            &world,
+            &uscc,
+            &world.of["enterprise_registration"][&uscc][0],
+        );
         assert_eq!(Value::Object(card), Value::Object(expected));
     }
     // Nothing changed: nothing is built, and nothing recorded.
     let size = || lab.json(&["audit", "verify"]).done().json()["entries"].clone();
     let before = size();
-    let again = lab.json(&["pipeline", "run", "enterprise_card"]).done().json();
+    let again = lab
+        .json(&["pipeline", "run", "enterprise_card"])
+        .done()
+        .json();
     assert_eq!(again["models"][0]["mode"], "up_to_date");
     assert_eq!(size(), before);
-    let whole = lab.json(&["pipeline", "run", "enterprise_card", "--whole"]).done().json();
+    let whole = lab
+        .json(&["pipeline", "run", "enterprise_card", "--whole"])
+        .done()
+        .json();
     assert_eq!(whole["models"][0]["unchanged"], built["inserted"]);
     assert_eq!(size().as_u64(), before.as_u64().map(|entries| entries + 1));
 }
@@ -232,20 +262,36 @@ fn an_operators_model_takes_effect_as_a_recorded_version() {
     let path = "hub/catalog/models/licence_card.sql";
     let ask = || {
         let sql = "SELECT count(*) AS n, sum(licences) AS licences FROM licence_card";
-        lab.json(&["query", "--org", "city_bank", "--purpose", "matching.supply_demand", sql])
+        lab.json(&[
+            "query",
+            "--org",
+            "city_bank",
+            "--purpose",
+            "matching.supply_demand",
+            sql,
+        ])
     };
     let documented = include_str!("../../docs/pipelines.md");
-    assert!(documented.contains(MODEL), "the model in docs/pipelines.md is the one that is tested");
+    assert!(
+        documented.contains(MODEL),
+        "the model in docs/pipelines.md is the one that is tested"
+    );
     lab.write(path, MODEL);
     ask().fails(3, "ContractNotRecorded", &["licence_card"]);
-    lab.run(&["pipeline", "run", "licence_card"])
-        .fails(3, "ContractNotRecorded", &["licence_card"]);
+    lab.run(&["pipeline", "run", "licence_card"]).fails(
+        3,
+        "ContractNotRecorded",
+        &["licence_card"],
+    );
     lab.run(&["catalog", "check", "--record"]).done();
     lab.run(&["pipeline", "run", "licence_card"]).done();
     let counted = ask().done().json()["rows"][0].clone();
     assert!(counted["n"].as_u64().unwrap() > 10 && counted["licences"].as_u64() > Some(0));
     // Another statement under the same contract: what is in the table is not what is recorded.
-    lab.write(path, MODEL.replace("coalesce(l.licences, 0)", "coalesce(l.licences + 1, 0)"));
+    lab.write(
+        path,
+        MODEL.replace("coalesce(l.licences, 0)", "coalesce(l.licences + 1, 0)"),
+    );
     ask().fails(3, "ContractNotRecorded", &["licence_card"]);
     lab.run(&["catalog", "check", "--record"]).done();
     ask().fails(3, "ProductNotBuilt", &["pipeline run licence_card"]);
@@ -264,25 +310,69 @@ fn an_operators_model_takes_effect_as_a_recorded_version() {
     assert_eq!(names, ["enterprise_card", "licence_card"]);
     lab.write(path, MODEL.replace("FROM admin_licence", "FROM nowhere"));
     for words in [["pipeline", "check"], ["catalog", "check"]] {
-        lab.json(&words).fails(1, "CatalogModel", &["models/licence_card.sql", "nowhere"]);
+        lab.json(&words)
+            .fails(1, "CatalogModel", &["models/licence_card.sql", "nowhere"]);
     }
-    lab.run(&["pipeline", "run", "nothing"]).fails(1, "CatalogModel", &["nowhere"]);
+    lab.run(&["pipeline", "run", "nothing"])
+        .fails(1, "CatalogModel", &["nowhere"]);
 }
 
 #[test]
 fn a_product_is_shown_with_its_lineage() {
     let lab = Lab::empty();
-    let shown = lab.json(&["catalog", "show", "enterprise_card"]).done().json();
+    let shown = lab
+        .json(&["catalog", "show", "enterprise_card"])
+        .done()
+        .json();
     assert_eq!(shown["kind"], "DataContract");
     let columns = shown["lineage"]["columns"].as_array().unwrap();
-    let column = |name: &str| columns.iter().find(|column| column["column"] == name).unwrap();
+    let column = |name: &str| {
+        columns
+            .iter()
+            .find(|column| column["column"] == name)
+            .unwrap()
+    };
     assert_eq!(column("taxpayer_state")["level"], "L2");
     let because = column("general_taxpayer")["because_of"].as_array().unwrap();
     assert_eq!(because, &[json!("rows of taxpayer")]);
-    assert_eq!(column("tax_credit_a_year")["declassified_by"], "tax_credit_a_list");
-    let text = lab.run(&["catalog", "show", "enterprise_card"]).done().stdout;
+    assert_eq!(
+        column("tax_credit_a_year")["declassified_by"],
+        "tax_credit_a_list"
+    );
+    let text = lab
+        .run(&["catalog", "show", "enterprise_card"])
+        .done()
+        .stdout;
     assert!(text.contains("rows of taxpayer") && text.contains("because of"));
-    lab.run(&["pipeline", "run", "nothing"]).fails(1, "UnknownModel", &["pipeline list"]);
-    let checked = lab.json(&["pipeline", "check", "enterprise_card"]).done().json();
+    lab.run(&["pipeline", "run", "nothing"])
+        .fails(1, "UnknownModel", &["pipeline list"]);
+    let checked = lab
+        .json(&["pipeline", "check", "enterprise_card"])
+        .done()
+        .json();
     assert_eq!(checked["models"]["enterprise_card"], shown["lineage"]);
+}
+
+/// What reads rows without a decision is used where nothing leaves the hub, and nowhere else.
+#[test]
+fn only_builds_read_whole_tables() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut users = Vec::new();
+    for member in [
+        ".",
+        "consent",
+        "ingest",
+        "pipelines",
+        "query",
+        "synth",
+        "warehouse",
+    ] {
+        for path in crate::support::files(&root.join(member).join("src")) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.contains("whole::table(") {
+                users.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        }
+    }
+    assert_eq!(users, ["pipelines/src/models/read.rs"]);
 }

@@ -589,7 +589,7 @@ async fn check_local(
 #[test]
 fn lineage_never_leaves_a_parent_out() {
     let config = Config {
-        cases: cases(600),
+        cases: cases(300),
         failure_persistence: None,
         ..Config::default()
     };

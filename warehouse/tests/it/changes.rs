@@ -114,7 +114,10 @@ fn ing_2_the_change_feed_gives_the_table_and_names_who_changed() {
                 }
                 let named = warehouse.changes(&contract.id, -1, last).await.unwrap();
                 prop_assert_eq!(named, Some(all));
-                prop_assert_eq!(warehouse.changes(&contract.id, 0, last + 1).await.unwrap(), None);
+                prop_assert_eq!(
+                    warehouse.changes(&contract.id, 0, last + 1).await.unwrap(),
+                    None
+                );
                 Ok(())
             })
         })
