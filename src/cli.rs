@@ -62,6 +62,9 @@ pub enum Command {
     /// Look at datasets, their contracts and purposes
     #[command(subcommand)]
     Catalog(CatalogCommand),
+    /// Data products: what is made of the datasets, and how
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
     /// Organisations that may ask for data
     #[command(subcommand)]
     Org(OrgCommand),
@@ -173,12 +176,40 @@ pub enum CatalogCommand {
         /// The dataset, or the word `purposes`
         dataset: DatasetId,
     },
-    /// Check contracts, feeds and purposes, and say which versions are not yet in the log
+    /// Check contracts, feeds, models and purposes, and say which versions are not yet in the log
     Check {
         /// Record new versions in the log, so that they take effect
         #[arg(long)]
         record: bool,
     },
+}
+
+/// `pipeline …`
+#[derive(Debug, Subcommand)]
+pub enum PipelineCommand {
+    /// List the products
+    List,
+    /// Build products: what changed since the last build
+    Run(PipelineRunArgs),
+    /// Check the models, and show where the levels of their columns come from
+    Check {
+        /// Only this model
+        name: Option<DatasetId>,
+    },
+}
+
+/// Arguments of `pipeline run`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["name", "all"])))]
+pub struct PipelineRunArgs {
+    /// The product
+    pub name: Option<DatasetId>,
+    /// Every product, each after those it is made from
+    #[arg(long)]
+    pub all: bool,
+    /// Build everything anew, whatever changed
+    #[arg(long)]
+    pub whole: bool,
 }
 
 /// `org …`
@@ -234,6 +265,7 @@ impl Command {
             | Self::Catalog(
                 CatalogCommand::List | CatalogCommand::Show { .. } | CatalogCommand::Check { .. },
             )
+            | Self::Pipeline(_)
             | Self::Org(OrgCommand::Add { .. } | OrgCommand::List)
             | Self::Agreement(AgreementCommand::List)
             | Self::Feed(FeedCommand::List | FeedCommand::Quarantine { .. })

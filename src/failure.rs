@@ -284,6 +284,7 @@ failures_from!(
     qihui_consent::DecisionError,
     qihui_consent::LedgerError,
     qihui_ingest::IngestError,
+    qihui_pipelines::models::ModelError,
     qihui_query::QueryError,
     qihui_synth::SynthError,
     crate::identity::IdentityError,

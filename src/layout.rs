@@ -7,6 +7,8 @@
 //!                            and the one that marks page tokens; never a signatory's key
 //! catalog/contracts/*.yaml   the contracts in force, one file per dataset
 //! catalog/feeds/*.yaml       how departments' files become rows
+//! catalog/models/*.sql       data products as SQL, one file per product
+//! catalog/declassifications/*.yaml   what lowers a column of a product, and why
 //! catalog/purposes.yaml      the purpose tree
 //! ledger/ledger.db           agreements, consents, enterprise numbers (SQLite, with its -wal and -shm)
 //! log/                       the tamper-evident log (format: qihui_audit::format)
@@ -156,6 +158,8 @@ impl Layout {
             self.keys(),
             catalog.join("contracts"),
             catalog.join("feeds"),
+            catalog.join("models"),
+            catalog.join("declassifications"),
             self.root.join("ledger"),
             self.warehouse(),
             self.state(),

@@ -1,7 +1,8 @@
 //! The catalogue as a whole: contracts, feeds and the purpose tree, loaded and checked together.
 //!
-//! A folder holds `contracts/<dataset>.yaml`, `feeds/<feed>.yaml` and `purposes.yaml`. Loading is all or nothing and
-//! reports every problem of every file. The shipped catalogue is compiled in ([`Catalog::builtin`]) and is written out
+//! A folder holds `contracts/<dataset>.yaml`, `feeds/<feed>.yaml`, `models/<dataset>.sql`, `declassifications/<id>.yaml`
+//! and `purposes.yaml`; the folders of models may be missing. Loading is all or nothing and reports every problem of
+//! every file. The shipped catalogue is compiled in ([`Catalog::builtin`]) and is written out
 //! by `init` from [`Catalog::builtin_files`].
 
 use std::{
@@ -12,16 +13,20 @@ use std::{
 };
 
 use crate::{
+    canonical,
     contract::Contract,
     document::MAX_BYTES,
     feed::FeedSpec,
     ids::{DatasetId, FeedName},
+    model::{Declassification, Model},
     problem::{CatalogErrors, Problem, codes},
     purpose::PurposeTree,
 };
 
 const CONTRACTS: &str = "contracts";
 const FEEDS: &str = "feeds";
+const MODELS: &str = "models";
+const DECLASSIFICATIONS: &str = "declassifications";
 const PURPOSES: &str = "purposes.yaml";
 /// The most files a folder of the catalogue may hold.
 const MAX_FILES: usize = 10_000;
@@ -29,20 +34,24 @@ const MAX_FILES: usize = 10_000;
 /// Everything the hub knows about its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
-    /// The contracts by dataset.
+    /// The contracts by dataset. Those of products are derived from their models and put in by [`Catalog::with_product`].
     pub contracts: BTreeMap<DatasetId, Arc<Contract>>,
     /// The purpose tree.
     pub purposes: Arc<PurposeTree>,
     /// The feeds by name.
     pub feeds: BTreeMap<FeedName, Arc<FeedSpec>>,
+    /// The models by the dataset they make.
+    pub models: BTreeMap<DatasetId, Arc<Model>>,
+    /// The declassifications by name.
+    pub declassifications: BTreeMap<String, Arc<Declassification>>,
 }
 
 /// A part of the catalogue as it is recorded in the log: the gate refuses a version that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artefact {
-    /// `contract`, `feed` or `purposes`.
+    /// `contract`, `feed`, `purposes`, `model` or `declassification`.
     pub kind: &'static str,
-    /// The dataset, the feed, or `purposes`.
+    /// The dataset, the feed, `purposes`, or the name of the declassification.
     pub id: String,
     /// Its version.
     pub version: String,
@@ -72,6 +81,7 @@ const BUILTIN: &[(&str, &str)] = builtin![
     "contracts/tax_levy.yaml",
     "contracts/taxpayer.yaml",
     "contracts/vat_declaration.yaml",
+    "declassifications/tax_credit_a_list.yaml",
     "feeds/abnormal_operation.yaml",
     "feeds/admin_licence.yaml",
     "feeds/admin_penalty.yaml",
@@ -85,6 +95,7 @@ const BUILTIN: &[(&str, &str)] = builtin![
     "feeds/tax_levy.yaml",
     "feeds/taxpayer.yaml",
     "feeds/vat_declaration.yaml",
+    "models/enterprise_card.sql",
     "purposes.yaml",
 ];
 
@@ -124,7 +135,59 @@ impl Catalog {
         self.contracts.get(dataset)
     }
 
-    /// Every part of the catalogue as it is recorded in the log: contracts, feeds, then the purpose tree.
+    /// The same with the contract of a product, which its model must be part of.
+    #[must_use]
+    pub fn with_product(mut self, contract: Contract) -> Self {
+        if self.models.contains_key(&contract.id) {
+            self.contracts
+                .insert(contract.id.clone(), Arc::new(contract));
+        }
+        self
+    }
+
+    /// The declassifications that a model relies on.
+    pub fn declassifications_of<'c>(
+        &'c self,
+        model: &'c Model,
+    ) -> impl Iterator<Item = &'c Arc<Declassification>> {
+        model
+            .declassifications
+            .iter()
+            .filter_map(|id| self.declassifications.get(id))
+    }
+
+    /// Everything whose recorded version a dataset's rows rely on: its contract, and for a product its model and the
+    /// declassifications of that. Kind, name and hash; none: there is no such dataset.
+    #[must_use]
+    pub fn rules_of(&self, dataset: &DatasetId) -> Vec<(&'static str, &str, [u8; 32])> {
+        let mut rules = Vec::new();
+        if let Some(contract) = self.contracts.get(dataset) {
+            rules.push(("contract", contract.id.as_str(), contract.hash));
+        }
+        if let Some(model) = self.models.get(dataset) {
+            rules.push(("model", model.name.as_str(), model.hash));
+            let lowered = self.declassifications_of(model);
+            rules.extend(lowered.map(|rule| ("declassification", rule.id.as_str(), rule.hash)));
+        }
+        rules
+    }
+
+    /// What a product's table must be built from to be read: SHA-256 over everything in [`Catalog::rules_of`],
+    /// hexadecimal. None: the dataset is no product.
+    #[must_use]
+    pub fn product_stamp(&self, dataset: &DatasetId) -> Option<String> {
+        self.models.get(dataset)?;
+        let rules: Vec<_> = self
+            .rules_of(dataset)
+            .into_iter()
+            .map(|(kind, id, hash)| serde_json::json!([kind, id, hash.to_vec()]))
+            .collect();
+        let hash = canonical::hash(&canonical::json(&rules.into()));
+        Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Every part of the catalogue as it is recorded in the log: contracts, feeds, the purpose tree, declassifications,
+    /// then models.
     #[must_use]
     pub fn artefacts(&self) -> Vec<Artefact> {
         let contracts = self.contracts.values().map(|contract| Artefact {
@@ -148,7 +211,26 @@ impl Catalog {
             hash: self.purposes.hash,
             canonical_json: self.purposes.canonical_json(),
         };
-        contracts.chain(feeds).chain([purposes]).collect()
+        let lowered = self.declassifications.values().map(|rule| Artefact {
+            kind: "declassification",
+            id: rule.id.clone(),
+            version: rule.version.clone(),
+            hash: rule.hash,
+            canonical_json: rule.canonical_json(),
+        });
+        let models = self.models.values().map(|model| Artefact {
+            kind: "model",
+            id: model.name.to_string(),
+            version: model.version.clone(),
+            hash: model.hash,
+            canonical_json: model.canonical_json(),
+        });
+        contracts
+            .chain(feeds)
+            .chain([purposes])
+            .chain(lowered)
+            .chain(models)
+            .collect()
     }
 }
 
@@ -190,6 +272,8 @@ struct Assembly {
     contracts: BTreeMap<DatasetId, Arc<Contract>>,
     feeds: BTreeMap<FeedName, Arc<FeedSpec>>,
     purposes: Option<PurposeTree>,
+    models: BTreeMap<DatasetId, Arc<Model>>,
+    declassifications: BTreeMap<String, Arc<Declassification>>,
     /// Files whose content could not be read, so that references to them are not reported as well.
     broken: Vec<String>,
     problems: Vec<Problem>,
@@ -201,8 +285,17 @@ impl Assembly {
     }
 
     fn read_dir(&mut self, dir: &Path) {
-        for folder in [CONTRACTS, FEEDS] {
-            match yaml_files(&dir.join(folder)) {
+        for (folder, ending) in [
+            (CONTRACTS, ".yaml"),
+            (FEEDS, ".yaml"),
+            (MODELS, ".sql"),
+            (DECLASSIFICATIONS, ".yaml"),
+        ] {
+            match files_in(&dir.join(folder), ending) {
+                // A hub may have no products.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && [MODELS, DECLASSIFICATIONS].contains(&folder) => {}
                 Ok(names) => {
                     for name in names {
                         self.read_file(dir, &format!("{folder}/{name}"));
@@ -236,11 +329,10 @@ impl Assembly {
 
     /// Adds one file by its relative path.
     fn add(&mut self, file: &str, text: &str) {
-        let stem = file
-            .rsplit('/')
-            .next()
-            .unwrap_or(file)
+        let name = file.rsplit('/').next().unwrap_or(file);
+        let stem = name
             .strip_suffix(".yaml")
+            .or_else(|| name.strip_suffix(".sql"))
             .unwrap_or_default();
         let result = match file.split_once('/') {
             Some((CONTRACTS, _)) => Contract::read(file, text).and_then(|contract| {
@@ -254,12 +346,23 @@ impl Assembly {
                 self.feeds.insert(feed.name.clone(), Arc::new(feed));
                 Ok(())
             }),
+            Some((MODELS, _)) => Model::read(file, text).and_then(|model| {
+                named(file, "name", stem, model.name.as_str())?;
+                self.models.insert(model.name.clone(), Arc::new(model));
+                Ok(())
+            }),
+            Some((DECLASSIFICATIONS, _)) => Declassification::read(file, text).and_then(|rule| {
+                named(file, "id", stem, &rule.id)?;
+                self.declassifications
+                    .insert(rule.id.clone(), Arc::new(rule));
+                Ok(())
+            }),
             _ if file == PURPOSES => {
                 PurposeTree::read(file, text).map(|tree| self.purposes = Some(tree))
             }
             _ => {
                 let reason = format!(
-                    "does not belong to a catalogue: it is {CONTRACTS}/, {FEEDS}/ and {PURPOSES}"
+                    "does not belong to a catalogue: it is {CONTRACTS}/, {FEEDS}/, {MODELS}/, {DECLASSIFICATIONS}/ and {PURPOSES}"
                 );
                 Err(problem(file, "", codes::UNREADABLE, reason).into())
             }
@@ -273,6 +376,7 @@ impl Assembly {
     fn finish(mut self) -> Result<Catalog, CatalogErrors> {
         self.check_references();
         self.check_patterns();
+        self.check_models();
         let missing = || {
             problem(
                 PURPOSES,
@@ -294,6 +398,8 @@ impl Assembly {
                 contracts: self.contracts,
                 purposes: Arc::new(purposes),
                 feeds: self.feeds,
+                models: self.models,
+                declassifications: self.declassifications,
             }),
         }
     }
@@ -336,6 +442,72 @@ impl Assembly {
         self.problems.extend(found);
     }
 
+    /// A product is no dataset with a contract of its own, and models and declassifications name each other.
+    fn check_models(&mut self) {
+        let mut found = Vec::new();
+        for model in self.models.values() {
+            let file = format!("{MODELS}/{}.sql", model.name);
+            let mut refuse = |path: &str, code, reason: String| {
+                found.push(problem(&file, path, code, reason));
+            };
+            if self.contracts.contains_key(&model.name) {
+                let reason = "there is a contract of this name: a product's contract is derived, not written";
+                refuse("name", codes::RULE, reason.to_owned());
+            }
+            for id in &model.declassifications {
+                let broken = self.is_broken(&format!("{DECLASSIFICATIONS}/{id}.yaml"));
+                if !self.declassifications.contains_key(id) && !broken {
+                    let reason = format!(
+                        "there is no declassification `{}`",
+                        id.chars().take(80).collect::<String>()
+                    );
+                    refuse("declassifications", codes::REFERENCE, reason);
+                }
+            }
+        }
+        for rule in self.declassifications.values() {
+            let file = format!("{DECLASSIFICATIONS}/{}.yaml", rule.id);
+            if let Some((path, reason)) = self.refused_rule(rule) {
+                found.push(problem(&file, path, codes::REFERENCE, reason));
+            }
+        }
+        self.problems.extend(found);
+    }
+
+    /// Where a declassification does not fit its model, and why.
+    fn refused_rule(&self, rule: &Declassification) -> Option<(&'static str, String)> {
+        let file = format!("{MODELS}/{}.sql", rule.model);
+        let Some(model) = self.models.get(&rule.model) else {
+            return (!self.is_broken(&file))
+                .then(|| ("model", format!("there is no model `{}`", rule.model)));
+        };
+        if !model.declassifications.contains(&rule.id) {
+            let reason = format!(
+                "{file} does not refer to it, so it has no effect: name it there, or remove it"
+            );
+            return Some(("id", reason));
+        }
+        if model.version != rule.model_version {
+            let reason = format!(
+                "the model has version {}: whoever answers for it must look at it again",
+                model.version
+            );
+            return Some(("model_version", reason));
+        }
+        if model.sql_sha256 != rule.sql_sha256 {
+            let reason = format!(
+                "the statement has SHA-256 {}: whoever answers for it must look at it again",
+                model.sql_sha256
+            );
+            return Some(("sql_sha256", reason));
+        }
+        let known = model
+            .columns
+            .iter()
+            .any(|column| column.name == rule.column);
+        (!known).then(|| ("column", "the model has no such column".to_owned()))
+    }
+
     /// No file name may belong to two feeds. Patterns are compared by what stands before their first `*`.
     fn check_patterns(&mut self) {
         let prefix = |feed: &FeedSpec| {
@@ -373,13 +545,13 @@ impl Assembly {
     }
 }
 
-/// The names of the `.yaml` files in a folder, sorted; hidden and other files are left alone.
-fn yaml_files(dir: &Path) -> io::Result<Vec<String>> {
+/// The names of the files in a folder with this ending, sorted; hidden and other files are left alone.
+fn files_in(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = PathBuf::from(entry?.file_name());
         let name = name.to_string_lossy();
-        if name.ends_with(".yaml") && !name.starts_with('.') {
+        if name.ends_with(ending) && !name.starts_with('.') {
             names.push(name.into_owned());
         }
         if names.len() > MAX_FILES {

@@ -43,6 +43,8 @@ pub mod codes {
     pub const RULE: &str = "CatalogRule";
     /// The document names something that does not exist.
     pub const REFERENCE: &str = "CatalogReference";
+    /// The statement of a model cannot be a product.
+    pub const MODEL: &str = "CatalogModel";
 }
 
 /// Everything that is wrong with a file or with the whole catalogue: never empty.

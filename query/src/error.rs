@@ -66,6 +66,14 @@ pub enum QueryError {
         /// Version of the contract.
         version: String,
     },
+    /// A product's table was made by other rules than those in force.
+    #[error(
+        "the product `{dataset}` is not built by the version that is recorded; run `qihui pipeline run {dataset}`"
+    )]
+    ProductNotBuilt {
+        /// The product.
+        dataset: DatasetId,
+    },
     /// A division by zero on a visible value.
     #[error("division by zero; guard the divisor with nullif(…, 0)")]
     DivisionByZero,
@@ -150,6 +158,7 @@ impl Coded for QueryError {
             Self::UnknownColumn { .. } => "UnknownColumn",
             Self::ColumnNotInAgreement { .. } => "ColumnNotInAgreement",
             Self::ContractNotRecorded { .. } => "ContractNotRecorded",
+            Self::ProductNotBuilt { .. } => "ProductNotBuilt",
             Self::DivisionByZero => "DivisionByZero",
             Self::CastFailed => "CastFailed",
             Self::Overflow => "Overflow",
@@ -169,7 +178,9 @@ impl Coded for QueryError {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::LogUnavailable { .. } | Self::ContractNotRecorded { .. } => Kind::Denied,
+            Self::LogUnavailable { .. }
+            | Self::ContractNotRecorded { .. }
+            | Self::ProductNotBuilt { .. } => Kind::Denied,
             Self::Refused(error) => error.kind(),
             _ => Kind::Failed,
         }

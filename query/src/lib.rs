@@ -21,5 +21,6 @@ pub mod pushdown;
 pub mod ranges;
 pub mod rows;
 pub mod session;
+pub mod whole;
 
 pub use error::QueryError;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
@@ -20,6 +21,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use futures::FutureExt as _;
 use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
 use qihui_consent::decision::DatasetScope;
 
@@ -254,6 +256,37 @@ pub async fn plan_over(
     }
     physical = exec::when_asked(physical).map_err(planning)?;
     Ok((physical, logical, state.task_ctx()))
+}
+
+/// A statement over any tables, by the same rules as over gated ones, as it was written: its order is completed, but
+/// nothing is optimised, so that every expression is still there. With it the columns of its answer.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn plan_as_written(
+    query: &ParsedQuery,
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+) -> Result<(LogicalPlan, SchemaRef), QueryError> {
+    let planning = |error: DataFusionError| QueryError::from_planning(&error);
+    let schema = MemorySchemaProvider::new();
+    for (name, table) in tables {
+        schema.register_table(name, table).map_err(planning)?;
+    }
+    let runtime = Arc::new(RuntimeEnv::default());
+    let state = session(engine_config(1), runtime, schema, Timestamp(0))?;
+    // The tables are in memory: there is nothing to wait for.
+    let logical = state
+        .statement_to_plan(query.statement.clone())
+        .now_or_never()
+        .ok_or(QueryError::Internal {
+            what: "planning waited for a table",
+        })?
+        .map_err(planning)?;
+    plan::allow(&logical)?;
+    let logical = plan::complete_order(logical).map_err(planning)?;
+    let answer = state.optimize(&logical).map_err(planning)?;
+    let answer = Arc::new(answer.schema().as_arrow().clone());
+    Ok((logical, answer))
 }
 
 fn session(

@@ -1,11 +1,13 @@
 //! `catalog list | show | check`.
 
-use qihui_catalog::{Artefact, Catalog, Coded, Contract, DatasetId, Problem, check_dir};
+use qihui_catalog::{Artefact, Catalog, CatalogErrors, Contract, DatasetId, Problem};
 use serde_json::{Value, json};
 
+use super::pipeline::{lineage_json, lineage_text, product_of};
 use super::{Context, with_hub};
 use crate::cli::CatalogCommand;
 use crate::failure::{Failure, ProgramError};
+use crate::hub::{Hub, load_catalog};
 use crate::report::{Report, table};
 
 /// The word that stands for the purpose tree.
@@ -79,10 +81,12 @@ async fn show(dataset: &DatasetId, context: &Context<'_>) -> Result<Report, Fail
         let contract = catalog
             .contract(dataset)
             .ok_or_else(|| ProgramError::UnknownDataset(dataset.to_string()))?;
-        Ok(Report::new(
-            parsed(&contract.canonical_json()),
-            described(contract),
-        ))
+        let (mut json, mut text) = (parsed(&contract.canonical_json()), described(contract));
+        if let Some(product) = product_of(catalog, dataset)? {
+            json["lineage"] = lineage_json(&product);
+            text = format!("{text}\n{}", lineage_text(&product));
+        }
+        Ok(Report::new(json, text))
     })
     .await
 }
@@ -178,13 +182,7 @@ fn described(contract: &Contract) -> String {
 }
 
 async fn check(record: bool, context: &Context<'_>) -> Result<Report, Failure> {
-    let layout = &context.opening.layout;
-    if layout.is_hub() {
-        // Before the hub is opened: a broken catalogue is what this command is for.
-        refuse(&check_dir(&layout.catalog()))?;
-    }
-    with_hub(&context.opening, async |hub| {
-        let hub = hub.rereading_catalog();
+    with_checked_hub(context, async |hub| {
         let unrecorded = hub.unrecorded().await?;
         if record && !unrecorded.is_empty() {
             hub.ledger().record_artefacts(hub.catalog()?).await?;
@@ -196,10 +194,26 @@ async fn check(record: bool, context: &Context<'_>) -> Result<Report, Failure> {
     .await
 }
 
-fn refuse(problems: &[Problem]) -> Result<(), Failure> {
-    let Some(errors) = qihui_catalog::CatalogErrors::from_problems(problems.to_vec()) else {
-        return Ok(());
-    };
+/// Checks the catalogue, then works on the hub. Before the hub is opened: a broken catalogue is what commands are for
+/// that check one.
+pub(super) async fn with_checked_hub<T>(
+    context: &Context<'_>,
+    work: impl AsyncFnOnce(&Hub) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let layout = &context.opening.layout;
+    if layout.is_hub()
+        && let Err(errors) = load_catalog(layout)
+    {
+        return Err(refused(&errors));
+    }
+    with_hub(&context.opening, async |hub| {
+        work(&hub.rereading_catalog()).await
+    })
+    .await
+}
+
+fn refused(errors: &CatalogErrors) -> Failure {
+    let problems: Vec<&Problem> = errors.problems().collect();
     let listed: Vec<Value> = problems
         .iter()
         .map(|problem| {
@@ -211,10 +225,9 @@ fn refuse(problems: &[Problem]) -> Result<(), Failure> {
             })
         })
         .collect();
-    debug_assert_eq!(errors.code(), problems[0].code);
-    Err(Failure::of(&errors)
+    Failure::of(errors)
         .with("problems", Value::Array(listed))
-        .with_details(problems.iter().skip(1).map(ToString::to_string)))
+        .with_details(problems.iter().skip(1).map(ToString::to_string))
 }
 
 fn checked(catalog: &Catalog, unrecorded: &[Artefact], record: bool) -> Report {
@@ -231,18 +244,21 @@ fn checked(catalog: &Catalog, unrecorded: &[Artefact], record: bool) -> Report {
     } else {
         (&[][..], unrecorded)
     };
-    let (contracts, feeds) = (catalog.contracts.len(), catalog.feeds.len());
+    let models = catalog.models.len();
+    let (contracts, feeds) = (catalog.contracts.len() - models, catalog.feeds.len());
     let purposes = catalog.purposes.iter().count();
     let json = json!({
         "ok": true,
         "contracts": contracts,
         "feeds": feeds,
+        "models": models,
         "purposes": purposes,
         "recorded": versions(recorded),
         "unrecorded": versions(unrecorded),
     });
-    let mut text =
-        format!("{contracts} contracts, {feeds} feeds and {purposes} purposes are in order");
+    let mut text = format!(
+        "{contracts} contracts, {feeds} feeds, {models} models and {purposes} purposes are in order"
+    );
     for artefact in recorded {
         text += &format!(
             "\nrecorded: {} {} {}",

@@ -35,18 +35,19 @@ pub(super) async fn run(args: &InitArgs, context: &Context<'_>) -> Result<Report
     files::sync_parent(target.root()).map_err(|error| unwritable(&parent, &error))?;
     with_hub(&context.opening, async |hub| {
         let (catalog, log) = (hub.catalog()?, hub.log());
+        let datasets = catalog.contracts.len() - catalog.models.len();
         let json = json!({
             "data_dir": shown(target.root()),
             "origin": log.origin(),
             "verifier_key": log.vkey(),
-            "datasets": catalog.contracts.len(),
+            "datasets": datasets,
+            "products": catalog.models.len(),
             "feeds": catalog.feeds.len(),
             "entries": log.size(),
         });
         let text = format!(
-            "a hub in {} with {} datasets and {} feeds\nlog verifier key: {}",
+            "a hub in {} with {datasets} datasets and {} feeds\nlog verifier key: {}",
             shown(target.root()),
-            catalog.contracts.len(),
             catalog.feeds.len(),
             log.vkey()
         );

@@ -8,6 +8,7 @@ pub(crate) mod feed;
 mod init;
 mod keygen;
 pub(crate) mod org;
+mod pipeline;
 pub(crate) mod preview;
 mod query;
 pub(crate) mod signatory;
@@ -49,6 +50,7 @@ pub(crate) async fn dispatch(
         Command::Synth(args) => synth::run(args),
         Command::Feed(command) => feed::run(command, context).await,
         Command::Catalog(command) => catalog::run(command, context).await,
+        Command::Pipeline(command) => Box::pin(pipeline::run(command, context)).await,
         Command::Org(command) => org::run(command, context).await,
         Command::Agreement(command) => agreement::run(command, context).await,
         Command::Signatory(command) => signatory::run(command, context).await,

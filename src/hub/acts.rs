@@ -111,6 +111,6 @@ impl Hub {
 fn or_builtin(catalog: Result<Arc<Catalog>, CatalogErrors>) -> Result<Arc<Catalog>, Failure> {
     Ok(match catalog {
         Ok(catalog) => catalog,
-        Err(_) => Arc::new(Catalog::builtin()?),
+        Err(_) => Arc::new(qihui_pipelines::models::complete(Catalog::builtin()?)?),
     })
 }

@@ -15,6 +15,7 @@
 
 mod acts;
 mod lock;
+mod models;
 pub mod progress;
 mod recover;
 mod runs;
@@ -85,8 +86,16 @@ impl Opening {
     }
 
     fn catalog(&self) -> Result<Arc<Catalog>, CatalogErrors> {
-        Catalog::load(&self.layout.catalog()).map(Arc::new)
+        load_catalog(&self.layout).map(Arc::new)
     }
+}
+
+/// The catalogue of a hub, with the contracts of its products.
+///
+/// # Errors
+/// Everything that is wrong with its files.
+pub fn load_catalog(layout: &Layout) -> Result<Catalog, CatalogErrors> {
+    qihui_pipelines::models::complete(Catalog::load(&layout.catalog())?)
 }
 
 /// An open hub, as one principal sees it. Clones and the views of [`Hub::acting_as`] share what is open; a view keeps

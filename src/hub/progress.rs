@@ -1,13 +1,14 @@
 //! How far the log was worked through at the last clean end: a shortcut, never a source of truth.
 //!
 //! Format of `state/hub.json`: one JSON object, replaced as a whole. Everything in it can be found in the log again
-//! by reading it from the start, which is what happens when the file is absent or unreadable. `pending` alone is
-//! written before the work it announces: the feeds whose runs may be in a table and not yet in the log.
+//! by reading it from the start, which is what happens when the file is absent or unreadable. `pending` and
+//! `pending_models` alone are written before the work they announce: the feeds and models whose runs may be in a table
+//! and not yet in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use qihui_catalog::FeedName;
+use qihui_catalog::{DatasetId, FeedName};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::ProgramError;
@@ -29,6 +30,12 @@ pub struct LogProgress {
     pub runs: BTreeMap<FeedName, i64>,
     /// Feeds that were being run.
     pub pending: BTreeSet<FeedName>,
+    /// The last run of each model that is in the log.
+    #[serde(default)]
+    pub model_runs: BTreeMap<DatasetId, i64>,
+    /// Models that were being built.
+    #[serde(default)]
+    pub pending_models: BTreeSet<DatasetId>,
 }
 
 impl LogProgress {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qihui_catalog::FeedName;
+use qihui_catalog::{DatasetId, FeedName};
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
@@ -12,6 +12,8 @@ use crate::failure::{Failure, ProgramError};
 
 /// The kind of a feed run's entry; see [`super::runs`].
 pub(super) const FEED_RUN: &str = "feed.run";
+/// The kind of a model run's entry; see [`super::models`].
+pub(super) const MODEL_RUN: &str = "model.run";
 /// The kind of the entry that holds the configuration.
 const CONFIGURATION: &str = "configuration.recorded";
 /// The kind of the entry that names the log's own key.
@@ -23,6 +25,7 @@ struct Found {
     /// Ledger position and log index.
     events: Vec<(u64, u64)>,
     runs: BTreeMap<FeedName, i64>,
+    model_runs: BTreeMap<DatasetId, i64>,
     configuration: Option<String>,
 }
 
@@ -37,11 +40,17 @@ impl Hub {
         {
             let mut known = self.shared.known.lock();
             known.runs.extend(found.runs);
+            known.model_runs.extend(found.model_runs);
             known.configuration = found.configuration.or(known.configuration.take());
             if from == 0 && self.log().size() > 0 {
                 // The file is new or was lost: any feed may have runs that are not in the log.
                 let feeds = self.catalog.iter().flat_map(|catalog| catalog.feeds.keys());
                 known.pending.extend(feeds.cloned());
+                let models = self
+                    .catalog
+                    .iter()
+                    .flat_map(|catalog| catalog.models.keys());
+                known.pending_models.extend(models.cloned());
             }
         }
         self.ledger.expire_due().await?;
@@ -54,6 +63,10 @@ impl Hub {
             let pending = self.shared.known.lock().pending.clone();
             for feed in pending {
                 Box::pin(self.record_runs(&feed)).await?;
+            }
+            let pending = self.shared.known.lock().pending_models.clone();
+            for model in pending {
+                self.record_model_runs(&model).await?;
             }
         }
         Ok(())
@@ -99,6 +112,15 @@ impl Hub {
                     let run = body.get("run").and_then(Value::as_i64);
                     if let Some((feed, run)) = feed.zip(run) {
                         let last = found.runs.entry(feed).or_default();
+                        *last = run.max(*last);
+                    }
+                }
+                MODEL_RUN => {
+                    let model = body.get("model").and_then(Value::as_str);
+                    let model = model.and_then(|model| model.parse::<DatasetId>().ok());
+                    let run = body.get("run").and_then(Value::as_i64);
+                    if let Some((model, run)) = model.zip(run) {
+                        let last = found.model_runs.entry(model).or_default();
                         *last = run.max(*last);
                     }
                 }

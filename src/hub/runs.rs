@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qihui_audit::{Entry, Subjects};
-use qihui_catalog::FeedName;
+use qihui_catalog::{DatasetId, FeedName};
 use qihui_ingest::{CheckReport, IngestContext, Progress, Quiet, RunFact, RunOptions, RunReport};
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::progress::LogProgress;
 use super::recover::FEED_RUN;
 use crate::failure::{Failure, ProgramError};
 
@@ -62,7 +63,7 @@ impl Hub {
         (dry_run, progress): (bool, Arc<dyn Progress>),
     ) -> Result<RunReport, Failure> {
         let options = self.feed_options(feed, dry_run).await?;
-        let turn = self.turn(feed)?;
+        let turn = self.turn(&self.dataset_of(feed)?);
         // Runs into one dataset come one after the other: each classifies its records by what the table holds.
         let _turn = turn.lock().await;
         let run = Box::pin(qihui_ingest::run_feed(
@@ -71,7 +72,7 @@ impl Hub {
         if dry_run {
             return Ok(run.await?);
         }
-        self.announce(feed)?;
+        self.announce(|known| known.pending.insert(feed.clone()))?;
         let result = run.await.map_err(Failure::from);
         let recorded = self.record_end(feed, result.as_ref().err()).await;
         let report = result?;
@@ -79,11 +80,16 @@ impl Hub {
         Ok(report)
     }
 
-    fn turn(&self, feed: &FeedName) -> Result<Arc<tokio::sync::Mutex<()>>, Failure> {
+    fn dataset_of(&self, feed: &FeedName) -> Result<DatasetId, Failure> {
         let spec = self.catalog()?.feeds.get(feed);
         let spec = spec.ok_or_else(|| ProgramError::UnknownFeed(feed.to_string()))?;
+        Ok(spec.dataset.clone())
+    }
+
+    /// What whoever lands rows in a dataset holds.
+    pub(super) fn turn(&self, dataset: &DatasetId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.shared.turns.lock();
-        Ok(Arc::clone(turns.entry(spec.dataset.clone()).or_default()))
+        Arc::clone(turns.entry(dataset.clone()).or_default())
     }
 
     /// Says what running a feed over a file would do.
@@ -118,12 +124,15 @@ impl Hub {
         })
     }
 
-    /// Notes, durably, that the table of a feed may soon hold more than the log knows.
-    fn announce(&self, feed: &FeedName) -> Result<(), ProgramError> {
+    /// Notes, durably, that a table may soon hold more than the log knows.
+    pub(super) fn announce(
+        &self,
+        note: impl FnOnce(&mut LogProgress) -> bool,
+    ) -> Result<(), ProgramError> {
         let _saving = self.shared.saving.lock();
         let known = {
             let mut known = self.shared.known.lock();
-            known.pending.insert(feed.clone());
+            note(&mut known);
             known.clone()
         };
         known.save(&self.layout().progress())
@@ -175,7 +184,7 @@ impl Hub {
     }
 
     /// Appends entries that touch no enterprise and waits until they are durable.
-    async fn record(&self, entries: &[(&'static str, Value)]) -> Result<(), Failure> {
+    pub(super) async fn record(&self, entries: &[(&'static str, Value)]) -> Result<(), Failure> {
         let bodies: Vec<String> = entries.iter().map(|(_, body)| canonical(body)).collect();
         let entries: Vec<Entry<'_>> = entries
             .iter()

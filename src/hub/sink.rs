@@ -9,7 +9,7 @@ use qihui_consent::{OutboxItem, Sink};
 use serde_json::Value;
 
 /// What only the log knows: entries of these kinds do not come from the ledger.
-const OWN_KINDS: [&str; 2] = ["access.", "feed."];
+const OWN_KINDS: [&str; 3] = ["access.", "feed.", "model."];
 
 /// Hands the ledger's events to the log: kind, body and subjects as they are.
 pub(crate) struct LogSink(pub Arc<AuditLog>);

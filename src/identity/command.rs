@@ -6,7 +6,7 @@ use qihui_catalog::ConsentId;
 use super::{About, IdentityError, Operation, Principal};
 use crate::cli::{
     AgreementCommand, AuditCommand, CatalogCommand, Command, ConsentCommand, FeedCommand,
-    OperationArgs, OrgCommand, SignatoryCommand,
+    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand,
 };
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;
@@ -28,6 +28,10 @@ pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> R
         Command::Catalog(CatalogCommand::List) => may(O::CatalogList),
         Command::Catalog(CatalogCommand::Show { .. }) => may(O::CatalogShow),
         Command::Catalog(CatalogCommand::Check { .. }) => all(O::CatalogRecord),
+        Command::Pipeline(PipelineCommand::List | PipelineCommand::Check { .. }) => {
+            may(O::CatalogShow)
+        }
+        Command::Pipeline(PipelineCommand::Run(_)) => all(O::PipelineRun),
         Command::Org(OrgCommand::Add { .. }) => all(O::OrganisationAdd),
         Command::Org(OrgCommand::List) => all(O::OrganisationList),
         Command::Agreement(AgreementCommand::Add { .. }) => all(O::AgreementAdd),

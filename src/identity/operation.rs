@@ -112,6 +112,8 @@ operations! {
     RunShow = "run_show",
     /// List what is in quarantine, without its content.
     QuarantineList = "quarantine_list",
+    /// Build data products.
+    PipelineRun = "pipeline_run",
     /// Read the figures about the service.
     Metrics = "metrics",
 }
@@ -168,6 +170,7 @@ pub fn reach(role: Role, operation: Operation) -> Option<Reach> {
         (O::FeedList | O::RunList | O::RunShow, R::Steward | R::Auditor | R::Operator) => Some(All),
         (O::FeedRun | O::QuarantineList, R::FeedOwner) => Some(Feeds),
         (O::FeedRun | O::QuarantineList, R::Operator) => Some(All),
+        (O::PipelineRun, R::Steward | R::Operator) => Some(All),
         (O::Metrics, R::Operator) => Some(All),
         _ => None,
     }

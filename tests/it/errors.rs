@@ -27,6 +27,7 @@ fn texts() -> Vec<String> {
         "catalog",
         "consent",
         "ingest",
+        "pipelines",
         "query",
         "synth",
         "warehouse",

@@ -9,6 +9,7 @@ mod errors;
 mod killed;
 mod licences;
 mod owner;
+mod products;
 mod real_data;
 mod scenario;
 mod service;

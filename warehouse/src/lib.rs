@@ -16,6 +16,7 @@
 //! `<dataset>/_change_data/…`, `<dataset>/_qihui/part-….idx` (sidecars, format in `sidecar.rs`).
 
 mod canonical;
+mod changes;
 mod classify;
 mod datafile;
 mod erase;
@@ -31,6 +32,7 @@ mod store;
 mod table;
 mod warehouse;
 
+pub use changes::RunCommit;
 pub use classify::{Classified, Incoming, MAX_CHUNK_ROWS, Outcome, OutcomeCounts};
 pub use erase::Erasure;
 pub use error::{CommitError, LandError, WarehouseError};

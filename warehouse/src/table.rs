@@ -249,6 +249,15 @@ impl Table {
         classified: Classified,
         run: RunInfo,
     ) -> Result<CommitReceipt, CommitError> {
+        self.commit_marked(classified, run, &[]).await
+    }
+
+    async fn commit_marked(
+        &self,
+        classified: Classified,
+        run: RunInfo,
+        marks: &[(&str, String)],
+    ) -> Result<CommitReceipt, CommitError> {
         let base = classified.version();
         let state = self.state().await?;
         self.refuse_repetition(&run).await?;
@@ -258,13 +267,15 @@ impl Table {
                 version: base,
             });
         }
+        let marked = marked(&state, marks)?;
         let (counts, append) = (classified.counts(), classified.removals.is_empty());
         let uploads = Uploads::new(self.log.store(), Handle::current());
         let started = uploads.started();
         let written =
             tokio::task::spawn_blocking(move || landing::write(&classified, uploads)).await;
         let committed = match written.map_err(|_| WarehouseError::Interrupted) {
-            Ok(Ok(actions)) => {
+            Ok(Ok(mut actions)) => {
+                actions.extend(marked);
                 self.log
                     .append(base, self.chunk(run, counts, append, actions))
                     .await
@@ -359,6 +370,24 @@ impl Table {
         &self,
         incoming: Incoming,
         run: &RunInfo,
+        before: impl FnMut(&Classified) -> Result<(), E>,
+    ) -> Result<Landed, LandError<E>> {
+        self.land_marked(incoming, run, &[], before).await
+    }
+
+    /// The same, and with the chunk marks on the table: names and texts that [`Snapshot::mark`] shows from this version
+    /// on, until a later commit puts another text under the name, or the contract of the table changes, which takes
+    /// every mark away.
+    ///
+    /// # Errors
+    /// As [`Table::land`].
+    ///
+    /// [`Snapshot::mark`]: crate::Snapshot::mark
+    pub async fn land_marked<E: std::error::Error + 'static>(
+        &self,
+        incoming: Incoming,
+        run: &RunInfo,
+        marks: &[(&str, String)],
         mut before: impl FnMut(&Classified) -> Result<(), E>,
     ) -> Result<Landed, LandError<E>> {
         let mut conflicts = 0;
@@ -369,7 +398,7 @@ impl Table {
             let classified = self.classify(incoming.clone()).await?;
             before(&classified).map_err(LandError::Before)?;
             let outcomes = classified.outcomes().to_vec();
-            match self.commit(classified, run.clone()).await {
+            match self.commit_marked(classified, run.clone(), marks).await {
                 Ok(receipt) => return Ok(Landed { outcomes, receipt }),
                 Err(CommitError::Conflict { .. }) if conflicts < MAX_CONFLICTS => conflicts += 1,
                 Err(error) => return Err(LandError::Commit(error)),
@@ -399,6 +428,24 @@ impl Table {
     pub fn warehouse(&self) -> &Warehouse {
         &self.warehouse
     }
+}
+
+/// The metadata of a table with further marks; none when there is nothing to mark.
+fn marked(state: &TableState, marks: &[(&str, String)]) -> Result<Option<Action>, WarehouseError> {
+    let configuration = state.metadata.configuration();
+    if marks
+        .iter()
+        .all(|(name, text)| configuration.get(*name) == Some(text))
+    {
+        return Ok(None);
+    }
+    let mut metadata =
+        serde_json::to_value(&state.metadata).map_err(|_| WarehouseError::Interrupted)?;
+    for (name, text) in marks {
+        metadata["configuration"][*name] = json!(text);
+    }
+    let metadata = serde_json::from_value(metadata).map_err(|_| WarehouseError::Interrupted)?;
+    Ok(Some(Action::Metadata(metadata)))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -62,6 +62,7 @@ pub struct Snapshot {
     /// The files with rows (no tombstones), sorted by `no_min`, then `no_max`, then path.
     pub files: Arc<[DataFile]>,
     store: Arc<dyn ObjectStore>,
+    state: Arc<TableState>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -113,13 +114,20 @@ impl Snapshot {
         Arc::clone(&self.store)
     }
 
+    /// What a commit up to this version put on the table under this name ([`Table::land_marked`]).
+    #[must_use]
+    pub fn mark(&self, name: &str) -> Option<&str> {
+        let marks = self.state.metadata.configuration();
+        marks.get(name).map(String::as_str)
+    }
+
     /// How many rows the table holds, without tombstones.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|file| file.rows).sum()
     }
 
-    fn of(log: &TableLog, dataset: &DatasetId, state: &TableState) -> Self {
+    fn of(log: &TableLog, dataset: &DatasetId, state: &Arc<TableState>) -> Self {
         let files = state.live.get_or_init(|| {
             let live = state.files.iter().filter(|file| !file.place.retracted);
             let mut files: Vec<_> = live.map(|file| DataFile::of(file)).collect();
@@ -132,6 +140,7 @@ impl Snapshot {
             schema: Arc::clone(&state.layout.schema),
             files: Arc::clone(files),
             store: log.store(),
+            state: Arc::clone(state),
         }
     }
 }

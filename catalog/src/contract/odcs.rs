@@ -21,7 +21,7 @@ use crate::{
 
 pub(super) const API_VERSION: &str = "v3.0.2";
 pub(super) const ENGINE: &str = "qihui";
-pub(super) const LEVELS: &[(&str, Level)] = &[
+pub(crate) const LEVELS: &[(&str, Level)] = &[
     ("L1", Level::L1),
     ("L2", Level::L2),
     ("L3", Level::L3),

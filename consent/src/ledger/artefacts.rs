@@ -1,4 +1,4 @@
-//! Versions of contracts, feeds and the purpose tree, and whatever else changes the rules.
+//! Versions of contracts, feeds, models, declassifications and the purpose tree, and whatever else changes the rules.
 
 use qihui_catalog::{Artefact, Catalog, DatasetId};
 use serde_json::{Map, Value, json};
@@ -24,7 +24,7 @@ pub struct RecordedArtefact {
 
 impl Ledger {
     /// Records every artefact of the catalogue whose latest recorded version is another; how many. Each takes effect
-    /// once logged. A new contract or purpose tree ends every running decision about it.
+    /// once logged. A new contract, model or purpose tree ends every running decision about it.
     pub async fn record_artefacts(&self, catalog: &Catalog) -> Result<usize> {
         let mut change = self.change().await?;
         let mut recorded = 0;
@@ -47,7 +47,7 @@ impl Ledger {
             let position = change.append("artefact.recorded", &body, &[], None).await?;
             events::insert_artefact(change.connection(), position, &artefact).await?;
             match *kind {
-                "contract" => change.takes_from_all(id.parse::<DatasetId>().ok()),
+                "contract" | "model" => change.takes_from_all(id.parse::<DatasetId>().ok()),
                 "purposes" => change.takes_from_all(None),
                 _ => {}
             }

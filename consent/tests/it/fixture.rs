@@ -161,6 +161,8 @@ pub fn catalog() -> Catalog {
         ]),
         purposes: Arc::new(purposes),
         feeds: BTreeMap::new(),
+        models: BTreeMap::new(),
+        declassifications: BTreeMap::new(),
     }
 }
 

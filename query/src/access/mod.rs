@@ -43,7 +43,7 @@ use qihui_catalog::{
 };
 use qihui_consent::decision::{DatasetScope, DecisionRequest};
 use qihui_consent::{Decision, DecisionError, Ledger};
-use qihui_warehouse::Warehouse;
+use qihui_warehouse::{Snapshot, Warehouse};
 use serde::Serialize;
 
 use crate::dense::DenseScope;
@@ -51,8 +51,9 @@ use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::explain::explain;
 use crate::formats::{Encoder, Format};
-use crate::provider::{MIN_INSIDE_ROWS, READER_STORE, TableFile, TableVersion};
+use crate::provider::{MIN_INSIDE_ROWS, READER_STORE, TableVersion};
 use crate::session::{self, ParsedQuery, Planned, SessionSetup};
+use crate::whole;
 pub use entries::new_access_id;
 use entries::{Accessed, Finish};
 pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
@@ -411,25 +412,31 @@ impl Gate {
 
     /// Refuses a contract or purpose tree whose version is not in the log.
     async fn recorded(&self, contract: &Contract) -> Result<(), QueryError> {
-        let ledger = &self.parts.ledger;
-        let purposes = &self.parts.catalog.purposes;
-        let contract_known = self.ledger(
-            ledger
-                .artefact_recorded("contract", contract.id.as_str(), &contract.hash)
-                .await,
-        )?;
-        let purposes_known = self.ledger(
-            ledger
-                .artefact_recorded("purposes", "purposes", &purposes.hash)
-                .await,
-        )?;
-        if contract_known && purposes_known {
-            return Ok(());
+        let (catalog, ledger) = (&self.parts.catalog, &self.parts.ledger);
+        let mut rules = catalog.rules_of(&contract.id);
+        rules.push(("purposes", "purposes", catalog.purposes.hash));
+        for (kind, id, hash) in rules {
+            if !self.ledger(ledger.artefact_recorded(kind, id, &hash).await)? {
+                return Err(QueryError::ContractNotRecorded {
+                    dataset: contract.id.clone(),
+                    version: contract.version.clone(),
+                });
+            }
         }
-        Err(QueryError::ContractNotRecorded {
-            dataset: contract.id.clone(),
-            version: contract.version.clone(),
-        })
+        Ok(())
+    }
+
+    /// Refuses a product whose rows were made by other rules than those that are recorded: its contract would speak
+    /// of columns that its table does not hold.
+    fn built(&self, dataset: &DatasetId, snapshot: &Snapshot) -> Result<(), QueryError> {
+        match self.parts.catalog.product_stamp(dataset) {
+            Some(stamp) if snapshot.mark(whole::STAMP_MARK) != Some(stamp.as_str()) => {
+                Err(QueryError::ProductNotBuilt {
+                    dataset: dataset.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn plan(
@@ -502,30 +509,10 @@ impl Gate {
             .await
             .map_err(unreadable)?
         else {
-            return Ok(TableVersion {
-                version: -1,
-                files: Vec::new(),
-                store: Arc::new(InMemory::new()),
-            });
+            return Ok(whole::never_landed());
         };
-        let mut files = Vec::with_capacity(snapshot.files.len());
-        for file in snapshot.files.iter() {
-            files.push(TableFile {
-                path: file.path.as_str().into(),
-                size: file.size,
-                present: self
-                    .parts
-                    .warehouse
-                    .presence(&snapshot, file)
-                    .await
-                    .map_err(unreadable)?,
-            });
-        }
-        Ok(TableVersion {
-            version: snapshot.version,
-            files,
-            store: snapshot.object_store(),
-        })
+        self.built(dataset, &snapshot)?;
+        whole::table_version(&self.parts.warehouse, &snapshot).await
     }
 
     async fn run(

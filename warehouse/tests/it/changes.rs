@@ -1,9 +1,10 @@
-//! The change feed: replayed from the first version on, it gives the table.
+//! The change feed: replayed from the first version on, it gives the table; and it names the enterprises that changed.
 
 use std::{collections::BTreeMap, path::Path};
 
 use arrow::array::AsArray as _;
 use proptest::prelude::*;
+use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use crate::{
@@ -67,7 +68,7 @@ fn changes(table: &Path, version: i64) -> Bag {
 }
 
 #[test]
-fn ing_2_the_change_feed_gives_the_table() {
+fn ing_2_the_change_feed_gives_the_table_and_names_who_changed() {
     let config = ProptestConfig {
         cases: 12,
         failure_persistence: None,
@@ -93,6 +94,7 @@ fn ing_2_the_change_feed_gives_the_table() {
                     .version;
                 let path = folder.path().join("levy");
                 let mut before = Bag::new();
+                let mut all = RoaringBitmap::new();
                 for version in 1..=last {
                     let mut after = Bag::new();
                     let rows = read_table(&path, Some(version.unsigned_abs())).await;
@@ -102,9 +104,20 @@ fn ing_2_the_change_feed_gives_the_table() {
                         .into_iter()
                         .for_each(|(row, count)| put(&mut diff, row, -count));
                     diff.retain(|_, count| *count != 0);
+                    let moved: RoaringBitmap =
+                        diff.keys().map(|row| row.1.cast_unsigned()).collect();
+                    let named = warehouse.changes(&contract.id, version - 1, version).await;
+                    prop_assert_eq!(named.unwrap(), Some(moved.clone()), "version {}", version);
+                    all |= moved;
                     prop_assert_eq!(changes(&path, version), diff, "version {}", version);
                     before = after;
                 }
+                let named = warehouse.changes(&contract.id, -1, last).await.unwrap();
+                prop_assert_eq!(named, Some(all));
+                prop_assert_eq!(
+                    warehouse.changes(&contract.id, 0, last + 1).await.unwrap(),
+                    None
+                );
                 Ok(())
             })
         })
