@@ -19,6 +19,7 @@ pub mod progress;
 mod recover;
 mod runs;
 mod sink;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,6 +38,7 @@ use qihui_warehouse::Warehouse;
 
 pub use acts::Act;
 pub use lock::DirectoryLock;
+pub use topics::TopicRun;
 
 use crate::config::Config;
 use crate::failure::{Failure, ProgramError};
