@@ -203,7 +203,7 @@ impl FeedSpec {
     /// Whether a file of this name (without folders) belongs to the feed.
     #[must_use]
     pub fn takes_file(&self, name: &str) -> bool {
-        matches(&self.file_pattern, name)
+        self.topic.is_none() && matches(&self.file_pattern, name)
     }
 
     /// The description as canonical JSON (RFC 8785), defaults left out. Reading it back gives the same feed.

@@ -19,9 +19,9 @@ use std::{
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
+    client::{ClientContext, DefaultClientContext},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -222,8 +222,11 @@ impl Broker {
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "500000");
-        let producer: BaseProducer = config.create().unwrap();
+        let producer: BaseProducer<Deliveries> =
+            config.create_with_context(Deliveries::default()).unwrap();
+        let mut sent = 0;
         for message in messages {
+            sent += 1;
             let mut record: BaseRecord<'_, [u8], [u8]> =
                 BaseRecord::to(topic).partition(message.partition);
             record.key = message.key.as_deref();
@@ -244,5 +247,27 @@ impl Broker {
             }
         }
         producer.flush(PATIENCE).unwrap();
+        let delivered = producer.context().0.load(Ordering::Relaxed);
+        assert_eq!(delivered, sent, "the broker took them all");
+    }
+}
+
+/// Counts messages that the broker has taken.
+#[derive(Default)]
+struct Deliveries(AtomicU32);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => drop(self.0.fetch_add(1, Ordering::Relaxed)),
+            // A panic would not pass through the client library.
+            Err((error, _)) => {
+                eprintln!("not delivered: {error}");
+            }
+        }
     }
 }

@@ -68,7 +68,7 @@ fn lines(lab: &Lab) -> (String, Vec<String>) {
     let words = [
         "synth",
         "--enterprises",
-        "200",
+        "800",
         "--months",
         "6",
         "--ugly",

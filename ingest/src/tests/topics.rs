@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qihui_catalog::{Coded as _, Payload, SourceTopic};
+use qihui_catalog::{Payload, SourceTopic};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -203,10 +203,10 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Reads on in a thread while `meanwhile` happens; it gets a look at how many messages were read, and ends the reading.
-fn follow<T: Send>(
+fn follow<T>(
     reader: &Reader,
     landing: &mut Preview,
-    meanwhile: impl FnOnce(&dyn Fn(u64), &Stop) -> T + Send,
+    meanwhile: impl FnOnce(&dyn Fn(u64), &Stop) -> T,
 ) -> (Result<TopicReport, IngestError>, T) {
     let options = TopicOptions {
         follow: true,
@@ -217,7 +217,7 @@ fn follow<T: Send>(
     thread::scope(|scope| {
         let reading = scope.spawn(|| {
             runtime().block_on(async {
-                let (send, mut facts) = mpsc::channel(4);
+                let (send, mut facts) = mpsc::channel::<RunFact>(4);
                 let heard = async {
                     while let Some(fact) = facts.recv().await {
                         count.fetch_add(fact.counts.read, Ordering::Relaxed);
@@ -507,6 +507,12 @@ fn another_log_is_noticed_and_read_only_on_request() {
         assert_eq!(error.code(), "TopicReplaced", "{again}: {error}");
         let report = reader.read_anew(&mut table);
         assert_eq!(u32::try_from(report.counts.inserted), Ok(again));
+        if again == 0 {
+            // A reading begins with its first message: until then nothing says that it is wanted.
+            assert!(reader.read(&mut table).is_err());
+            broker.send(&topic, [Sent::value(0, json(0, 100, 1))]);
+            assert_eq!(reader.read_anew(&mut table).counts.inserted, 1);
+        }
         assert_eq!(reader.read(&mut table).unwrap().counts.read, 0);
     }
 }
