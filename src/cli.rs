@@ -137,7 +137,7 @@ pub enum FeedCommand {
         #[arg(long, value_name = "NAME")]
         feed: FeedName,
     },
-    /// Take files in: every record lands, is known already, or goes to quarantine
+    /// Take files or messages in: every record lands, is known already, or goes to quarantine
     Run(FeedRunArgs),
     /// List the records of a feed that wait in quarantine, without their content
     Quarantine {
@@ -164,6 +164,12 @@ pub struct FeedRunArgs {
     /// Do everything but write
     #[arg(long)]
     pub dry_run: bool,
+    /// Go on reading a topic until told to end (SIGTERM or Ctrl-C)
+    #[arg(long, conflicts_with_all = ["all", "from", "dry_run"])]
+    pub follow: bool,
+    /// Read a topic again from its earliest message, though it is another one than before, or messages are gone
+    #[arg(long, conflicts_with_all = ["all", "from"])]
+    pub from_earliest: bool,
 }
 
 /// `catalog …`

@@ -14,6 +14,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::ProgramError;
+use crate::kafka::{self, Kafka};
 
 /// The configuration of a hub.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub identity: Identity,
     /// The service.
     pub serve: Serve,
+    /// Where topics are.
+    pub kafka: Kafka,
     /// What is said on stderr.
     pub diagnostics: Diagnostics,
 }
@@ -351,6 +354,7 @@ impl Config {
             "hub": self.hub,
             "identity": self.identity,
             "ingest": self.ingest,
+            "kafka": self.kafka,
             "query": self.query,
             "serve": self.serve,
         })
@@ -404,6 +408,7 @@ pub fn template() -> String {
         answer_seconds,
     } = default.serve;
     let wait = default.hub.lock_wait_seconds;
+    let kafka = kafka::template();
     format!(
         "# Configuration of this hub. Every key shows its default; remove the `#` to change it.
 # The environment overrides it: QIHUI_QUERY__SECONDS=30. Unknown keys are refused.
@@ -469,6 +474,7 @@ pub fn template() -> String {
 # How long the answer to a request with an Idempotency-Key is kept.
 # answer_seconds = {answer_seconds}
 
+{kafka}
 [diagnostics]
 # off, error, warn, info, debug or trace, on stderr.
 # level = \"error\"
@@ -503,6 +509,17 @@ mod tests {
         assert!(config.identity.keys.take().is_some());
         assert!(config.serve.tls_certificate.take().is_some());
         assert!(config.serve.tls_key.take().is_some());
+        let sasl_password_file = config.kafka.sasl_password_file.take();
+        assert_eq!(sasl_password_file, Some("/etc/qihui/kafka-password".into()));
+        config.kafka = Kafka {
+            security_protocol: None,
+            sasl_mechanism: None,
+            sasl_username: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            ..config.kafka
+        };
         assert_eq!(config, Config::default(), "every key is in the template");
     }
 

@@ -25,6 +25,7 @@ pub mod files;
 mod forward;
 pub mod hub;
 pub mod identity;
+pub mod kafka;
 pub mod layout;
 mod principal;
 mod progress;

@@ -524,7 +524,8 @@ impl Assembly {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let feeds: Vec<_> = self.feeds.values().cloned().collect();
+        let files = |feed: &&Arc<FeedSpec>| feed.topic.is_none();
+        let feeds: Vec<_> = self.feeds.values().filter(files).cloned().collect();
         for (at, feed) in feeds.iter().enumerate() {
             for other in &feeds[at + 1..] {
                 let (p, q) = (prefix(feed), prefix(other));

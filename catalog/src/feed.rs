@@ -4,6 +4,7 @@
 //! encoding, file names, units, words for true and false, what marks a retraction. It is YAML under `feeds/`.
 
 mod document;
+mod topic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,8 @@ use crate::{
     ids::{DatasetId, FeedName},
     problem::{CatalogErrors, Problem, codes},
 };
+
+pub use topic::{Payload, SourceTopic};
 
 /// The form of a feed's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,8 +97,10 @@ pub struct FeedSpec {
     pub format: FeedFormat,
     /// Their encoding.
     pub encoding: Encoding,
-    /// Which file names belong to it, with `*` for any run of characters.
+    /// Which file names belong to it, with `*` for any run of characters. Empty for a feed that reads a topic.
     pub file_pattern: String,
+    /// The topic it reads instead of files.
+    pub topic: Option<SourceTopic>,
     /// The byte between fields of a CSV file.
     pub delimiter: u8,
     /// Source column to contract column. Several names may stand for one column; a file carries at most one of them.
@@ -198,7 +203,7 @@ impl FeedSpec {
     /// Whether a file of this name (without folders) belongs to the feed.
     #[must_use]
     pub fn takes_file(&self, name: &str) -> bool {
-        matches(&self.file_pattern, name)
+        self.topic.is_none() && matches(&self.file_pattern, name)
     }
 
     /// The description as canonical JSON (RFC 8785), defaults left out. Reading it back gives the same feed.
@@ -293,6 +298,51 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KAFKA: &str = "name: licences
+version: 1.0.0
+titleEn: Licences
+titleCn: 许可
+dataset: admin_licence
+format: json-lines
+source: kafka
+topic: {name: a.b-c, payload: cloudevents, key: WS, timestamp: T, commitRows: 5, commitSeconds: 2}
+columns: {WS: xk_wsh, T: data_time}
+";
+
+    #[test]
+    fn a_feed_reads_a_topic_or_files_not_both() {
+        let feed = FeedSpec::read("f.yaml", KAFKA).unwrap();
+        let topic = feed.topic.as_ref().unwrap();
+        assert_eq!(
+            (topic.name.as_str(), topic.payload),
+            ("a.b-c", Payload::CloudEvents)
+        );
+        assert_eq!((topic.commit_rows, topic.commit_seconds), (5, 2));
+        assert!(!feed.takes_file("") && !feed.takes_file("a.b-c"));
+        let again = FeedSpec::read("f.yaml", &feed.canonical_json()).unwrap();
+        assert_eq!(again, feed);
+        for (from, to) in [
+            ("source: kafka\n", ""),
+            ("format: json-lines", "format: csv"),
+            ("name: a.b-c", "name: 'a b'"),
+            ("name: a.b-c", "name: .."),
+            ("key: WS", "key: OTHER"),
+            ("payload: cloudevents", "payload: avro"),
+            ("columns:", "filePattern: x*.jsonl\ncolumns:"),
+            ("columns:", "encoding: gb18030\ncolumns:"),
+            ("commitSeconds: 2", "brokers: localhost"),
+        ] {
+            let text = KAFKA.replace(from, to);
+            assert_ne!(text, KAFKA);
+            assert!(FeedSpec::read("f.yaml", &text).is_err(), "{to}");
+        }
+        let topic = KAFKA
+            .lines()
+            .find(|line| line.starts_with("topic"))
+            .unwrap();
+        assert!(FeedSpec::read("f.yaml", &KAFKA.replace(topic, "")).is_err());
+    }
 
     #[test]
     fn patterns_match_whole_names() {

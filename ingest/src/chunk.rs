@@ -119,13 +119,28 @@ impl Gatherer {
 
     /// Takes a record in, or says what is wrong with it.
     pub fn take(&mut self, text: &str, fields: &Fields, at: RowAt) -> Result<(), Vec<Problem>> {
+        self.gather(text, fields, at, false)
+    }
+
+    /// Takes the retraction of a record in, of which `fields` hold what is known.
+    pub fn take_retraction(&mut self, fields: &Fields, at: RowAt) -> Result<(), Vec<Problem>> {
+        self.gather("", fields, at, true)
+    }
+
+    fn gather(
+        &mut self,
+        text: &str,
+        fields: &Fields,
+        at: RowAt,
+        retract: bool,
+    ) -> Result<(), Vec<Problem>> {
         let plan = Arc::clone(&self.plan);
         let source = Source {
             plan: &plan,
             text,
             fields,
         };
-        let retract = source.is_retraction();
+        let retract = retract || source.is_retraction();
         self.record.values.clear();
         self.record.problems.clear();
         self.record.uscc = None;

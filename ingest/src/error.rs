@@ -150,6 +150,9 @@ pub enum IngestError {
         #[source]
         fault: crate::checkpoint::DeltaError,
     },
+    /// A topic could not be read (on).
+    #[error(transparent)]
+    Topic(#[from] crate::kafka::TopicError),
     /// Enterprise numbers could not be had.
     #[error(transparent)]
     Numbers(#[from] qihui_catalog::NumbersError),
@@ -267,6 +270,7 @@ impl Coded for IngestError {
             Self::Io { .. } => "IngestIo",
             Self::CorruptState { .. } => "CorruptRunState",
             Self::Checkpoint { .. } => "CheckpointMismatch",
+            Self::Topic(error) => error.code(),
             Self::Numbers(error) => error.code(),
             Self::Landing { code, .. } => code,
             Self::Contended { .. } => "TableContended",
@@ -281,6 +285,7 @@ impl Coded for IngestError {
             | Self::PathIsSymlink { .. }
             | Self::NotARegularFile { .. }
             | Self::BadLimit { .. } => Kind::Usage,
+            Self::Topic(error) => error.kind(),
             Self::Numbers(error) => error.kind(),
             Self::Landing { kind, .. } => *kind,
             _ => Kind::Failed,

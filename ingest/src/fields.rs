@@ -42,6 +42,27 @@ impl Fields {
         }
     }
 
+    /// Begins a record of which nothing is known yet.
+    pub fn begin(&mut self, slots: usize) {
+        self.clear(slots, false);
+    }
+
+    /// Whether `slot` holds nothing.
+    pub fn is_absent(&self, slot: usize) -> bool {
+        self.spans.get(slot).is_none_or(Option::is_none)
+    }
+
+    /// Puts a text into `slot` that did not stand in the record.
+    ///
+    /// Only for records whose fields do not stand in them as they are: JSON, and [`Fields::begin`].
+    pub fn put(&mut self, slot: usize, text: &str) {
+        let start = self.unescaped.len();
+        self.unescaped.push_str(text);
+        if let Some(span) = self.spans.get_mut(slot) {
+            *span = Some(start..start + text.len());
+        }
+    }
+
     fn clear(&mut self, slots: usize, in_record: bool) {
         self.spans.clear();
         self.spans.resize(slots, None);

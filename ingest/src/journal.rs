@@ -7,7 +7,8 @@
 //! Format: `runs/<feed>.jsonl`, append-only, one JSON object a line: `prepared` with everything about the run, then
 //! `committed` with the table version where it is known (for lineage, and to tell a reading that was reported from one
 //! whose process died right behind its last commit; the table does not depend on it). A number prepared twice
-//! means that the first try was never committed: the last one holds. A last line without line end was torn by a crash
+//! means that the first try was never committed: the last one holds. Runs over a topic carry its position and what they
+//! read of each partition; the oldest of them are forgotten in time ([`Journal::trim`]). A last line without line end was torn by a crash
 //! before its commit and is cut off when the journal is next written to.
 
 use std::{
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checkpoint::{Checkpoint, Delta, PassId, Position},
     error::{IngestError, Result},
+    kafka::{PartitionSpan, TopicPosition},
     report::{Counts, ReasonCounts, RunFact},
     store,
 };
@@ -58,6 +60,12 @@ pub(crate) struct RunRecord {
     pub feed_sha256: String,
     pub counts: Counts,
     pub reasons: ReasonCounts,
+    /// For a run over a topic: how far it has been read then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicPosition>,
+    /// For a run over a topic: what it read of each partition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partitions: BTreeMap<i32, PartitionSpan>,
 }
 
 impl RunRecord {
@@ -94,6 +102,7 @@ impl RunRecord {
             feed_sha256: self.feed_sha256.clone(),
             version,
             counts: self.counts,
+            partitions: self.partitions.clone(),
         }
     }
 }
@@ -225,7 +234,8 @@ impl Journal {
     /// How far each reading has come, given the table's last run.
     pub fn checkpoint(&self, last_run: Option<i64>) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::default();
-        for record in self.effective(last_run) {
+        // Runs over a topic have a position of their own.
+        for record in self.effective(last_run).filter(|r| r.topic.is_none()) {
             let fault = |fault| IngestError::Checkpoint {
                 file: record.source.path.clone(),
                 fault,
@@ -235,6 +245,45 @@ impl Journal {
             }
         }
         Ok(checkpoint)
+    }
+
+    /// How far the feed's topic has been read, given the table's last run; none when no run that counts read one.
+    pub fn topic(&self, last_run: Option<i64>) -> Option<&TopicPosition> {
+        self.effective(last_run)
+            .rev()
+            .find_map(|record| record.topic.as_ref())
+    }
+
+    /// Forgets all but the last `keep` runs over a topic once there are twice as many: a topic is read for years, and
+    /// what matters of its runs is in the table and in the audit log. The journal is replaced as a whole.
+    pub fn trim(&mut self, keep: usize) -> Result<()> {
+        let of_topic = self.prepared.values().filter(|r| r.topic.is_some());
+        let of_topic: Vec<i64> = of_topic.map(|record| record.run).collect();
+        if of_topic.len() < keep.saturating_mul(2) {
+            return Ok(());
+        }
+        for run in &of_topic[..of_topic.len() - keep] {
+            self.prepared.remove(run);
+            self.committed.remove(run);
+        }
+        let mut content = Vec::new();
+        for record in self.prepared.values() {
+            let run = record.run;
+            let prepared = Line::Prepared(Box::new(record.clone()));
+            let committed = self.committed.get(&run);
+            let committed = committed.map(|version| Line::Committed {
+                run,
+                version: *version,
+            });
+            for line in std::iter::once(prepared).chain(committed) {
+                serde_json::to_writer(&mut content, &line)
+                    .map_err(|error| IngestError::io_at("writing", &self.path, error.into()))?;
+                content.push(b'\n');
+            }
+        }
+        store::replace(&self.path, &content)?;
+        self.whole = content.len() as u64;
+        Ok(())
     }
 
     fn append(&mut self, line: &Line, durably: bool) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Lands the chunks of one source, one run each.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// How often a chunk is classified again after another writer's commit.
-const MAX_TRIES: u32 = 16;
+pub(crate) const MAX_TRIES: u32 = 16;
 
 /// What the runs of a feed write, one at a time.
 pub(crate) struct State {
@@ -237,7 +238,8 @@ impl Lander {
         blocking(move || {
             let moved = moved_rows(&source, &remains, &outcomes, options.limits.kept_bytes)?;
             source.check_unchanged()?;
-            let record = account(blank, &outcomes, &remains.rejected, &moved)?;
+            let all = remains.rejected.iter().chain(&moved);
+            let record = account(blank, &outcomes, all)?;
             if !options.dry_run {
                 let mut state = lock(&state);
                 let all: Vec<&Rejected> = remains.rejected.iter().chain(&moved).collect();
@@ -326,6 +328,8 @@ impl Lander {
                 ..Counts::default()
             },
             reasons: ReasonCounts::new(),
+            topic: None,
+            partitions: BTreeMap::new(),
         }
     }
 
@@ -383,11 +387,10 @@ fn moved_rows(
 }
 
 /// Counts what became of every record, and fails if one is unaccounted for (ING-1).
-fn account(
+pub(crate) fn account<'r>(
     mut record: RunRecord,
     outcomes: &[Outcome],
-    rejected: &[Rejected],
-    moved: &[Rejected],
+    rejected: impl Iterator<Item = &'r Rejected>,
 ) -> Result<RunRecord> {
     let counts = &mut record.counts;
     for outcome in outcomes {
@@ -400,7 +403,7 @@ fn account(
             Outcome::UsccChanged => {}
         }
     }
-    for rejected in rejected.iter().chain(moved) {
+    for rejected in rejected {
         counts.quarantined += 1;
         if let Some(problem) = rejected.problems.first() {
             *record.reasons.entry(problem.code).or_default() += 1;

@@ -51,6 +51,16 @@ pub trait Landing: Send {
     /// The last run whose commit the table holds.
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError>;
 
+    /// The position that the commit of a run carries; none when the table does not know it (any more).
+    async fn position_of(
+        &mut self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<serde_json::Value>, IngestError> {
+        let _ = (app_id, run);
+        Ok(None)
+    }
+
     /// What would become of each row.
     async fn classify(
         &mut self,
@@ -94,6 +104,17 @@ impl Landing for TableLanding {
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError> {
         self.table
             .last_run(app_id)
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
+    async fn position_of(
+        &mut self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<serde_json::Value>, IngestError> {
+        self.table
+            .position_of(app_id, run)
             .await
             .map_err(|error| self.failed(error))
     }

@@ -11,7 +11,7 @@
 //! The way of a record: `source` (finds and opens files, follows no link) → `frame` (cuts bytes into records) →
 //! `text` (decodes, never guesses a character) → `fields` (takes a record apart) → `chunk` and `value` (reads, checks
 //! and gathers values in Arrow builders) → `numbers` (enterprise numbers) → [`Landing`] (classifies and commits).
-//! The component specification is `docs/connectors.md`.
+//! Messages of a topic (`kafka`) join it at `fields`. The component specification is `docs/connectors.md`.
 //!
 //! No error, report, event or log line of this crate holds a value of a record; only [`Quarantine::raw`] does.
 
@@ -22,6 +22,7 @@ mod events;
 mod fields;
 mod frame;
 mod journal;
+mod kafka;
 mod land;
 mod landing;
 mod limits;
@@ -43,6 +44,10 @@ mod value;
 
 pub use checkpoint::{Checkpoint, Delta, DeltaError, PassId, Position};
 pub use error::{HeaderFault, IngestError};
+pub use kafka::{
+    Difference, KafkaSettings, PartitionSpan, SpanError, Stop, TopicError, TopicOptions,
+    TopicReport, run_topic,
+};
 pub use landing::{CommitFault, CommitInfo, Landing, LandingRows, Outcome, TableLanding};
 pub use limits::Limits;
 pub use preview::{Preview, PreviewClassified};

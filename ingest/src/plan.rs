@@ -281,7 +281,7 @@ impl Plan {
     /// Where the source column `name` goes; none when the feed does not know it.
     ///
     /// A mark of retraction that also fills a column goes to the column; [`Plan::mark`] says where to look.
-    fn slot(&self, name: &str) -> Option<Slot> {
+    pub fn slot(&self, name: &str) -> Option<Slot> {
         let is_mark = self.feed.marks_retraction(name);
         if let Some(column) = self.feed.column_of(name) {
             let landed = self.columns.iter().position(|c| c.name == column);

@@ -55,6 +55,8 @@ pub struct Preview {
     roles: Roles,
     winners: HashMap<u128, Winner>,
     last_run: Option<i64>,
+    /// What the last commit said about its source.
+    position: Option<serde_json::Value>,
     version: i64,
 }
 
@@ -90,6 +92,7 @@ impl Preview {
             },
             winners: HashMap::new(),
             last_run: None,
+            position: None,
             version: 0,
         }
     }
@@ -228,6 +231,18 @@ impl Landing for Preview {
         }
     }
 
+    async fn position_of(
+        &mut self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<serde_json::Value>, IngestError> {
+        match &mut self.table {
+            Some(table) => table.position_of(app_id, run).await,
+            None if self.last_run == Some(run) => Ok(self.position.clone()),
+            None => Ok(None),
+        }
+    }
+
     async fn classify(
         &mut self,
         rows: &LandingRows,
@@ -288,6 +303,7 @@ impl Landing for Preview {
             }
         }
         self.last_run = Some(info.run);
+        self.position = Some(info.position.clone());
         self.version += 1;
         Ok(self.version)
     }

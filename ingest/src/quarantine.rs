@@ -43,15 +43,15 @@ pub struct QuarantineEntry {
     pub v: u8,
     /// Identifies the record: the same source and offset give the same id.
     pub id: String,
-    /// The file it came in.
+    /// The file it came in; for a message `kafka:`, the topic, a slash and the partition.
     pub source: String,
-    /// SHA-256 of that file.
+    /// SHA-256 of that file; for a message, of what identifies this reading of its partition.
     pub source_sha256: String,
     /// The run that read it last.
     pub run: i64,
-    /// The line it starts on, from 1.
+    /// The line it starts on, from 1; for a message its offset.
     pub line: u64,
-    /// Where it starts, in bytes.
+    /// Where it starts, in bytes; for a message its offset.
     pub offset: u64,
     /// Its length, in bytes.
     pub length: u64,
@@ -190,6 +190,26 @@ impl Quarantine {
                 line.entry.run == origin.run || !inside
             };
             let kept: Vec<&Line> = lines.values().filter(|line| stays(line)).collect();
+            if kept.is_empty() {
+                store::remove(&path)?;
+            } else if kept.len() < lines.len() {
+                write(&path, kept.into_iter())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what stands in quarantine from `origin.from` on, whichever run put it there: that part of the source was
+    /// never committed and will be read again.
+    pub(crate) fn forget_from(&self, origin: &Origin) -> Result<()> {
+        let dir = self.source_dir(origin);
+        for name in names(&dir)? {
+            if bounds(&name).is_none_or(|(_, to)| to <= origin.from.offset) {
+                continue;
+            }
+            let path = dir.join(&name);
+            let lines = read(&path)?;
+            let kept: Vec<&Line> = lines.range(..origin.from.offset).map(|(_, l)| l).collect();
             if kept.is_empty() {
                 store::remove(&path)?;
             } else if kept.len() < lines.len() {

@@ -274,6 +274,23 @@ pub(crate) fn reject_row(
     })
 }
 
+/// A record whose bytes are at hand.
+pub(crate) fn reject_bytes(
+    offset: u64,
+    raw: &[u8],
+    problems: Vec<Problem>,
+    kept_bytes: usize,
+) -> Rejected {
+    Rejected {
+        offset,
+        line: offset,
+        length: raw.len() as u64,
+        sha256: hash(raw),
+        problems,
+        kept: raw[..raw.len().min(kept_bytes)].to_vec(),
+    }
+}
+
 fn hash(bytes: &[u8]) -> [u8; 32] {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest(&SHA256, bytes).as_ref());

@@ -31,6 +31,10 @@ pub enum Reason {
     UnknownKey,
     /// A value is an array or an object.
     NestedValue,
+    /// A message without a value, in a feed that does not say what its key means.
+    NoValue,
+    /// The message is no CloudEvent 1.0 with JSON data.
+    BadCloudEvent,
     /// A required value is absent.
     MissingValue,
     /// Not a date, or none of the calendar.
@@ -81,6 +85,8 @@ impl Reason {
             Self::DuplicateKey => "DuplicateKey",
             Self::UnknownKey => "UnknownKey",
             Self::NestedValue => "NestedValue",
+            Self::NoValue => "NoValue",
+            Self::BadCloudEvent => "BadCloudEvent",
             Self::MissingValue => "MissingValue",
             Self::BadDate => "BadDate",
             Self::BadTime => "BadTime",

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::AddAssign};
 use qihui_catalog::{DatasetId, FeedName};
 use serde::{Deserialize, Serialize};
 
-use crate::{checkpoint::Position, reason::Reason};
+use crate::{checkpoint::Position, kafka::PartitionSpan, reason::Reason};
 
 /// How many records ended how (ING-1): each record that was read counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +63,9 @@ pub struct RunFact {
     pub run: i64,
     /// The feed and dataset whose runs are numbered, `feed/dataset`.
     pub app_id: String,
-    /// The file, relative to its folder.
+    /// The file, relative to its folder; for a topic `kafka:` and its name.
     pub source: String,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file; for a topic, of what identifies this reading of it.
     pub source_sha256: String,
     /// Where the run began.
     pub from: Position,
@@ -81,6 +81,9 @@ pub struct RunFact {
     pub version: Option<i64>,
     /// What became of its records.
     pub counts: Counts,
+    /// For a run over a topic: the offsets it read, per partition.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub partitions: BTreeMap<i32, PartitionSpan>,
 }
 
 /// What became of one file.

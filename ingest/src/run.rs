@@ -56,7 +56,7 @@ pub(crate) struct Place {
 }
 
 impl IngestContext {
-    fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place {
             numbers: Arc::clone(&self.numbers),
             state_dir: self.state_dir.clone(),
@@ -153,13 +153,13 @@ pub fn has_input(feed: &FeedSpec, input: &Path) -> Result<bool> {
 
 /// One feed, bound to its contract.
 pub(crate) struct Job {
-    plan: Arc<Plan>,
+    pub(crate) plan: Arc<Plan>,
     options: RunOptions,
     progress: Arc<dyn Progress>,
 }
 
 impl Job {
-    fn new(
+    pub(crate) fn new(
         ctx: &IngestContext,
         feed: &FeedName,
         options: &RunOptions,
@@ -196,6 +196,19 @@ impl Job {
         })
     }
 
+    pub(crate) fn contract(&self) -> &Contract {
+        &self.plan.contract
+    }
+
+    /// The table, if there is one: it is made by the first run, not by a look at what it would do.
+    pub(crate) async fn existing_table(&self, ctx: &IngestContext) -> Result<Option<TableLanding>> {
+        if self.snapshot_is_absent(ctx).await? {
+            return Ok(None);
+        }
+        let table = self.table(ctx).await?;
+        Ok(Some(TableLanding::new(&self.plan.contract.id, table)))
+    }
+
     async fn snapshot_is_absent(&self, ctx: &IngestContext) -> Result<bool> {
         let snapshot = ctx.warehouse.snapshot(&self.plan.contract.id).await;
         snapshot
@@ -203,7 +216,7 @@ impl Job {
             .map_err(|error| self.table_failed(error))
     }
 
-    async fn table(&self, ctx: &IngestContext) -> Result<qihui_warehouse::Table> {
+    pub(crate) async fn table(&self, ctx: &IngestContext) -> Result<qihui_warehouse::Table> {
         ctx.warehouse
             .table(&self.plan.contract)
             .await
@@ -215,14 +228,7 @@ impl Job {
     }
 
     async fn check(&self, ctx: &IngestContext, input: &Path) -> Result<CheckReport> {
-        // A table is made by the first run, not by a look at what it would do.
-        let table = match self.snapshot_is_absent(ctx).await? {
-            true => None,
-            false => Some(TableLanding::new(
-                &self.plan.contract.id,
-                self.table(ctx).await?,
-            )),
-        };
+        let table = self.existing_table(ctx).await?;
         let mut tally = Tally::default();
         let mut landing = Preview::new(&self.plan.contract, table);
         let report = self

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use qihui_catalog::{Catalog, FeedName};
 use qihui_ingest::{
     CheckReport, Counts, ProblemReport, Progress, Quarantine, QuarantineEntry, Quiet, RunReport,
+    Stop, TopicReport,
 };
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, shown, with_hub};
 use crate::cli::{FeedCommand, FeedRunArgs};
 use crate::failure::{Failure, ProgramError};
-use crate::hub::Hub;
+use crate::hub::{Hub, TopicRun};
 use crate::progress::Bars;
 use crate::report::{Report, table};
 
@@ -43,7 +45,10 @@ async fn list(context: &Context<'_>) -> Result<Report, Failure> {
                 feed.dataset.to_string(),
                 feed.format.as_str().to_owned(),
                 feed.encoding.as_str().to_owned(),
-                feed.file_pattern.clone(),
+                match &feed.topic {
+                    None => feed.file_pattern.clone(),
+                    Some(topic) => format!("topic {}", topic.name),
+                },
                 feed.title_cn.clone(),
             ]
         });
@@ -97,7 +102,10 @@ async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, F
     let inbox = || context.opening.layout.inbox();
     let from = args.from.clone().unwrap_or_else(inbox);
     let watching = progress(context);
-    let reports = with_hub(&context.opening, async |hub| {
+    let ran = with_hub(&context.opening, async |hub| {
+        if let Some(report) = run_topic(&args, hub).await? {
+            return Ok(Ran::Topic(report));
+        }
         let feeds = chosen(&args, &from, hub.catalog()?)?;
         let mut reports = Vec::with_capacity(feeds.len());
         for feed in feeds {
@@ -107,10 +115,19 @@ async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, F
                 Err(failure) => return Err(after(failure, &reports)),
             }
         }
-        Ok(reports)
+        Ok(Ran::Files(reports))
     })
     .await?;
-    let outcomes_json: Vec<Value> = reports.iter().map(outcome).collect();
+    let (reports, lag) = match ran {
+        Ran::Files(reports) => (reports, None),
+        Ran::Topic(TopicReport { report, lag }) => (vec![report], Some(lag)),
+    };
+    let mut outcomes_json: Vec<Value> = reports.iter().map(outcome).collect();
+    for outcome in &mut outcomes_json {
+        if let Some(lag) = lag {
+            outcome["lag"] = json!(lag);
+        }
+    }
     let mut json = json!({ "feeds": outcomes_json });
     if args.dry_run {
         json["dry_run"] = json!(true);
@@ -119,10 +136,59 @@ async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, F
     if args.dry_run {
         report = report.note("a dry run: nothing was written");
     }
+    if let Some(lag) = lag.filter(|lag| *lag > 0) {
+        report = report.note(format!("{lag} messages are waiting in the topic"));
+    }
     for run in &reports {
         report.notes.extend(reasons(run));
     }
     Ok(report)
+}
+
+/// What was run.
+enum Ran {
+    Files(Vec<RunReport>),
+    Topic(TopicReport),
+}
+
+/// Reads the topic of the feed that was named; none when it reads files, or is to.
+async fn run_topic(args: &FeedRunArgs, hub: &Hub) -> Result<Option<TopicReport>, Failure> {
+    let (Some(name), None) = (&args.name, &args.from) else {
+        return Ok(None);
+    };
+    let spec = hub.catalog()?.feeds.get(name);
+    let reads_topic = spec.is_some_and(|spec| spec.topic.is_some());
+    if !(reads_topic || args.follow || args.from_earliest) {
+        return Ok(None);
+    }
+    let how = TopicRun {
+        dry_run: args.dry_run,
+        follow: args.follow,
+        from_earliest: args.from_earliest,
+        stop: told_to_end()?,
+    };
+    Box::pin(hub.run_topic(name, &how)).await.map(Some)
+}
+
+/// Asked as soon as somebody tells the process to end.
+fn told_to_end() -> Result<Stop, Failure> {
+    let unheard = |error: std::io::Error| {
+        Failure::from(ProgramError::CannotStart(format!(
+            "signals cannot be heard: {error}"
+        )))
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
+    let stop = Stop::default();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        asked.ask();
+    });
+    Ok(stop)
 }
 
 /// A failure after feeds that were run: they stay run, so they are told.

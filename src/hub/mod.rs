@@ -20,6 +20,7 @@ pub mod progress;
 mod recover;
 mod runs;
 mod sink;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +39,7 @@ use qihui_warehouse::Warehouse;
 
 pub use acts::Act;
 pub use lock::DirectoryLock;
+pub use topics::TopicRun;
 
 use crate::config::Config;
 use crate::failure::{Failure, ProgramError};

@@ -108,7 +108,11 @@ impl Hub {
         Ok(Box::pin(check).await?)
     }
 
-    async fn feed_options(&self, feed: &FeedName, dry_run: bool) -> Result<RunOptions, Failure> {
+    pub(super) async fn feed_options(
+        &self,
+        feed: &FeedName,
+        dry_run: bool,
+    ) -> Result<RunOptions, Failure> {
         let spec = self.catalog()?.feeds.get(feed);
         let spec = spec.ok_or_else(|| ProgramError::UnknownFeed(feed.to_string()))?;
         let matters = |kind: &str, id: &str| match kind {
@@ -138,7 +142,11 @@ impl Hub {
         known.save(&self.layout().progress())
     }
 
-    async fn record_end(&self, feed: &FeedName, failure: Option<&Failure>) -> Result<(), Failure> {
+    pub(super) async fn record_end(
+        &self,
+        feed: &FeedName,
+        failure: Option<&Failure>,
+    ) -> Result<(), Failure> {
         self.record_runs(feed).await?;
         let Some(failure) = failure else {
             return Ok(());
@@ -161,17 +169,31 @@ impl Hub {
                 .unwrap_or(0);
             let runs = qihui_ingest::effective_runs(&context, feed, after).await?;
             for group in runs.chunks(GROUP) {
-                let entries = group.iter().map(|run| {
-                    let body = self.run_body(feed, spec.dataset.as_str(), run);
-                    (FEED_RUN, body)
-                });
-                let entries: Vec<_> = entries.collect();
-                self.record(&entries).await?;
-                let last = group.last().map_or(after, |run| run.run);
-                self.shared.known.lock().runs.insert(feed.clone(), last);
+                self.record_facts(feed, spec.dataset.as_str(), group)
+                    .await?;
             }
         }
         self.shared.known.lock().pending.remove(feed);
+        Ok(())
+    }
+
+    /// Records runs that their table holds.
+    pub(super) async fn record_facts(
+        &self,
+        feed: &FeedName,
+        dataset: &str,
+        facts: &[RunFact],
+    ) -> Result<(), Failure> {
+        let Some(last) = facts.last() else {
+            return Ok(());
+        };
+        let entries = facts.iter().map(|run| {
+            let body = self.run_body(feed, dataset, run);
+            (FEED_RUN, body)
+        });
+        let entries: Vec<_> = entries.collect();
+        self.record(&entries).await?;
+        self.shared.known.lock().runs.insert(feed.clone(), last.run);
         Ok(())
     }
 

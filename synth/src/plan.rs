@@ -87,7 +87,8 @@ impl Plan {
             .feeds
             .iter()
             .filter(|name| name.as_str() != "registry_csv")
-            .find_map(|name| catalog.feeds.get(name))
+            .filter_map(|name| catalog.feeds.get(name))
+            .find(|feed| feed.topic.is_none())
             .ok_or(SynthError::NoFeed { dataset })?;
         let columns: Vec<_> = contract
             .columns()

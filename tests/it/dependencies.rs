@@ -55,7 +55,8 @@ const RESERVED: &[(&str, &[&str])] = &[
         "deltalake",
         &["qihui-warehouse", "qihui-query", "qihui-pipelines"],
     ),
-    ("rdkafka", &["qihui-ingest", "qihui-pipelines"]),
+    // The program only in its tests, which produce messages.
+    ("rdkafka", &["qihui-ingest", "qihui-pipelines", "qihui"]),
     ("axum", &["qihui"]),
     ("sqlx", &["qihui-consent", "qihui"]),
 ];

@@ -2,10 +2,12 @@
 
 mod bad_feeds;
 mod bad_input;
+mod broker;
 mod demo;
 mod dependencies;
 mod disk;
 mod errors;
+mod kafka;
 mod killed;
 mod licences;
 mod owner;

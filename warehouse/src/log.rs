@@ -286,6 +286,29 @@ impl TableLog {
         Ok(run)
     }
 
+    /// The position in the commit of run `run` of `app_id`; none when that commit is no longer in the log.
+    pub async fn position_of(
+        &self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<Value>, WarehouseError> {
+        let newest = self.current().await?.map_or(-1, |state| state.version);
+        for version in (0..=newest).rev() {
+            let path = commit_uri_from_version(Some(version.cast_unsigned()));
+            let failed = |source| WarehouseError::storage("reading", &path, source);
+            let commit = match self.store().get(&path).await {
+                Ok(commit) => commit.bytes().await.map_err(failed)?,
+                // Summed up and removed, as is everything before it.
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(source) => return Err(failed(source)),
+            };
+            if let Some(position) = position_in(&commit, app_id, run) {
+                return Ok(Some(position));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the commit of `version` is in the log, or cannot be seen not to be.
     pub async fn may_hold(&self, version: i64) -> bool {
         let path = commit_uri_from_version(Some(version.cast_unsigned()));
@@ -378,6 +401,19 @@ impl TableLog {
             .await
             .map(drop)
     }
+}
+
+/// The position that a commit carries if it is the one of run `run` of `app_id`.
+fn position_in(commit: &[u8], app_id: &str, run: i64) -> Option<Value> {
+    let lines = commit.split(|byte| *byte == b'\n');
+    let mut information = lines.filter_map(|line| {
+        let mut action: Value = serde_json::from_slice(line).ok()?;
+        Some(action.get_mut("commitInfo")?.get_mut("qihui")?.take())
+    });
+    let mut information = information.next()?;
+    let is_it = information.get("appId").and_then(Value::as_str) == Some(app_id)
+        && information.get("run").and_then(Value::as_i64) == Some(run);
+    is_it.then(|| information["position"].take())
 }
 
 /// The columns of the data files: all but the partition columns.

@@ -228,6 +228,16 @@ impl Table {
         self.log.last_run(app_id).await
     }
 
+    /// How far the source of run `run` of `app_id` was read, as its commit says; none when that commit is no longer in
+    /// the log. Looks at commits from the newest on, so a run that is among the last ones is found at once.
+    pub async fn position_of(
+        &self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<Value>, WarehouseError> {
+        self.log.position_of(app_id, run).await
+    }
+
     /// Decides what each row of a chunk does to the newest version of the table; see [`crate::Outcome`]. Writes
     /// nothing.
     ///

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{ENCODINGS, Encoding, FORMATS, FeedFormat, FeedSpec, Tombstone};
+use super::{
+    ENCODINGS, Encoding, FORMATS, FeedFormat, FeedSpec, Tombstone,
+    topic::{self, SOURCES, Source},
+};
 use crate::{
     contract::{
         Unit,
@@ -34,13 +37,25 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
     let encoding = fields
         .optional("encoding")
         .map_or(Some(Encoding::Detect), |node| node.word(ENCODINGS));
-    let file_pattern = fields
-        .required("filePattern")
-        .and_then(|node| file_pattern(&node));
+    let source = fields
+        .optional("source")
+        .map_or(Some(Source::Files), |node| node.word(SOURCES));
+    let file_pattern = match source {
+        Some(Source::Kafka) => Some(String::new()),
+        _ => fields
+            .required("filePattern")
+            .and_then(|node| file_pattern(&node)),
+    };
     let delimiter = fields
         .optional("delimiter")
         .map_or(Some(b','), |node| delimiter(&node, format));
     let columns = fields.required("columns").and_then(|node| columns(&node));
+    let topic = match source {
+        Some(Source::Kafka) => fields
+            .required("topic")
+            .and_then(|node| topic::read(&node, columns.as_ref()).map(Some)),
+        _ => Some(None),
+    };
     let ignored = fields
         .optional("ignored")
         .map_or_else(|| Some(BTreeSet::new()), |node| names(&node));
@@ -59,6 +74,7 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         format: format?,
         encoding: encoding?,
         file_pattern: file_pattern?,
+        topic: topic?,
         delimiter: delimiter?,
         columns: columns?,
         ignored: ignored?,
@@ -72,8 +88,15 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
     Some(feed)
 }
 
-/// A source column has one role only, however it is spelt.
+/// A source column has one role only, however it is spelt; messages are JSON.
 fn check_sources(feed: &FeedSpec, root: &Node<'_>) {
+    let is_json = feed.format == FeedFormat::JsonLines && feed.encoding != Encoding::Gb18030;
+    if feed.topic.is_some() && !is_json {
+        root.problem(
+            codes::RULE,
+            "messages of a topic have the format `json-lines`, in UTF-8",
+        );
+    }
     let mut seen = BTreeSet::new();
     let mark = feed.tombstone.iter().map(|mark| &mark.column);
     for source in feed.columns.keys().chain(&feed.ignored).chain(mark) {
@@ -191,9 +214,15 @@ pub(super) fn write(feed: &FeedSpec) -> Value {
         "titleCn": feed.title_cn,
         "dataset": feed.dataset,
         "format": feed.format.as_str(),
-        "filePattern": feed.file_pattern,
         "columns": feed.columns,
     });
+    match &feed.topic {
+        None => document["filePattern"] = json!(feed.file_pattern),
+        Some(topic) => {
+            document["source"] = json!("kafka");
+            document["topic"] = topic::write(topic);
+        }
+    }
     if feed.encoding != Encoding::Detect {
         document["encoding"] = json!(feed.encoding.as_str());
     }

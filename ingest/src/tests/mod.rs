@@ -2,11 +2,14 @@
 //! function of the enterprise.
 
 mod bad_input;
+#[path = "../../../tests/it/broker.rs"]
+mod broker;
 mod golden;
 mod limits;
 mod outcomes;
 mod promises;
 mod real;
+mod topics;
 mod warehouse;
 
 use std::{
@@ -24,7 +27,7 @@ use qihui_catalog::{
 use tempfile::TempDir;
 
 use crate::{
-    IngestError, Landing, Limits, Preview, Quarantine, QuarantineEntry, Quiet, RunOptions,
+    Counts, IngestError, Landing, Limits, Preview, Quarantine, QuarantineEntry, Quiet, RunOptions,
     RunReport,
     run::{Job, Place},
     tally::Tally,
@@ -187,6 +190,7 @@ pub(crate) fn feed(format: FeedFormat, encoding: Encoding) -> FeedSpec {
         format,
         encoding,
         file_pattern: "payments*".to_owned(),
+        topic: None,
         delimiter: b',',
         columns: columns.into_iter().map(text).collect(),
         ignored: BTreeSet::from(["note".to_owned()]),
