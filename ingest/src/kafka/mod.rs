@@ -72,7 +72,7 @@ pub struct TopicOptions {
     pub follow: bool,
     /// Begin a new reading at the earliest messages.
     pub from_earliest: bool,
-    /// Ends the run behind the chunk it is at.
+    /// Ends the run behind the chunk it is at. It is asked when the run is over, and serves one run.
     pub stop: Stop,
 }
 
@@ -145,6 +145,7 @@ impl Job {
             feed: feed.name.to_string(),
         })?;
         let reading = self.reading(options, topic)?;
+        let _ended = EndOnDrop(options.stop.clone());
         let decoder = Decoder::new(&self.plan, topic, &options.run.limits)?;
         let connected = blocking(move || Ok(TopicReader::connect(reading, decoder)?)).await?;
         let Some((mut reader, cluster)) = connected else {
@@ -189,9 +190,11 @@ impl Job {
                 stop,
                 consumer: (!options.run.dry_run).then_some(consumer),
             };
-            land_all(&mut lander, landing, chunks, &listener).await
+            let landed = land_all(&mut lander, landing, chunks, &listener).await;
+            // Ends the reader, which may be waiting for a message that never comes.
+            listener.stop.ask();
+            landed
         };
-        // Landing ends early only with an error, which closes the channel and so ends the reader.
         let (lag, totals) = tokio::join!(reading, landing_all);
         let (totals, lag) = (totals?, lag?);
         SourceFinished {
@@ -262,6 +265,15 @@ impl Job {
 struct Totals {
     counts: Counts,
     reasons: ReasonCounts,
+}
+
+/// Ends the reader when nobody waits for it any more.
+struct EndOnDrop(Stop);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.ask();
+    }
 }
 
 /// Who hears of a run that was committed.

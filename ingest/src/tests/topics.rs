@@ -812,3 +812,22 @@ fn a_dry_run_over_a_topic_changes_nothing() {
     let report = reader.read(&mut reader.fixture.preview()).unwrap();
     assert_eq!(report.counts.read, 100);
 }
+
+#[test]
+fn a_failure_ends_the_following_of_a_quiet_topic() {
+    let broker = Broker::shared();
+    let topic = broker.topic("quiet", 1);
+    broker.send(&topic, [Sent::value(0, json(1, 1, 1))]);
+    let reader = Reader::new(&broker.address, source(&topic));
+    let options = TopicOptions {
+        follow: true,
+        ..reader.options()
+    };
+    let mut mortal = Mortal {
+        table: reader.fixture.preview(),
+        steps_left: 1,
+    };
+    let (read, facts) = reader.read_with(&mut mortal, &options);
+    assert_eq!(read.unwrap_err().code(), "IngestIo");
+    assert!(facts.is_empty());
+}
