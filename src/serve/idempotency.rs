@@ -104,6 +104,7 @@ fn hash(parts: &[&[u8]]) -> Vec<u8> {
     context.finish().as_ref().to_vec()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn unavailable(error: sqlx::Error) -> ServeError {
     ServeError::AnswersUnavailable {
         reason: error.to_string(),

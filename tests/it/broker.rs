@@ -265,6 +265,7 @@ impl ProducerContext for Deliveries {
         match result {
             Ok(_) => drop(self.0.fetch_add(1, Ordering::Relaxed)),
             // A panic would not pass through the client library.
+            #[allow(clippy::print_stderr)]
             Err((error, _)) => {
                 eprintln!("not delivered: {error}");
             }

@@ -409,7 +409,7 @@ mod tests {
             };
             let mut event = serde_json::json!({"specversion": "1.0", "id": id, "source": "/s", "type": "t"});
             event["data"] = value.clone();
-            prop_assert_eq!(json(structured(&event.to_string())), expected.clone());
+            prop_assert_eq!(json(structured(&event.to_string())), expected);
             let headers = [("ce_specversion", "1.0"), ("ce_id", id.as_str()), ("ce_source", "/s"), ("ce_type", "t")];
             prop_assert_eq!(json(read(&headers, Some(text.as_bytes()))), Ok(Some(value.clone())));
             event.as_object_mut().unwrap().remove("data");

@@ -62,8 +62,15 @@ pub struct Small {
     pub rows: Vec<Vec<Cell>>,
 }
 
+/// A dataset: its name, its columns with whether each is text, its key.
+type Form = (
+    &'static str,
+    &'static [(&'static str, bool)],
+    &'static [&'static str],
+);
+
 /// The enterprises, the licences of each, and a rating a year.
-pub const SHAPES: [(&str, &[(&str, bool)], &[&str]); 3] = [
+pub const SHAPES: [Form; 3] = [
     (
         "reg",
         &[("uscc", true), ("a", false), ("b", false), ("s", true)],

@@ -38,6 +38,7 @@ fn text(value: &Value, key: &str) -> String {
         .to_owned()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn unavailable(error: LogError) -> QueryError {
     QueryError::LogUnavailable {
         message: error.to_string(),

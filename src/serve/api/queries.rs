@@ -90,7 +90,7 @@ pub(crate) async fn query(
     let trailers = run.trailers;
     let mut running = tokio::spawn(async move {
         let _room = room;
-        Box::pin(run.to_the_end(outlet)).await
+        Box::pin(run.until_its_end(outlet)).await
     });
     tokio::select! {
         first = started => if first.is_err() {
@@ -179,7 +179,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(self, mut outlet: BodyOutlet) -> Result<(), QueryError> {
+    async fn until_its_end(self, mut outlet: BodyOutlet) -> Result<(), QueryError> {
         let asked = self
             .gate
             .query_as(&self.access_id, &self.request, &mut outlet);

@@ -129,7 +129,7 @@ fn gate_4_nothing_leaves_after_a_withdrawal_was_acknowledged() {
     let service = Service::start(&lab);
     let rows = service
         .post("/v1/queries", ask_bank("SELECT xse FROM vat_declaration"))
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send();
     let rows = rows.is(200).rows().len();
     // As many copies as make a few million rows out of those of one enterprise.
@@ -164,7 +164,7 @@ fn gate_4_nothing_leaves_after_a_withdrawal_was_acknowledged() {
     assert_eq!(outcome(&service, &auditor, &access), "ConsentChanged");
     let after = service
         .post("/v1/queries", ask_bank("SELECT xse FROM vat_declaration"))
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send();
     assert!(after.is(200).rows().is_empty());
     service.stop();
@@ -197,7 +197,7 @@ fn bodies_that_are_not_what_they_should_be_are_told_apart() {
         ("/v1/organisations", &steward, "\u{0}".to_owned()),
     ];
     for (path, token, body) in bad {
-        let reply = service.post(path, body.clone()).as_bearer(token).send();
+        let reply = service.post(path, body.clone()).with_bearer(token).send();
         assert_eq!(
             (reply.status, &reply.json()["code"]),
             (400, &json!("BadRequest")),
@@ -207,12 +207,12 @@ fn bodies_that_are_not_what_they_should_be_are_told_apart() {
     let deep = "[".repeat(200_000);
     service
         .post("/v1/queries", deep.clone())
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .fails(400, "BadRequest");
     let reply = service
         .post("/v1/agreements", deep)
-        .as_bearer(&steward)
+        .with_bearer(&steward)
         .send();
     assert!((400..500).contains(&reply.status), "{reply:?}");
     for path in [
@@ -221,7 +221,7 @@ fn bodies_that_are_not_what_they_should_be_are_told_apart() {
         "/v1/consents?nonsense=1",
         "/v1/enterprises/123/accesses",
     ] {
-        let reply = service.get(path).as_bearer(&analyst).send();
+        let reply = service.get(path).with_bearer(&analyst).send();
         assert!((400..500).contains(&reply.status), "{path}: {reply:?}");
     }
     service.get("/livez").send().is(200);
@@ -238,7 +238,7 @@ fn queries_at_once_are_bounded() {
     let question = ask_tax("SELECT count(*) FROM vat_declaration");
     service
         .post("/v1/queries", question.clone())
-        .as_bearer(&inspector)
+        .with_bearer(&inspector)
         .send()
         .fails(503, "TooBusy");
     drop(first);
@@ -246,7 +246,7 @@ fn queries_at_once_are_bounded() {
     loop {
         let reply = service
             .post("/v1/queries", question.clone())
-            .as_bearer(&inspector)
+            .with_bearer(&inspector)
             .send();
         if reply.status == 200 {
             break;

@@ -60,7 +60,7 @@ fn a_token_that_is_not_the_issuers_is_not_believed() {
     let ours = |header: &Value, claims: &Value| forged(header, claims, |text| key.sign(text));
     let with = |name: &str, to: Value| ours(&header, &changed(&claims, name, to));
     let headed = |name: &str, to: Value| ours(&changed(&header, name, to), &claims);
-    let try_it = |token: &str| service.get("/v1/datasets").as_bearer(token).send();
+    let try_it = |token: &str| service.get("/v1/datasets").with_bearer(token).send();
     // What is made here with the right key is believed: so nothing below fails for another reason.
     try_it(&ours(&header, &claims)).is(200);
     let now = chrono::Utc::now().timestamp();
@@ -469,7 +469,7 @@ fn in_the_service_profile_every_command_needs_a_token() {
     let question = super::shared::ask_tax("SELECT count(*) AS n FROM vat_declaration");
     service
         .post("/v1/queries", question)
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(200);
     service.stop();

@@ -18,7 +18,7 @@ fn a_repeated_request_happens_once() {
         let body = json!({ "id": id, "name": "Name", "kind": "service" }).to_string();
         service
             .post("/v1/organisations", body)
-            .as_bearer(token)
+            .with_bearer(token)
             .with("idempotency-key", key)
             .send()
     };
@@ -38,7 +38,7 @@ fn a_repeated_request_happens_once() {
     let ask = || {
         service
             .post("/v1/consents", wish.clone())
-            .as_bearer(&analyst)
+            .with_bearer(&analyst)
             .with("idempotency-key", "k-1")
             .send()
     };
@@ -46,7 +46,7 @@ fn a_repeated_request_happens_once() {
     assert_eq!(ask().is(201).json(), asked, "one consent, not two");
     let listed = service
         .get("/v1/consents")
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(200)
         .json();
@@ -57,7 +57,7 @@ fn a_repeated_request_happens_once() {
     let body = json!({ "id": "alpha", "name": "Name", "kind": "service" }).to_string();
     let kept = service
         .post("/v1/organisations", body)
-        .as_bearer(&steward)
+        .with_bearer(&steward)
         .with("idempotency-key", "k-1")
         .send();
     assert_eq!(kept.is(201).body, first.body);
@@ -83,7 +83,7 @@ fn the_same_request_at_the_same_time_happens_once() {
                 scope.spawn(|| {
                     service
                         .post("/v1/consents", wish.clone())
-                        .as_bearer(&analyst)
+                        .with_bearer(&analyst)
                         .with("idempotency-key", "one")
                         .send()
                         .status
@@ -98,7 +98,7 @@ fn the_same_request_at_the_same_time_happens_once() {
     );
     let listed = service
         .get("/v1/consents")
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(200)
         .json();

@@ -56,7 +56,7 @@ fn world() -> World {
     let wish = request(&lab.subject(), "uscc, xse", 90);
     let asked = service
         .post("/v1/consents", wish)
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(201)
         .json();
@@ -116,7 +116,11 @@ fn nothing_is_reached_without_a_token_or_with_a_role_that_may_not() {
     assert_eq!(open, OPEN);
     for operation in Operation::ALL {
         let has_route = operations.iter().any(|(id, ..)| id == operation.as_str());
-        let of_the_command_line = [Operation::CatalogRecord, Operation::LogVerify];
+        let of_the_command_line = [
+            Operation::CatalogRecord,
+            Operation::LogVerify,
+            Operation::PipelineRun,
+        ];
         assert!(
             has_route || of_the_command_line.contains(operation),
             "{operation}"
@@ -129,7 +133,7 @@ fn nothing_is_reached_without_a_token_or_with_a_role_that_may_not() {
                 continue;
             };
             let path = world.filled(path);
-            let reply = world.service.call(method, &path).as_bearer(&token).send();
+            let reply = world.service.call(method, &path).with_bearer(&token).send();
             match reach(role, operation) {
                 None => reply.fails(403, "OperationNotAllowed"),
                 Some(_) => assert!(
@@ -179,7 +183,7 @@ fn what_is_anothers_is_out_of_reach() {
         ),
         (
             Operation::ConsentText,
-            service.post(&format!("{consent}/texts"), wish.clone()),
+            service.post(&format!("{consent}/texts"), wish),
         ),
         (
             Operation::ConsentOperate,
@@ -194,7 +198,7 @@ fn what_is_anothers_is_out_of_reach() {
             service.get(&format!("/v1/enterprises/{subject}/accesses")),
         ),
     ]
-    .map(|(operation, call)| (operation, call.as_bearer(&stranger).send()));
+    .map(|(operation, call)| (operation, call.with_bearer(&stranger).send()));
     let tried: Vec<Operation> = calls.iter().map(|(operation, _)| *operation).collect();
     for operation in Operation::ALL {
         let reaches = reach(Role::Enterprise, *operation) == Some(Reach::Enterprises);
@@ -209,7 +213,7 @@ fn what_is_anothers_is_out_of_reach() {
     }
     let own = service
         .get("/v1/consents")
-        .as_bearer(&stranger)
+        .with_bearer(&stranger)
         .send()
         .is(200)
         .json();
@@ -217,24 +221,24 @@ fn what_is_anothers_is_out_of_reach() {
     // As another organisation, with every operation that reaches organisations.
     let lists = ["/v1/organisations", "/v1/agreements"];
     for (path, key) in lists.into_iter().zip(["id", "org"]) {
-        let listed = service.get(path).as_bearer(&tax).send().is(200).json();
+        let listed = service.get(path).with_bearer(&tax).send().is(200).json();
         let listed = listed.as_object().unwrap().values().next().unwrap().clone();
         let listed = listed.as_array().unwrap();
         assert!(listed.iter().all(|one| one[key] == "tax_bureau") && listed.len() == 1);
     }
     service
         .get(&consent)
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .fails(403, "OutOfReach");
     service
         .get("/v1/consents?org=city_bank")
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .fails(403, "OutOfReach");
     let own = service
         .get("/v1/consents")
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .is(200)
         .json();
@@ -242,33 +246,33 @@ fn what_is_anothers_is_out_of_reach() {
     let for_the_bank = request(&subject, "uscc, xse", 90);
     service
         .post("/v1/consents", for_the_bank)
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .fails(403, "OutOfReach");
     let sql = "SELECT uscc FROM vat_declaration";
     service
         .post("/v1/queries", ask_bank(sql))
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .fails(403, "OutOfReach");
     let mut question = json!({ "purpose": "supervision.tax", "org": "city_bank", "sql": sql });
     service
         .post("/v1/queries", question.to_string())
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .fails(403, "OutOfReach");
     question["org"] = json!("tax_bureau");
     let answer = service
         .post("/v1/queries", question.to_string())
-        .as_bearer(&tax)
+        .with_bearer(&tax)
         .send()
         .is(200);
     // An access is its maker's; to others it does not exist.
     let path = format!("/v1/accesses/{}", answer.header("qihui-access-id"));
-    service.get(&path).as_bearer(&tax).send().is(200);
+    service.get(&path).with_bearer(&tax).send().is(200);
     service
         .get(&path)
-        .as_bearer(&lab.analyst())
+        .with_bearer(&lab.analyst())
         .send()
         .fails(404, "UnknownAccess");
     // Feeds of another department.
@@ -282,7 +286,7 @@ fn what_is_anothers_is_out_of_reach() {
     let clerk = lab.token(&["--role", "feed_owner", "--feed", names[1]]);
     let listed = service
         .get("/v1/feeds")
-        .as_bearer(&clerk)
+        .with_bearer(&clerk)
         .send()
         .is(200)
         .json();
@@ -293,14 +297,14 @@ fn what_is_anothers_is_out_of_reach() {
     ] {
         service
             .get(&path)
-            .as_bearer(&clerk)
+            .with_bearer(&clerk)
             .send()
             .fails(403, "OutOfReach");
     }
     let path = format!("/v1/feeds/{}/runs?name=a.csv", names[0]);
     service
         .post(&path, "x")
-        .as_bearer(&clerk)
+        .with_bearer(&clerk)
         .send()
         .fails(403, "OutOfReach");
     world.service.stop();
@@ -315,20 +319,25 @@ fn a_page_token_is_of_one_list_and_one_principal() {
         let wish = request(&lab.subject(), "uscc, xse", 90);
         service
             .post("/v1/consents", wish)
-            .as_bearer(&analyst)
+            .with_bearer(&analyst)
             .send()
             .is(201);
     }
     let first = service
         .get("/v1/consents?limit=2")
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(200)
         .json();
     assert_eq!(first["consents"].as_array().unwrap().len(), 2);
     let next = first["next"].as_str().unwrap();
     let path = format!("/v1/consents?page={next}");
-    let second = service.get(&path).as_bearer(&analyst).send().is(200).json();
+    let second = service
+        .get(&path)
+        .with_bearer(&analyst)
+        .send()
+        .is(200)
+        .json();
     assert_eq!(second["consents"].as_array().unwrap().len(), 1);
     assert_eq!(second["next"], Value::Null);
     let colleague = [
@@ -344,16 +353,16 @@ fn a_page_token_is_of_one_list_and_one_principal() {
     let colleague = lab.token(&colleague);
     service
         .get(&path)
-        .as_bearer(&colleague)
+        .with_bearer(&colleague)
         .send()
         .fails(400, "BadPageToken");
     let elsewhere = format!("/v1/consents?org=city_bank&page={next}");
-    service.get(&elsewhere).as_bearer(&analyst).send().is(200);
+    service.get(&elsewhere).with_bearer(&analyst).send().is(200);
     let owner = lab.enterprise();
     let elsewhere = format!("/v1/enterprises/{}/accesses?page={next}", lab.subject());
     service
         .get(&elsewhere)
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send()
         .fails(400, "BadPageToken");
     world.service.stop();
@@ -377,7 +386,11 @@ fn what_is_not_there_says_so_and_pages_are_served() {
     let described = service.get("/openapi.json").send().is(200);
     assert_eq!(described.body, qihui::serve::api::document());
     let operator = lab.token(&["--role", "operator"]);
-    let figures = service.get("/metrics").as_bearer(&operator).send().is(200);
+    let figures = service
+        .get("/metrics")
+        .with_bearer(&operator)
+        .send()
+        .is(200);
     let figures = String::from_utf8(figures.body.to_vec()).unwrap();
     assert!(figures.contains("qihui_http_requests_total"), "{figures}");
     service.get("/readyz").send().is(200);

@@ -150,7 +150,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub fn as_bearer(self, token: &str) -> Self {
+    pub fn with_bearer(self, token: &str) -> Self {
         self.with("authorization", format!("Bearer {token}"))
     }
 
@@ -356,7 +356,12 @@ pub fn outcome(service: &Service, auditor: &str, access: &str) -> String {
     let begun = Instant::now();
     loop {
         let path = format!("/v1/accesses/{access}");
-        let manifest = service.get(&path).as_bearer(auditor).send().is(200).json();
+        let manifest = service
+            .get(&path)
+            .with_bearer(auditor)
+            .send()
+            .is(200)
+            .json();
         let outcome = manifest["outcome"].as_str().unwrap().to_owned();
         if outcome != "running" {
             return outcome;

@@ -68,7 +68,7 @@ fn what_runs_may_end_and_nothing_new_begins() {
     let question = ask_tax("SELECT count(*) AS n FROM vat_declaration");
     let reply = service
         .post("/v1/queries", question)
-        .as_bearer(&inspector)
+        .with_bearer(&inspector)
         .send();
     assert!(reply.is(200).rows()[0]["n"].as_i64().unwrap() > 0);
     service.tell();

@@ -16,7 +16,7 @@ fn operate(service: &Service, lab: &Lab, id: &str, wish: &Value) -> Value {
     let path = format!("/v1/consents/{id}/texts");
     let given = service
         .post(&path, wish.to_string())
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send()
         .is(200)
         .json();
@@ -31,7 +31,7 @@ fn operate(service: &Service, lab: &Lab, id: &str, wish: &Value) -> Value {
     let path = format!("/v1/consents/{id}/operations");
     let done = service
         .post(&path, signed.to_string())
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send();
     done.is(200).json()
 }
@@ -48,18 +48,18 @@ fn two_keys_open_a_row_and_one_closes_it() {
     let new = json!({ "id": "river_bank", "name": "River Bank", "kind": "bank" });
     let made = service
         .post("/v1/organisations", new.to_string())
-        .as_bearer(&steward)
+        .with_bearer(&steward)
         .send();
     assert_eq!(made.is(201).json()["org"]["id"], "river_bank");
     let paper = agreement("river_bank", "policy.matching", "consent");
     service
         .post("/v1/agreements", paper)
-        .as_bearer(&steward)
+        .with_bearer(&steward)
         .send()
         .is(201);
     let agreements = service
         .get("/v1/agreements")
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(200)
         .json();
@@ -79,7 +79,7 @@ fn two_keys_open_a_row_and_one_closes_it() {
     let wish = request(&subject, "uscc, skssqq, xse", 90);
     let asked = service
         .post("/v1/consents", wish)
-        .as_bearer(&analyst)
+        .with_bearer(&analyst)
         .send()
         .is(201)
         .json();
@@ -88,7 +88,7 @@ fn two_keys_open_a_row_and_one_closes_it() {
     let query = || {
         service
             .post("/v1/queries", ask_bank(sql))
-            .as_bearer(&analyst)
+            .with_bearer(&analyst)
             .with("te", "trailers")
             .send()
     };
@@ -96,7 +96,7 @@ fn two_keys_open_a_row_and_one_closes_it() {
 
     // The enterprise looks, and gives the second key.
     let path = format!("/v1/consents/{id}/preview");
-    let preview = service.get(&path).as_bearer(&owner).send().is(200).json();
+    let preview = service.get(&path).with_bearer(&owner).send().is(200).json();
     let rows = preview["datasets"][0]["rows"].as_array().unwrap();
     assert!(rows.iter().all(|row| row["uscc"] == subject.as_str()) && !rows.is_empty());
     let given = operate(&service, &lab, &id, &json!({ "operation": "give" }));
@@ -118,7 +118,12 @@ fn two_keys_open_a_row_and_one_closes_it() {
     assert_eq!(summary["datasets"]["vat_declaration"]["withheld"]["xse"], 0);
     let access = answer.header("qihui-access-id").to_owned();
     let path = format!("/v1/accesses/{access}");
-    let manifest = service.get(&path).as_bearer(&analyst).send().is(200).json();
+    let manifest = service
+        .get(&path)
+        .with_bearer(&analyst)
+        .send()
+        .is(200)
+        .json();
     assert_eq!(manifest["outcome"], "complete");
     assert_eq!(manifest["rows"], shown.len());
     assert_eq!(manifest["bytes"], answer.body.len());
@@ -162,7 +167,7 @@ fn proven(service: &Service, token: &str, uscc: &str) -> Vec<Value> {
     let mut next = String::new();
     loop {
         let path = format!("/v1/enterprises/{uscc}/accesses?limit=2{next}");
-        let page = service.get(&path).as_bearer(token).send().is(200).json();
+        let page = service.get(&path).with_bearer(token).send().is(200).json();
         let note = page["checkpoint"].as_str().unwrap();
         let root = BASE64_STANDARD
             .decode(note.lines().nth(2).unwrap())
@@ -206,7 +211,7 @@ fn an_answer_has_the_form_that_was_asked_for() {
         let question = super::shared::ask_tax(sql);
         service
             .post("/v1/queries", question)
-            .as_bearer(&inspector)
+            .with_bearer(&inspector)
             .with("accept", accept)
             .send()
     };
@@ -236,7 +241,7 @@ fn an_answer_has_the_form_that_was_asked_for() {
         let question = super::shared::ask_tax(sql);
         service
             .post("/v1/queries", question)
-            .as_bearer(&inspector)
+            .with_bearer(&inspector)
             .send()
             .fails(status, code);
     }
@@ -277,7 +282,7 @@ fn a_department_delivers_a_file_and_accounts_for_it() {
     let content = std::fs::read(&file).unwrap();
     let ran = service
         .post(&path, content)
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send()
         .is(201)
         .json();
@@ -296,25 +301,25 @@ fn a_department_delivers_a_file_and_accounts_for_it() {
     .sum();
     assert_eq!(count("read"), sum);
     let path = format!("/v1/feeds/{feed}/runs?limit=1");
-    let page = service.get(&path).as_bearer(&owner).send().is(200).json();
+    let page = service.get(&path).with_bearer(&owner).send().is(200).json();
     assert_eq!(page["runs"].as_array().unwrap().len(), 1);
     let run = page["runs"][0]["run"].as_i64().unwrap();
     let path = format!("/v1/feeds/{feed}/runs/{run}");
-    let shown = service.get(&path).as_bearer(&owner).send().is(200).json();
+    let shown = service.get(&path).with_bearer(&owner).send().is(200).json();
     assert_eq!(shown["run"], page["runs"][0]);
     let path = format!("/v1/feeds/{feed}/quarantine?limit=1");
-    let waiting = service.get(&path).as_bearer(&owner).send().is(200).json();
+    let waiting = service.get(&path).with_bearer(&owner).send().is(200).json();
     assert!(waiting["records"].as_array().unwrap().len() <= 1);
     let path = format!("/v1/feeds/{feed}/runs/999999");
     service
         .get(&path)
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send()
         .fails(404, "UnknownRun");
     let bad = format!("/v1/feeds/{feed}/runs?name=..%2Fescape.csv");
     service
         .post(&bad, "x")
-        .as_bearer(&owner)
+        .with_bearer(&owner)
         .send()
         .fails(400, "BadRequest");
     let left = crate::support::files(&lab.hub().join("uploads"));
@@ -329,20 +334,20 @@ fn the_log_is_public_as_far_as_it_names_nobody() {
     let auditor = lab.token(&["--role", "auditor", "--subject", "auditor"]);
     let checkpoint = service
         .get("/v1/log/checkpoint")
-        .as_bearer(&auditor)
+        .with_bearer(&auditor)
         .send()
         .is(200);
     let file = lab.write("kept.txt", &checkpoint.body);
     let proof = service
         .get("/v1/log/entries/0/proof")
-        .as_bearer(&auditor)
+        .with_bearer(&auditor)
         .send()
         .is(200)
         .json();
     assert_eq!(proof["index"], 0);
     service
         .get("/v1/log/entries/99999999/proof")
-        .as_bearer(&auditor)
+        .with_bearer(&auditor)
         .send()
         .fails(404, "UnknownTile");
     let size: u64 = std::str::from_utf8(&checkpoint.body)
@@ -358,7 +363,7 @@ fn the_log_is_public_as_far_as_it_names_nobody() {
         format!("000.p/{size}")
     };
     let path = format!("/v1/log/tile/0/{first}");
-    let tile = service.get(&path).as_bearer(&auditor).send().is(200);
+    let tile = service.get(&path).with_bearer(&auditor).send().is(200);
     let entries = size.min(256);
     assert_eq!(tile.body.len() as u64, entries * 32);
     let leaf = leaf_hash(proof["leaf"].as_str().unwrap().as_bytes());
@@ -369,7 +374,7 @@ fn the_log_is_public_as_far_as_it_names_nobody() {
         "/v1/log/tile/0/../../../keys/audit-body.key",
     ] {
         assert_eq!(
-            service.get(path).as_bearer(&auditor).send().status,
+            service.get(path).with_bearer(&auditor).send().status,
             404,
             "{path}"
         );
