@@ -125,6 +125,7 @@ impl Client {
             .header("authorization", format!("Bearer {}", self.token))
             .body(Full::new(Bytes::from(question.to_string())))?;
         let begun = Instant::now();
+        self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
