@@ -332,13 +332,19 @@ impl ExecutionPlan for OrderedExec {
 /// When the plan cannot be rebuilt.
 pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
-        if is_union(&node) {
-            let inputs = node.children().into_iter().cloned().collect();
-            return Ok(Transformed::yes(
-                Arc::new(OrderedExec::in_sequence(node.schema(), inputs)) as _,
-            ));
+        if !is_union(&node) {
+            return Ok(Transformed::no(node));
         }
-        Ok(Transformed::no(node))
+        let inputs = node.children().into_iter().cloned().collect();
+        let sequence: Arc<dyn ExecutionPlan> =
+            Arc::new(OrderedExec::in_sequence(node.schema(), inputs));
+        // What stands above was planned for inputs that are sorted each, and merges them.
+        Ok(Transformed::yes(
+            match node.properties().output_ordering() {
+                Some(order) => Arc::new(SortExec::new(order.clone(), sequence)),
+                None => sequence,
+            },
+        ))
     })
     .map(|done| done.data)
 }
