@@ -77,6 +77,12 @@ pub struct Ingest {
     pub field_bytes: usize,
     /// The most columns of a file.
     pub columns: usize,
+    /// The longest message of several records.
+    pub message_bytes: usize,
+    /// The most bytes that an archive or a workbook unpacks to.
+    pub archive_bytes: u64,
+    /// The most entries of an archive or a workbook.
+    pub archive_entries: usize,
     /// The most records of one run.
     pub chunk_rows: usize,
     /// The most bytes of source that one run reads.
@@ -212,6 +218,9 @@ impl Default for Ingest {
             record_bytes: limits.record_bytes,
             field_bytes: limits.field_bytes,
             columns: limits.columns,
+            message_bytes: limits.message_bytes,
+            archive_bytes: limits.archive_bytes,
+            archive_entries: limits.archive_entries,
             chunk_rows: limits.chunk_rows,
             chunk_bytes: limits.chunk_bytes,
             kept_bytes: limits.kept_bytes,
@@ -291,6 +300,9 @@ impl Ingest {
             record_bytes: self.record_bytes,
             field_bytes: self.field_bytes,
             columns: self.columns,
+            message_bytes: self.message_bytes,
+            archive_bytes: self.archive_bytes,
+            archive_entries: self.archive_entries,
             chunk_rows: self.chunk_rows,
             chunk_bytes: self.chunk_bytes,
             kept_bytes: self.kept_bytes,
@@ -379,6 +391,9 @@ pub fn template() -> String {
         record_bytes,
         field_bytes,
         columns,
+        message_bytes,
+        archive_bytes,
+        archive_entries,
         chunk_rows,
         chunk_bytes,
         kept_bytes,
@@ -435,6 +450,10 @@ pub fn template() -> String {
 # record_bytes = {record_bytes}
 # field_bytes = {field_bytes}
 # columns = {columns}
+# The longest message of several records, and what archives and workbooks may unpack to.
+# message_bytes = {message_bytes}
+# archive_bytes = {archive_bytes}
+# archive_entries = {archive_entries}
 # Records and bytes of one run: one commit each.
 # chunk_rows = {chunk_rows}
 # chunk_bytes = {chunk_bytes}

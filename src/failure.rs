@@ -232,6 +232,12 @@ impl Failure {
         self
     }
 
+    /// Whether [`Failure::with`] added `key`.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.more.contains_key(key)
+    }
+
     /// The same with lines for people.
     #[must_use]
     pub fn with_details(mut self, details: impl IntoIterator<Item = String>) -> Self {

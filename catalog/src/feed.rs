@@ -4,6 +4,7 @@
 //! encoding, file names, units, words for true and false, what marks a retraction. It is YAML under `feeds/`.
 
 mod document;
+mod message;
 mod topic;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
     problem::{CatalogErrors, Problem, codes},
 };
 
+pub use message::{MessageForm, Swap};
 pub use topic::{Payload, SourceTopic};
 
 /// The form of a feed's files.
@@ -31,11 +33,17 @@ pub enum FeedFormat {
     Csv,
     /// One JSON object a line.
     JsonLines,
+    /// XML messages of several records each ([`MessageForm`]), or a zip archive of such documents.
+    Xml,
+    /// A workbook whose sheets have a header row.
+    Xlsx,
 }
 
 const FORMATS: &[(&str, FeedFormat)] = &[
     ("csv", FeedFormat::Csv),
     ("json-lines", FeedFormat::JsonLines),
+    ("xml", FeedFormat::Xml),
+    ("xlsx", FeedFormat::Xlsx),
 ];
 
 impl FeedFormat {
@@ -95,7 +103,7 @@ pub struct FeedSpec {
     pub dataset: DatasetId,
     /// The form of its files.
     pub format: FeedFormat,
-    /// Their encoding.
+    /// Their encoding. XML documents and workbooks declare their own.
     pub encoding: Encoding,
     /// Which file names belong to it, with `*` for any run of characters. Empty for a feed that reads a topic.
     pub file_pattern: String,
@@ -103,6 +111,8 @@ pub struct FeedSpec {
     pub topic: Option<SourceTopic>,
     /// The byte between fields of a CSV file.
     pub delimiter: u8,
+    /// The form of its messages, for XML.
+    pub message: Option<MessageForm>,
     /// Source column to contract column. Several names may stand for one column; a file carries at most one of them.
     /// Source names are compared without surrounding white space and without regard to ASCII case.
     pub columns: BTreeMap<String, String>,
@@ -200,10 +210,17 @@ impl FeedSpec {
         self.booleans.get(text).copied().or_else(usual)
     }
 
-    /// Whether a file of this name (without folders) belongs to the feed.
+    /// Whether a file of this name (without folders) belongs to the feed. Where the pattern ends in `.xml`, an archive
+    /// of the same name with `.zip` does too.
     #[must_use]
     pub fn takes_file(&self, name: &str) -> bool {
-        self.topic.is_none() && matches(&self.file_pattern, name)
+        let archive = || {
+            let documents = name.strip_suffix(".zip").map(|stem| format!("{stem}.xml"));
+            documents.is_some_and(|documents| matches(&self.file_pattern, &documents))
+        };
+        let fits =
+            || matches(&self.file_pattern, name) || (self.format == FeedFormat::Xml && archive());
+        self.topic.is_none() && fits()
     }
 
     /// The description as canonical JSON (RFC 8785), defaults left out. Reading it back gives the same feed.

@@ -40,7 +40,9 @@ pub use contract::{
     QualityRule, Unit,
 };
 pub use error::{Coded, Kind};
-pub use feed::{Encoding, FeedFormat, FeedSpec, Payload, SourceTopic, Tombstone};
+pub use feed::{
+    Encoding, FeedFormat, FeedSpec, MessageForm, Payload, SourceTopic, Swap, Tombstone,
+};
 pub use ids::{ConsentId, DatasetId, EnterpriseNo, FeedName, IdError, OrgId, PurposeCode};
 pub use level::{Action, Level, WordError};
 pub use model::{BUILD_COLUMN, Declassification, Model, ModelColumn, SHOWN_UNTIL_COLUMN};

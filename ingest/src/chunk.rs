@@ -31,14 +31,20 @@ pub(crate) struct RowAt {
     pub offset: u64,
     pub line: u64,
     pub length: u32,
+    /// How far before `offset` the head begins that the row shares with others; 0 without one.
+    pub head_before: u32,
+    pub head_length: u32,
 }
 
 /// A record for quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rejected {
     pub offset: u64,
+    /// The sheet or document it stands in.
+    pub part: Option<Arc<str>>,
+    /// The line there.
     pub line: u64,
-    /// The length of the whole record, in bytes.
+    /// The length of the whole record, in bytes; of a line of a message, with the head before it.
     pub length: u64,
     /// SHA-256 of the whole record.
     pub sha256: [u8; 32],

@@ -63,8 +63,10 @@ pub enum IngestError {
         /// The file, relative to its folder.
         file: String,
     },
-    /// A CSV file without a header line.
-    #[error("`{file}` is empty: the feed `{feed}` needs a header line")]
+    /// A file without a header line, document or row.
+    #[error(
+        "`{file}` is empty: the feed `{feed}` needs a header line, a document or a sheet with rows"
+    )]
     EmptyFile {
         /// The file.
         file: String,
@@ -80,6 +82,24 @@ pub enum IngestError {
         feed: String,
         /// What is wrong with it.
         fault: HeaderFault,
+    },
+    /// The archive, or the packing of a workbook, cannot be read or is not what it claims to be.
+    #[error("`{file}` cannot be unpacked: {fault}")]
+    BadArchive {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The workbook cannot be read.
+    #[error(
+        "`{file}` cannot be read as a workbook: {fault}; save it again as xlsx, without a password"
+    )]
+    BadWorkbook {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        fault: String,
     },
     /// The file is written in an encoding that feeds may not have.
     #[error(
@@ -112,6 +132,20 @@ pub enum IngestError {
         value: u64,
         /// Why not.
         reason: &'static str,
+    },
+    /// Some files of a folder could not be run; the others were.
+    #[error("{} of {of} files could not be run, the others were; `{file}`: {first}", 1 + more.len())]
+    SomeFiles {
+        /// The first of them, relative to its folder.
+        file: String,
+        /// What is wrong with it.
+        first: Box<IngestError>,
+        /// The others that could not be run.
+        more: Vec<(String, IngestError)>,
+        /// How many files there were.
+        of: usize,
+        /// What became of those that were run.
+        done: Box<crate::report::RunReport>,
     },
     /// The disk is full.
     #[error("no space is left while {doing}: free some and run the feed again, nothing is lost")]
@@ -200,9 +234,7 @@ pub enum IngestError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderFault {
     /// Hardly any expected column is there.
-    #[error(
-        "only {found} of {expected} expected columns are in the first line; is it a header line?"
-    )]
+    #[error("only {found} of {expected} expected columns are there; is it a header line?")]
     NotAHeader {
         /// How many were found.
         found: usize,
@@ -263,6 +295,8 @@ impl Coded for IngestError {
             Self::SourceChanged { .. } => "SourceChanged",
             Self::EmptyFile { .. } => "EmptyFile",
             Self::BadHeader { .. } => "BadHeader",
+            Self::BadArchive { .. } => "BadArchive",
+            Self::BadWorkbook { .. } => "BadWorkbook",
             Self::UnexpectedEncoding { .. } => "UnexpectedEncoding",
             Self::BadFeed { .. } => "BadFeed",
             Self::BadLimit { .. } => "BadLimit",
@@ -273,6 +307,7 @@ impl Coded for IngestError {
             Self::Topic(error) => error.code(),
             Self::Numbers(error) => error.code(),
             Self::Landing { code, .. } => code,
+            Self::SomeFiles { first, .. } => first.code(),
             Self::Contended { .. } => "TableContended",
             Self::Unbalanced { .. } => "RunUnbalanced",
         }
@@ -288,6 +323,7 @@ impl Coded for IngestError {
             Self::Topic(error) => error.kind(),
             Self::Numbers(error) => error.kind(),
             Self::Landing { kind, .. } => *kind,
+            Self::SomeFiles { first, .. } => first.kind(),
             _ => Kind::Failed,
         }
     }
@@ -304,6 +340,24 @@ impl IngestError {
     #[must_use]
     pub fn kind(&self) -> Kind {
         Coded::kind(self)
+    }
+
+    /// Whether it is about one file as a whole, so that others can still be run.
+    #[must_use]
+    pub fn is_of_source(&self) -> bool {
+        matches!(
+            self,
+            Self::PathIsSymlink { .. }
+                | Self::NotARegularFile { .. }
+                | Self::SourceNotFound { .. }
+                | Self::SourceChanged { .. }
+                | Self::EmptyFile { .. }
+                | Self::BadHeader { .. }
+                | Self::BadArchive { .. }
+                | Self::BadWorkbook { .. }
+                | Self::UnexpectedEncoding { .. }
+                | Self::SomeFiles { .. }
+        )
     }
 
     /// An I/O error with what was being done; a full disk has a code of its own.
@@ -325,6 +379,22 @@ impl IngestError {
             code,
             kind,
             source: Box::new(error),
+        }
+    }
+
+    /// The archive `file` is refused.
+    pub(crate) fn archive(file: &str, fault: String) -> Self {
+        Self::BadArchive {
+            file: file.to_owned(),
+            fault,
+        }
+    }
+
+    /// The workbook `file` is refused.
+    pub(crate) fn workbook(file: &str, fault: String) -> Self {
+        Self::BadWorkbook {
+            file: file.to_owned(),
+            fault,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Fields are spans of text, one per *slot*: a landed column of the contract, or the mark of a retraction. What no
 //! slot wants (columns of level L4, ignored columns) is passed over and exists nowhere but in the record itself.
-//! Nothing is allocated per field.
+//! Nothing is allocated per field. Messages of several records are taken apart in [`crate::message_fields`].
 
 use std::{collections::HashMap, fmt, mem, ops::Range};
 
@@ -11,7 +11,11 @@ use memchr::{memchr, memchr_iter};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{limits::Limits, reason::Reason};
+use crate::{
+    limits::Limits,
+    reason::Reason,
+    workbook::{self, DateSystem},
+};
 
 /// Where a field goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,27 @@ impl Fields {
         if let Some(span) = self.spans.get_mut(slot) {
             *span = Some(start..start + text.len());
         }
+    }
+
+    /// Takes fields whose texts are parts of one text.
+    pub fn set<'f>(
+        &mut self,
+        slots: usize,
+        fields: impl Iterator<Item = &'f (usize, Range<usize>)>,
+    ) -> Result<(), Reason> {
+        self.clear(slots, true);
+        for (slot, span) in fields {
+            // Two names of one column contradict each other as two equal names do.
+            if self.spans[*slot].replace(span.clone()).is_some() {
+                return Err(Reason::DuplicateKey);
+            }
+        }
+        Ok(())
+    }
+
+    /// Exchanges two fields.
+    pub fn swap(&mut self, one: usize, other: usize) {
+        self.spans.swap(one, other);
     }
 
     fn clear(&mut self, slots: usize, in_record: bool) {
@@ -205,6 +230,60 @@ pub(crate) fn header(
         crate::value::trim(&name).to_owned()
     });
     Ok(names.collect())
+}
+
+/// Takes rows of workbooks apart, in the text form of [`crate::workbook`].
+pub(crate) struct RowFields {
+    /// The slot of each column of the sheet; none where its header is empty.
+    slots: Vec<Option<Slot>>,
+    slot_count: usize,
+    field_bytes: usize,
+    /// The slots that hold days or times, where a bare number counts days.
+    moments: Vec<bool>,
+    dates: DateSystem,
+}
+
+impl RowFields {
+    /// Takes rows of a sheet apart whose columns go to `slots`; `moments` says which slots hold days or times.
+    pub fn new(
+        slots: Vec<Option<Slot>>,
+        moments: Vec<bool>,
+        dates: DateSystem,
+        limits: &Limits,
+    ) -> Self {
+        Self {
+            slots,
+            slot_count: moments.len(),
+            field_bytes: limits.field_bytes,
+            moments,
+            dates,
+        }
+    }
+
+    /// Fills `fields` from `record`, one row.
+    pub fn split(&mut self, record: &str, fields: &mut Fields) -> Result<(), Reason> {
+        fields.clear(self.slot_count, false);
+        for (column, cell) in workbook::cells(record).enumerate() {
+            let slot = match self.slots.get(column) {
+                Some(Some(slot)) => *slot,
+                _ if cell.is_empty() => continue,
+                _ => return Err(Reason::FieldCount),
+            };
+            let Slot::Wanted(slot) = slot else { continue };
+            if cell.is_empty() {
+                continue;
+            }
+            let start = fields.unescaped.len();
+            let dates = self.moments[slot].then_some(self.dates);
+            workbook::read_cell(cell, dates, &mut fields.unescaped)?;
+            let end = fields.unescaped.len();
+            if end - start > self.field_bytes {
+                return Err(Reason::FieldTooLong);
+            }
+            fields.spans[slot] = Some(start..end);
+        }
+        Ok(())
+    }
 }
 
 /// Takes JSON objects apart.

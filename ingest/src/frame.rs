@@ -109,9 +109,23 @@ impl<R: Read> Framer<R> {
         Ok(self.position)
     }
 
-    /// Counts records from here on: what came before was no record.
-    pub fn start_records(&mut self) {
-        self.position.record = 0;
+    /// Says how many records came before: what was read of a header was none.
+    pub fn set_records(&mut self, records: u64) {
+        self.position.record = records;
+    }
+
+    /// Reads on from `input`, which stands at `position` of the same source.
+    pub fn turn_to(&mut self, input: R, position: Position) {
+        self.hash.update(&self.buffer[self.hashed..self.start]);
+        (self.start, self.end, self.hashed) = (0, 0, 0);
+        self.ended = false;
+        self.input = input;
+        self.position = position;
+    }
+
+    /// Whether nothing is left to read.
+    pub fn at_end(&self) -> bool {
+        self.ended && self.start == self.end
     }
 
     /// SHA-256 of everything consumed since the last call.

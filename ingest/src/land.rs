@@ -58,6 +58,13 @@ pub(crate) struct Landed {
     pub fact: Option<RunFact>,
 }
 
+/// A run that an interrupted reading of a source has in its table.
+pub(crate) struct Earlier {
+    pub record: RunRecord,
+    /// The version it made, where that can still be found.
+    pub version: Option<i64>,
+}
+
 /// A chunk on its way, without its rows.
 struct Remains {
     from: Position,
@@ -92,12 +99,28 @@ impl Lander {
     }
 
     /// Finds where to continue: the runs of this reading of the source that its table holds already.
-    pub async fn resume<L: Landing>(&mut self, landing: &mut L) -> Result<Vec<RunRecord>> {
+    pub async fn resume<L: Landing>(&mut self, landing: &mut L) -> Result<Vec<Earlier>> {
         let last_run = landing.last_run(&self.app_id).await?;
         self.next_run = last_run.unwrap_or(0) + 1;
         if self.options.dry_run {
             return Ok(Vec::new());
         }
+        let unfinished = self.unfinished(last_run)?;
+        let mut earlier = Vec::with_capacity(unfinished.len());
+        for record in unfinished {
+            let noted = lock(&self.state).journal.version(record.run);
+            let version = match noted {
+                Some(version) => Some(version),
+                // The process died between that run's commit and its note.
+                None => landing.version_of(&self.app_id, record.run).await?,
+            };
+            earlier.push(Earlier { record, version });
+        }
+        Ok(earlier)
+    }
+
+    /// The runs of this reading that its table holds, whose last is `last_run` at most.
+    fn unfinished(&mut self, last_run: Option<i64>) -> Result<Vec<RunRecord>> {
         let state = lock(&self.state);
         let (contract, feed) = (
             hex::encode(self.plan.contract.hash),
@@ -122,8 +145,8 @@ impl Lander {
     }
 
     /// Ends the reading of the source: notes the commit of its last run if a process died before it could.
-    pub async fn end(&self, earlier: &[RunRecord]) -> Result<()> {
-        let Some(last) = earlier.last().map(|record| record.run) else {
+    pub async fn end(&self, earlier: &[Earlier]) -> Result<()> {
+        let Some((last, version)) = earlier.last().map(|run| (run.record.run, run.version)) else {
             return Ok(());
         };
         let state = Arc::clone(&self.state);
@@ -132,7 +155,7 @@ impl Lander {
             if state.journal.is_noted(last) {
                 Ok(())
             } else {
-                state.journal.committed(last, None)
+                state.journal.committed(last, version)
             }
         })
         .await

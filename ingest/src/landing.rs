@@ -51,6 +51,12 @@ pub trait Landing: Send {
     /// The last run whose commit the table holds.
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError>;
 
+    /// The version that a run of the table's made, where that can still be found.
+    async fn version_of(&mut self, app_id: &str, run: i64) -> Result<Option<i64>, IngestError> {
+        let _ = (app_id, run);
+        Ok(None)
+    }
+
     /// The position that the commit of a run carries; none when the table does not know it (any more).
     async fn position_of(
         &mut self,
@@ -104,6 +110,13 @@ impl Landing for TableLanding {
     async fn last_run(&mut self, app_id: &str) -> Result<Option<i64>, IngestError> {
         self.table
             .last_run(app_id)
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
+    async fn version_of(&mut self, app_id: &str, run: i64) -> Result<Option<i64>, IngestError> {
+        self.table
+            .version_of(app_id, run)
             .await
             .map_err(|error| self.failed(error))
     }

@@ -8,13 +8,15 @@
 //! - **ING-3 bounded.** Records, fields, columns and chunks are capped ([`Limits`]); memory does not grow with the
 //!   source.
 //!
-//! The way of a record: `source` (finds and opens files, follows no link) → `frame` (cuts bytes into records) →
-//! `text` (decodes, never guesses a character) → `fields` (takes a record apart) → `chunk` and `value` (reads, checks
-//! and gathers values in Arrow builders) → `numbers` (enterprise numbers) → [`Landing`] (classifies and commits).
-//! Messages of a topic (`kafka`) join it at `fields`. The component specification is `docs/connectors.md`.
+//! The way of a record: `source` (finds and opens files, follows no link; `archive` and `workbook` unpack what is
+//! packed) → `frame` or `message` (cuts bytes into lines or messages) → `text` (decodes, never guesses a character) →
+//! `fields` or `message_fields` (takes a record apart) → `chunk` and `value` (reads, checks and gathers values in Arrow
+//! builders) → `numbers` (enterprise numbers) → [`Landing`] (classifies and commits). Messages of a topic (`kafka`) join
+//! it at `fields`. The component specification is `docs/connectors.md`.
 //!
 //! No error, report, event or log line of this crate holds a value of a record; only [`Quarantine::raw`] does.
 
+mod archive;
 mod checkpoint;
 mod chunk;
 mod error;
@@ -26,6 +28,10 @@ mod kafka;
 mod land;
 mod landing;
 mod limits;
+mod lines;
+mod message;
+mod message_fields;
+mod messages;
 mod numbers;
 mod plan;
 mod preview;
@@ -35,12 +41,15 @@ mod reason;
 mod report;
 mod run;
 mod source;
+mod spool;
 mod store;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod text;
 mod value;
+mod workbook;
+mod xml;
 
 pub use checkpoint::{Checkpoint, Delta, DeltaError, PassId, Position};
 pub use error::{HeaderFault, IngestError};

@@ -9,8 +9,14 @@ pub struct Limits {
     pub record_bytes: usize,
     /// The longest field, after decoding to UTF-8, in bytes.
     pub field_bytes: usize,
-    /// The most columns of a CSV file, or keys of a JSON object.
+    /// The most columns of a CSV file or a sheet, or keys of a JSON object.
     pub columns: usize,
+    /// The longest message of several records, in bytes.
+    pub message_bytes: usize,
+    /// The most bytes that an archive or a workbook unpacks to.
+    pub archive_bytes: u64,
+    /// The most entries of an archive or a workbook.
+    pub archive_entries: usize,
     /// The most records of one run.
     pub chunk_rows: usize,
     /// The most bytes of source that one run reads (one record more may be read).
@@ -28,6 +34,9 @@ impl Limits {
         record_bytes: 1 << 20,
         field_bytes: 256 << 10,
         columns: 512,
+        message_bytes: 4 << 20,
+        archive_bytes: 2 << 30,
+        archive_entries: 10_000,
         chunk_rows: 262_144,
         chunk_bytes: 128 << 20,
         kept_bytes: 64 << 10,
@@ -45,6 +54,14 @@ impl Limits {
                 self.record_bytes.saturating_mul(3),
             ),
             ("columns", self.columns, 1, 4096),
+            ("message_bytes", self.message_bytes, 1 << 10, 64 << 20),
+            (
+                "archive_bytes",
+                usize::try_from(self.archive_bytes).unwrap_or(usize::MAX),
+                1 << 10,
+                4095 << 20,
+            ),
+            ("archive_entries", self.archive_entries, 1, 65_535),
             ("chunk_rows", self.chunk_rows, 1, 1 << 24),
             ("chunk_bytes", self.chunk_bytes, 1, MAX),
             ("kept_bytes", self.kept_bytes, 0, self.record_bytes),

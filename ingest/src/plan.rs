@@ -11,10 +11,12 @@ use qihui_catalog::{
 use crate::{
     IngestError,
     error::{HeaderFault, Result},
-    fields::{CsvFields, JsonFields, Slot},
+    fields::{CsvFields, JsonFields, RowFields, Slot},
     frame::Quoting,
     limits::Limits,
+    message_fields::MessageFields,
     value::{self, Value},
+    workbook::DateSystem,
 };
 
 /// The hidden column of enterprise numbers.
@@ -114,6 +116,11 @@ impl Plan {
             fault,
         };
         check_encoding(feed).map_err(bad)?;
+        if (feed.format == FeedFormat::Xml) != feed.message.is_some() {
+            return Err(bad(
+                "XML feeds, and no others, say what their messages are".into()
+            ));
+        }
         let landed: Vec<&Column> = contract.landed().collect();
         let index: BTreeMap<&str, usize> = landed
             .iter()
@@ -200,12 +207,61 @@ impl Plan {
                 delimiter: self.feed.delimiter,
                 quote: QUOTE,
             }),
-            FeedFormat::JsonLines => None,
+            FeedFormat::JsonLines | FeedFormat::Xml | FeedFormat::Xlsx => None,
+        }
+    }
+
+    /// The encoding of the lines of the source.
+    pub fn encoding(&self) -> Encoding {
+        match self.feed.format {
+            FeedFormat::Csv | FeedFormat::JsonLines => self.feed.encoding,
+            FeedFormat::Xml | FeedFormat::Xlsx => Encoding::Utf8,
         }
     }
 
     /// Binds the names in a header line to slots.
     pub fn bind_header(&self, names: &[String], limits: &Limits) -> Result<CsvFields, HeaderFault> {
+        let slots = self.bind_names(names, limits)?;
+        Ok(CsvFields::new(
+            self.feed.delimiter,
+            QUOTE,
+            slots,
+            self.slot_count(),
+            limits,
+        ))
+    }
+
+    /// Binds the cells of a header row to slots; cells without text are no columns.
+    pub fn bind_row(
+        &self,
+        cells: &[String],
+        dates: DateSystem,
+        limits: &Limits,
+    ) -> Result<RowFields, HeaderFault> {
+        let names: Vec<String> = cells.iter().filter(|c| !c.is_empty()).cloned().collect();
+        let mut bound = self.bind_names(&names, limits)?.into_iter();
+        let slots = cells
+            .iter()
+            .map(|cell| if cell.is_empty() { None } else { bound.next() })
+            .collect();
+        let is_moment = |c: &PlanColumn| matches!(c.ty, ColumnType::Date | ColumnType::Timestamp);
+        let mut moments: Vec<bool> = self.columns.iter().map(is_moment).collect();
+        moments.resize(self.slot_count(), false);
+        Ok(RowFields::new(slots, moments, dates, limits))
+    }
+
+    /// How many of the columns that the feed maps are among `names`, and how many there are.
+    pub fn expected_among(&self, names: &[String]) -> (usize, usize) {
+        let known: Vec<Option<Slot>> = names.iter().map(|name| self.slot(name)).collect();
+        let expected = self.expected();
+        let found = expected
+            .iter()
+            .filter(|(slot, _)| known.contains(&Some(Slot::Wanted(*slot))))
+            .count();
+        (found, expected.len())
+    }
+
+    fn bind_names(&self, names: &[String], limits: &Limits) -> Result<Vec<Slot>, HeaderFault> {
         if names.len() > limits.columns {
             return Err(HeaderFault::TooManyColumns {
                 found: names.len(),
@@ -250,18 +306,23 @@ impl Plan {
         if !missing.is_empty() {
             return Err(HeaderFault::Missing { columns: missing });
         }
-        let slots = known.into_iter().flatten().collect();
-        Ok(CsvFields::new(
-            self.feed.delimiter,
-            QUOTE,
-            slots,
-            self.slot_count(),
-            limits,
-        ))
+        Ok(known.into_iter().flatten().collect())
     }
 
     /// Binds the keys of JSON objects to slots.
     pub fn bind_keys(&self, limits: &Limits) -> JsonFields {
+        JsonFields::new(self.named_slots(), self.slot_count(), limits)
+    }
+
+    /// Binds the elements of messages to slots; none when the feed has no messages.
+    pub fn bind_elements(&self, limits: &Limits) -> Option<MessageFields> {
+        let form = self.feed.message.as_ref()?;
+        let slots = self.named_slots();
+        Some(MessageFields::new(form, slots, self.slot_count(), limits))
+    }
+
+    /// Every name that the feed knows, with its slot.
+    fn named_slots(&self) -> impl Iterator<Item = (String, Slot)> {
         let mark = self.feed.tombstone.iter().map(|t| &t.column);
         let mut names: Vec<&String> = self
             .feed
@@ -272,10 +333,9 @@ impl Plan {
             .collect();
         names.sort_unstable();
         names.dedup();
-        let slots = names
+        names
             .into_iter()
-            .filter_map(|name| Some((name.clone(), self.slot(name)?)));
-        JsonFields::new(slots, self.slot_count(), limits)
+            .filter_map(|name| Some((name.clone(), self.slot(name)?)))
     }
 
     /// Where the source column `name` goes; none when the feed does not know it.
@@ -316,7 +376,7 @@ impl Plan {
 
 /// Delimiters that may stand inside a GB18030 character would cut it in two.
 fn check_encoding(feed: &FeedSpec) -> Result<(), String> {
-    if feed.format == FeedFormat::JsonLines {
+    if feed.format != FeedFormat::Csv {
         return Ok(());
     }
     let delimiter = feed.delimiter;

@@ -231,6 +231,14 @@ impl Landing for Preview {
         }
     }
 
+    async fn version_of(&mut self, app_id: &str, run: i64) -> Result<Option<i64>, IngestError> {
+        match &mut self.table {
+            Some(table) => table.version_of(app_id, run).await,
+            // On its own every commit is a run and a version, both counted from 1.
+            None => Ok(Some(run).filter(|run| self.last_run >= Some(*run))),
+        }
+    }
+
     async fn position_of(
         &mut self,
         app_id: &str,

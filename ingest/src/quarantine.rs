@@ -47,11 +47,14 @@ pub struct QuarantineEntry {
     pub source: String,
     /// SHA-256 of that file; for a message, of what identifies this reading of its partition.
     pub source_sha256: String,
+    /// The sheet of a workbook or the document of an archive that it stands in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The run that read it last.
     pub run: i64,
-    /// The line it starts on, from 1; for a message its offset.
+    /// The line of the file, document or sheet it starts on, from 1; for a message of a topic its offset.
     pub line: u64,
-    /// Where it starts, in bytes; for a message its offset.
+    /// Where it starts, in bytes; in what an archive or a workbook unpacks to. For a message of a topic its offset.
     pub offset: u64,
     /// Its length, in bytes.
     pub length: u64,
@@ -248,6 +251,7 @@ fn line(origin: &Origin, rejected: &Rejected) -> Line {
             id: id(&origin.sha256, rejected.offset),
             source: origin.source.clone(),
             source_sha256: hex::encode(origin.sha256),
+            part: rejected.part.as_deref().map(str::to_owned),
             run: origin.run,
             line: rejected.line,
             offset: rejected.offset,

@@ -25,16 +25,38 @@ pub enum Reason {
     FieldCount,
     /// The line is not a JSON object.
     BadJson,
-    /// A key stands twice in the object.
+    /// A key stands twice in the object, or an element twice in its block.
     DuplicateKey,
-    /// The feed does not know a key of the object.
+    /// The feed does not know a key of the object or an element of the message.
     UnknownKey,
-    /// A value is an array or an object.
+    /// A value is an array, an object, or an element with others inside.
     NestedValue,
     /// A message without a value, in a feed that does not say what its key means.
     NoValue,
     /// The message is no CloudEvent 1.0 with JSON data.
     BadCloudEvent,
+    /// It is not well-formed XML, or not of the shape of a message.
+    BadXml,
+    /// The document ends inside a message or before its last element is closed.
+    Truncated,
+    /// The document has a document type definition.
+    DoctypeRefused,
+    /// A reference to an entity that XML itself does not define.
+    UnknownEntity,
+    /// Elements stand inside each other more deeply than any message needs.
+    TooDeep,
+    /// An element has more attributes than any message needs.
+    TooManyAttributes,
+    /// An element does not belong to the namespace of the feed.
+    WrongNamespace,
+    /// The document is written in an encoding that is not taken.
+    UnknownEncoding,
+    /// The message has more lines than one may have.
+    TooManyLines,
+    /// The message has no line.
+    NoLines,
+    /// A cell holds an error such as `#REF!` instead of a value.
+    CellError,
     /// A required value is absent.
     MissingValue,
     /// Not a date, or none of the calendar.
@@ -87,6 +109,17 @@ impl Reason {
             Self::NestedValue => "NestedValue",
             Self::NoValue => "NoValue",
             Self::BadCloudEvent => "BadCloudEvent",
+            Self::BadXml => "BadXml",
+            Self::Truncated => "Truncated",
+            Self::DoctypeRefused => "DoctypeRefused",
+            Self::UnknownEntity => "UnknownEntity",
+            Self::TooDeep => "TooDeep",
+            Self::TooManyAttributes => "TooManyAttributes",
+            Self::WrongNamespace => "WrongNamespace",
+            Self::UnknownEncoding => "UnknownEncoding",
+            Self::TooManyLines => "TooManyLines",
+            Self::NoLines => "NoLines",
+            Self::CellError => "CellError",
             Self::MissingValue => "MissingValue",
             Self::BadDate => "BadDate",
             Self::BadTime => "BadTime",

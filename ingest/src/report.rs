@@ -162,7 +162,10 @@ impl ProblemReport {
 pub struct ProblemLine {
     /// The file, relative to its folder.
     pub source: String,
-    /// The line, from 1.
+    /// The sheet of a workbook or the document of an archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// The line there, from 1.
     pub line: u64,
 }
 

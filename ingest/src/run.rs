@@ -9,7 +9,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use qihui_catalog::{Catalog, Contract, EnterpriseNumbers, FeedName, FeedSpec};
@@ -20,8 +20,8 @@ use crate::{
     IngestError, Limits,
     error::Result,
     events::{SourceFailed, SourceFinished, SourceStarted},
-    journal::{self, Journal, RunRecord},
-    land::{Lander, State},
+    journal::{self, Journal},
+    land::{Earlier, Lander, State},
     landing::{Landing, TableLanding},
     numbers::Numbering,
     plan::Plan,
@@ -78,8 +78,9 @@ pub struct RunOptions {
 ///
 /// # Errors
 /// What is wrong with a record is no error. What is wrong with a file as a whole (its path, its header, its encoding)
-/// is, and so is a failing disk, table or ledger; then chunks already committed stay, and running the feed again
-/// continues behind them.
+/// is: the other files of the folder are run all the same, and [`IngestError::SomeFiles`] tells at the end. A failing
+/// disk, table or ledger ends the run at once; chunks already committed stay, and running the feed again continues
+/// behind them.
 pub async fn run_feed(
     ctx: &IngestContext,
     feed: &FeedName,
@@ -136,14 +137,18 @@ pub async fn effective_runs(
         return Ok(Vec::new());
     }
     let mut landing = TableLanding::new(&contract.id, job.table(ctx).await?);
-    let last = landing
-        .last_run(&journal::app_id(feed, &contract.id))
-        .await?;
+    let app_id = journal::app_id(feed, &contract.id);
+    let last = landing.last_run(&app_id).await?;
     let journal = Journal::open(&ctx.state_dir, feed)?;
-    let later = journal.effective(last).filter(|record| record.run > after);
-    Ok(later
-        .map(|record| record.fact(journal.version(record.run)))
-        .collect())
+    let mut facts = Vec::new();
+    for record in journal.effective(last).filter(|record| record.run > after) {
+        let version = match journal.version(record.run) {
+            Some(version) => Some(version),
+            None => landing.version_of(&app_id, record.run).await?,
+        };
+        facts.push(record.fact(version));
+    }
+    Ok(facts)
 }
 
 /// Whether `input` holds something for `feed`: a file whose name fits, or a folder with one.
@@ -261,10 +266,14 @@ impl Job {
             reasons: ReasonCounts::new(),
             files: Vec::with_capacity(files.len()),
         };
+        let (of, mut failed) = (files.len(), Vec::new());
         for found in files {
             let name = found.relative.display().to_string();
             let file = async {
-                let source = blocking(move || Source::open(&found)).await?;
+                let (spec, limits) = (Arc::clone(&self.plan.feed), self.options.limits);
+                let state_dir = place.state_dir.clone();
+                let open = move || Source::open(&found, &spec, &state_dir, &limits);
+                let source = blocking(open).await?;
                 self.run_source(Arc::new(source), &state, landing, tally)
                     .await
             };
@@ -275,14 +284,33 @@ impl Job {
                     code: error.code(),
                 }
                 .emit();
-            })?;
+            });
+            let file = match file {
+                Ok(file) => file,
+                // The other files can do nothing for what is wrong with this one.
+                Err(error) if of > 1 && error.is_of_source() => {
+                    failed.push((name, error));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             report.counts += file.counts;
             for (reason, count) in &file.reasons {
                 *report.reasons.entry(*reason).or_default() += count;
             }
             report.files.push(file);
         }
-        Ok(report)
+        let mut failed = failed.into_iter();
+        let Some((file, first)) = failed.next() else {
+            return Ok(report);
+        };
+        Err(IngestError::SomeFiles {
+            file,
+            first: Box::new(first),
+            more: failed.collect(),
+            of,
+            done: Box::new(report),
+        })
     }
 
     async fn run_source<L: Landing>(
@@ -299,8 +327,8 @@ impl Job {
             self.options,
         );
         let earlier = lander.resume(landing).await?;
-        let mut report = self.begin(&source, &earlier, state);
-        let from = earlier.last().map(|record| record.to);
+        let mut report = self.begin(&source, &earlier);
+        let from = earlier.last().map(|run| run.record.to);
         let (send, mut chunks) = mpsc::channel(1);
         let reading = {
             let (plan, source, limits) = (
@@ -348,8 +376,7 @@ impl Job {
     }
 
     /// The report of a file, with what an interrupted earlier invocation did.
-    fn begin(&self, source: &Source, earlier: &[RunRecord], state: &Mutex<State>) -> FileReport {
-        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn begin(&self, source: &Source, earlier: &[Earlier]) -> FileReport {
         let mut report = FileReport {
             source: source.name.clone(),
             source_sha256: hex::encode(source.sha256),
@@ -358,17 +385,15 @@ impl Job {
             resumed_after: 0,
             runs: Vec::new(),
         };
-        for record in earlier {
+        for Earlier { record, version } in earlier {
             report.counts += record.counts;
             for (reason, count) in &record.reasons {
                 *report.reasons.entry(*reason).or_default() += count;
             }
-            report
-                .runs
-                .push(record.fact(state.journal.version(record.run)));
+            report.runs.push(record.fact(*version));
         }
         report.resumed_after = report.counts.read;
-        let done = earlier.last().map_or(0, |record| record.to.offset);
+        let done = earlier.last().map_or(0, |run| run.record.to.offset);
         self.progress.started(&source.name, source.bytes, done);
         SourceStarted {
             feed: self.plan.feed.name.as_str(),

@@ -4,6 +4,10 @@
 //! link (each step is opened relative to the one before with `O_NOFOLLOW`, so nothing can be swapped in between), and
 //! it is known by the hash of its content. A wildcard in a path is refused; a feed picks files of a folder by its own
 //! pattern. A change of the file while it is read is noticed before the next commit.
+//!
+//! What is read of a source is its *text*: the file itself, or what is packed in it. An archive of documents is its
+//! documents one after the other, a workbook its rows as lines ([`crate::workbook`]). Positions are places in the text;
+//! its *parts* (documents, sheets) have names and lines of their own.
 
 use std::{
     ffi::OsStr,
@@ -14,16 +18,21 @@ use std::{
         unix::fs::{FileExt, MetadataExt},
     },
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
-use qihui_catalog::{Encoding, FeedSpec};
+use qihui_catalog::{Encoding, FeedFormat, FeedSpec};
 use ring::digest::{Context, SHA256};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::{
     IngestError,
+    archive::{self, Archive, FileReader},
     error::Result,
+    limits::Limits,
+    spool::Spool,
     text::{Evidence, TextDecoder},
+    workbook::{self, DateSystem},
 };
 
 /// How much is read at a time while hashing, in bytes.
@@ -40,11 +49,38 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
+    /// The unpacked text, where the file is packed.
+    unpacked: Option<File>,
     /// Its path inside its folder, for people.
     pub name: String,
+    /// The length of its text.
     pub bytes: u64,
+    /// SHA-256 of the file.
     pub sha256: [u8; 32],
+    /// The parts of its text, in order; never none.
+    pub parts: Vec<Part>,
+    /// From when a workbook counts days.
+    pub dates: DateSystem,
     stamp: Stamp,
+}
+
+/// A part of a text: a sheet of a workbook, a document of an archive, or the whole file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Its name; none for a whole file.
+    pub name: Option<Arc<str>>,
+    /// Where it begins, in bytes.
+    pub start: u64,
+    /// The line of the text that it begins on.
+    pub line: u64,
+}
+
+/// The text of a packed source.
+struct Unpacked {
+    text: File,
+    bytes: u64,
+    parts: Vec<Part>,
+    dates: DateSystem,
 }
 
 /// What changes when a file is written to or replaced.
@@ -193,27 +229,91 @@ fn missing(path: &Path, error: io::Error) -> IngestError {
 }
 
 impl Source {
-    /// Opens a file and reads it once, for its hash.
-    pub fn open(found: &Found) -> Result<Self> {
+    /// Opens a file of `feed`, reads it once, for its hash, and unpacks it if it is packed. What is unpacked lies in or
+    /// above `state_dir`, without a name.
+    pub fn open(found: &Found, feed: &FeedSpec, state_dir: &Path, limits: &Limits) -> Result<Self> {
         let path = found.root.join(&found.relative);
         let file = open_beneath(found, &path)?;
         let failed = |error| IngestError::io_at("reading", &path, error);
         let stamp = Stamp::of(&file).map_err(failed)?;
+        let again = || file.try_clone().map_err(failed);
         let sha256 = hash(FileReader {
-            file: file.try_clone().map_err(failed)?,
+            file: again()?,
             offset: 0,
         })
         .map_err(failed)?;
         let name = found.relative.to_string_lossy().into_owned();
-        let source = Self {
-            file,
-            name,
-            bytes: stamp.bytes,
-            sha256,
-            stamp,
+        let packed = match feed.format {
+            FeedFormat::Csv | FeedFormat::JsonLines => None,
+            FeedFormat::Xml if !begins_with(&file, archive::MAGIC).map_err(failed)? => {
+                not_empty(stamp.bytes, &name, feed)?;
+                None
+            }
+            FeedFormat::Xml => Some(unpack_documents(again()?, &name, state_dir, limits)?),
+            FeedFormat::Xlsx => {
+                not_empty(stamp.bytes, &name, feed)?;
+                let unpacked = unpack_workbook(again()?, &name, state_dir, limits)?;
+                not_empty(unpacked.bytes, &name, feed)?;
+                Some(unpacked)
+            }
+        };
+        let whole = || {
+            vec![Part {
+                name: None,
+                start: 0,
+                line: 1,
+            }]
+        };
+        let source = match packed {
+            None => Self {
+                file,
+                unpacked: None,
+                name,
+                bytes: stamp.bytes,
+                sha256,
+                parts: whole(),
+                dates: DateSystem::From1900,
+                stamp,
+            },
+            Some(unpacked) => Self {
+                file,
+                unpacked: Some(unpacked.text),
+                name,
+                bytes: unpacked.bytes,
+                sha256,
+                parts: unpacked.parts,
+                dates: unpacked.dates,
+                stamp,
+            },
         };
         source.check_unchanged()?;
         Ok(source)
+    }
+
+    /// The file that holds the text.
+    fn text(&self) -> &File {
+        self.unpacked.as_ref().unwrap_or(&self.file)
+    }
+
+    /// The part that the byte at `offset` of the text belongs to: its place in [`Source::parts`].
+    pub fn part_at(&self, offset: u64) -> usize {
+        let after = self.parts.partition_point(|part| part.start <= offset);
+        after.saturating_sub(1)
+    }
+
+    /// Where part number `part` ends.
+    pub fn part_end(&self, part: usize) -> u64 {
+        self.parts
+            .get(part + 1)
+            .map_or(self.bytes, |next| next.start)
+    }
+
+    /// The part that a place in the text lies in, by name, and its line there.
+    pub fn place(&self, offset: u64, line: u64) -> (Option<Arc<str>>, u64) {
+        match self.parts.get(self.part_at(offset)) {
+            Some(part) => (part.name.clone(), line + 1 - part.line.min(line)),
+            None => (None, line),
+        }
     }
 
     /// Reads the file once more, for what its lines say about its encoding.
@@ -225,7 +325,7 @@ impl Source {
     pub fn reader(&self, offset: u64) -> Result<impl Read + Send + use<>> {
         let reader = || -> io::Result<FileReader> {
             Ok(FileReader {
-                file: self.file.try_clone()?,
+                file: self.text().try_clone()?,
                 offset,
             })
         };
@@ -235,7 +335,7 @@ impl Source {
     /// The bytes of one record.
     pub fn read_at(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
-        self.file
+        self.text()
             .read_exact_at(&mut bytes, offset)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => IngestError::SourceChanged {
@@ -263,18 +363,73 @@ impl Source {
     }
 }
 
-/// Reads at an offset of its own, so that readers of one file do not move each other.
-struct FileReader {
-    file: File,
-    offset: u64,
+fn begins_with(file: &File, magic: &[u8]) -> io::Result<bool> {
+    let mut begin = vec![0; magic.len()];
+    match file.read_exact_at(&mut begin, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => Ok(begin == magic),
+    }
 }
 
-impl Read for FileReader {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(to, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
+fn not_empty(bytes: u64, name: &str, feed: &FeedSpec) -> Result<()> {
+    if bytes > 0 {
+        return Ok(());
     }
+    Err(IngestError::EmptyFile {
+        file: name.to_owned(),
+        feed: feed.name.to_string(),
+    })
+}
+
+/// Writes the documents of an archive one after the other.
+fn unpack_documents(file: File, name: &str, state_dir: &Path, limits: &Limits) -> Result<Unpacked> {
+    let refused = |fault: String| IngestError::archive(name, fault);
+    let mut archive = Archive::open(file, name, limits)?;
+    let mut spool = Spool::new(state_dir, name, limits.archive_bytes)?;
+    let mut parts = Vec::with_capacity(archive.entries.len());
+    for entry in archive.entries.clone() {
+        if !entry.name.to_ascii_lowercase().ends_with(".xml") {
+            return Err(refused(format!("`{}` is no XML document", entry.name)));
+        }
+        if entry.bytes == 0 {
+            return Err(refused(format!("the document `{}` is empty", entry.name)));
+        }
+        parts.push(Part {
+            name: Some(Arc::from(&*entry.name)),
+            start: spool.bytes,
+            line: spool.line,
+        });
+        archive.unpack(&entry, |block| spool.write(block))?;
+        // Documents begin on lines of their own, so that lines count from 1 in each of them.
+        spool.write(b"\n")?;
+    }
+    if parts.is_empty() {
+        return Err(refused("it holds no document".into()));
+    }
+    Ok(Unpacked {
+        bytes: spool.bytes,
+        text: spool.finish()?,
+        parts,
+        dates: DateSystem::From1900,
+    })
+}
+
+fn unpack_workbook(file: File, name: &str, state_dir: &Path, limits: &Limits) -> Result<Unpacked> {
+    const OLD_OFFICE: &[u8] = b"\xD0\xCF\x11\xE0";
+    if begins_with(&file, OLD_OFFICE)
+        .map_err(|error| IngestError::io(format!("reading `{name}`"), error))?
+    {
+        let fault = "it is of the form before xlsx, or protected by a password";
+        return Err(IngestError::workbook(name, fault.into()));
+    }
+    let text = workbook::write_text(file, name, state_dir, limits)?;
+    Ok(Unpacked {
+        text: text.text,
+        bytes: text.bytes,
+        parts: text.parts,
+        dates: text.dates,
+    })
 }
 
 fn open_beneath(found: &Found, path: &Path) -> Result<File> {

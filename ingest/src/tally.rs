@@ -22,6 +22,7 @@ impl Tally {
                 if lines.iter().filter(|l| l.source == source).count() < ProblemReport::MAX_LINES {
                     lines.push(ProblemLine {
                         source: source.to_owned(),
+                        part: rejected.part.as_deref().map(str::to_owned),
                         line: rejected.line,
                     });
                 }

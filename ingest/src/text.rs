@@ -64,6 +64,11 @@ impl TextDecoder {
         }
     }
 
+    /// The encoding it was made for.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
     /// Learns what the whole file says about its encoding.
     pub fn learn(&mut self, evidence: Evidence) {
         self.evidence = Some(evidence);

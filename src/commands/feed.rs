@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use qihui_catalog::{Catalog, FeedName};
 use qihui_ingest::{
-    CheckReport, Counts, ProblemReport, Progress, Quarantine, QuarantineEntry, Quiet, RunReport,
-    Stop, TopicReport,
+    CheckReport, Counts, ProblemLine, ProblemReport, Progress, Quarantine, QuarantineEntry, Quiet,
+    RunReport, Stop, TopicReport,
 };
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Context, shown, with_hub};
 use crate::cli::{FeedCommand, FeedRunArgs};
 use crate::failure::{Failure, ProgramError};
-use crate::hub::{Hub, TopicRun};
+use crate::hub::{FILES_FAILED, Hub, TopicRun};
 use crate::progress::Bars;
 use crate::report::{Report, table};
 
@@ -87,7 +87,7 @@ async fn check(file: &Path, feed: &FeedName, context: &Context<'_>) -> Result<Re
 
 fn problem_table(problems: &[ProblemReport]) -> String {
     let rows = problems.iter().map(|problem| {
-        let lines: Vec<String> = problem.lines.iter().map(|at| at.line.to_string()).collect();
+        let lines: Vec<String> = problem.lines.iter().map(line_of).collect();
         vec![
             problem.code.to_string(),
             problem.column.clone().unwrap_or_default(),
@@ -96,6 +96,14 @@ fn problem_table(problems: &[ProblemReport]) -> String {
         ]
     });
     table(&["problem", "column", "records", "first lines"], rows)
+}
+
+/// A line, with its sheet or document where it has one.
+fn line_of(at: &ProblemLine) -> String {
+    match &at.part {
+        Some(part) => format!("{part}:{}", at.line),
+        None => at.line.to_string(),
+    }
 }
 
 async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, Failure> {
@@ -108,14 +116,25 @@ async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, F
         }
         let feeds = chosen(&args, &from, hub.catalog()?)?;
         let mut reports = Vec::with_capacity(feeds.len());
+        let mut failed: Option<Failure> = None;
         for feed in feeds {
             let run = hub.run_feed(&feed, &from, args.dry_run, Arc::clone(&watching));
             match run.await {
                 Ok(report) => reports.push(report),
+                // What is wrong with files of one feed does not concern another.
+                Err(failure) if failure.has(FILES_FAILED) => {
+                    failed = Some(match failed {
+                        None => failure,
+                        Some(first) => first.with_details([format!("feed {feed}: {failure}")]),
+                    });
+                }
                 Err(failure) => return Err(after(failure, &reports)),
             }
         }
-        Ok(Ran::Files(reports))
+        match failed {
+            None => Ok(Ran::Files(reports)),
+            Some(failure) => Err(after(failure, &reports)),
+        }
     })
     .await?;
     let (reports, lag) = match ran {
@@ -191,7 +210,7 @@ fn told_to_end() -> Result<Stop, Failure> {
     Ok(stop)
 }
 
-/// A failure after feeds that were run: they stay run, so they are told.
+/// A failure beside feeds that were run: they stay run, so they are told.
 fn after(failure: Failure, done: &[RunReport]) -> Failure {
     if done.is_empty() {
         return failure;
@@ -332,8 +351,12 @@ async fn quarantine(
 
 fn quarantined(entry: &QuarantineEntry) -> Vec<String> {
     let problems: Vec<String> = entry.problems.iter().map(ToString::to_string).collect();
+    let source = match &entry.part {
+        Some(part) => format!("{}: {part}", entry.source),
+        None => entry.source.clone(),
+    };
     vec![
-        shown(Path::new(&entry.source)),
+        shown(Path::new(&source)),
         entry.line.to_string(),
         entry.length.to_string(),
         problems.join(", "),

@@ -19,6 +19,8 @@ mod models;
 pub mod progress;
 mod recover;
 mod runs;
+
+pub(crate) use runs::FILES_FAILED;
 mod sink;
 mod topics;
 

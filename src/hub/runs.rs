@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use qihui_audit::{Entry, Subjects};
 use qihui_catalog::{DatasetId, FeedName};
-use qihui_ingest::{CheckReport, IngestContext, Progress, Quiet, RunFact, RunOptions, RunReport};
+use qihui_ingest::{
+    CheckReport, IngestContext, IngestError, Progress, Quiet, RunFact, RunOptions, RunReport,
+};
 use serde_json::{Value, json};
 
 use super::Hub;
@@ -70,10 +72,10 @@ impl Hub {
             context, feed, input, &options, progress,
         ));
         if dry_run {
-            return Ok(run.await?);
+            return run.await.map_err(failed_run);
         }
         self.announce(|known| known.pending.insert(feed.clone()))?;
-        let result = run.await.map_err(Failure::from);
+        let result = run.await.map_err(failed_run);
         let recorded = self.record_end(feed, result.as_ref().err()).await;
         let report = result?;
         recorded?;
@@ -219,6 +221,50 @@ impl Hub {
             .collect();
         self.log().submit(&entries)?.await?;
         Ok(())
+    }
+}
+
+/// What [`Failure`]s of runs name beside the error, where it is about files: those that could not be run.
+pub(crate) const FILES_FAILED: &str = "files_failed";
+
+/// A failed run, with the files that failed where others were run.
+fn failed_run(error: IngestError) -> Failure {
+    let of_files = error.is_of_source();
+    let told = |file: &str, error: &IngestError| json!({ "code": error.code(), "file": file });
+    let (files, lines): (Vec<Value>, Vec<String>) = match &error {
+        IngestError::SomeFiles {
+            file,
+            first,
+            more,
+            done,
+            ..
+        } => {
+            let counts = &done.counts;
+            let run = format!(
+                "feed {}: {} files run, {} read, {} landed, {} quarantined",
+                done.feed,
+                done.files.len(),
+                counts.read,
+                counts.landed(),
+                counts.quarantined
+            );
+            let others = more
+                .iter()
+                .map(|(file, error)| format!("`{file}`: {error}"));
+            (
+                std::iter::once(told(file, first))
+                    .chain(more.iter().map(|(file, error)| told(file, error)))
+                    .collect(),
+                std::iter::once(run).chain(others).collect(),
+            )
+        }
+        _ => (Vec::new(), Vec::new()),
+    };
+    let failure = Failure::from(error).with_details(lines);
+    if of_files {
+        failure.with(FILES_FAILED, Value::Array(files))
+    } else {
+        failure
     }
 }
 

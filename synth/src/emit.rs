@@ -5,24 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
-use encoding_rs::GB18030;
 use parking_lot::Mutex;
 use qihui_catalog::FeedFormat;
 
 use crate::calendar::{Span, add_days};
 use crate::draw::Draw;
 use crate::error::{Result, SynthError};
+use crate::file::FeedFile;
 use crate::manifest::{Expected, FeedManifest, FileManifest};
 use crate::plan::{DateForm, Plan};
 use crate::population::{Enterprise, spare_code};
-use crate::row::{NUL_MARK, Row, WRONG_MARK, csv_field};
+use crate::row::{NUL_MARK, Row, WRONG_MARK};
 use crate::ugly::{Kind, Outcome};
 
-const BUFFER_BYTES: usize = 32 << 10;
 /// Longer than the longest field a hub takes by default (256 KiB), in bytes of UTF-8.
 const OVERLONG_BYTES: usize = (256 << 10) + 3;
 /// Overlong records are costly; a feed holds at most this many.
@@ -99,15 +98,6 @@ impl Sequel<'_> {
     }
 }
 
-/// One file of a feed.
-struct FeedFile {
-    name: String,
-    path: PathBuf,
-    writer: BufWriter<File>,
-    records: u64,
-    bytes: u64,
-}
-
 /// What is counted while a feed is written.
 #[derive(Default)]
 struct Books {
@@ -126,12 +116,13 @@ pub(crate) struct Emitter<'p> {
     output: &'p Output,
     ugly_per_million: u32,
     row: Row<'p>,
-    files: Vec<Option<FeedFile>>,
+    files: Vec<Option<FeedFile<'p>>>,
+    /// Files of each month that are full.
+    done: Vec<Vec<FileManifest>>,
     books: Books,
     fate: Draw,
     spare: String,
     overlong: u32,
-    text: String,
 }
 
 impl<'p> Emitter<'p> {
@@ -148,11 +139,11 @@ impl<'p> Emitter<'p> {
             ugly_per_million,
             row: Row::new(plan),
             files: std::iter::repeat_with(|| None).take(span.files()).collect(),
+            done: vec![Vec::new(); span.files()],
             books: Books::default(),
             fate: Draw::new(0, 0, 0),
             spare: String::new(),
             overlong: 0,
-            text: String::new(),
         }
     }
 
@@ -176,6 +167,13 @@ impl<'p> Emitter<'p> {
         self.row.clear(habits);
         // Exchanges run from six in the morning to ten at night.
         self.row.clock = 21_600 + self.fate.below(57_600);
+        &mut self.row
+    }
+
+    /// Begins another record of the message in hand: spelled and sent like the one before.
+    pub(crate) fn go_on(&mut self) -> &mut Row<'p> {
+        let habits = self.row.habits;
+        self.row.clear(habits);
         &mut self.row
     }
 
@@ -244,6 +242,12 @@ impl<'p> Emitter<'p> {
             Kind::BadCheckDigit | Kind::BadSymbol | Kind::OldNumber | Kind::LowerCase => {
                 targets.uscc.is_some()
             }
+            // Spreadsheets write no such bytes and no cell so long.
+            Kind::WrongBytes | Kind::Nul | Kind::Overlong
+                if self.plan.feed.format == FeedFormat::Xlsx =>
+            {
+                false
+            }
             Kind::WrongBytes | Kind::Nul => self.target(&targets.texts).is_some(),
             Kind::Overlong => {
                 self.overlong < OVERLONG_MOST && self.target(&targets.texts).is_some()
@@ -274,7 +278,7 @@ impl<'p> Emitter<'p> {
 
     /// Writes the record as it is.
     fn intact(&mut self, file: usize) -> Result<()> {
-        self.write(file, 0)?;
+        self.write(file, false, false)?;
         self.books.expected.landed += 1;
         self.books.live += 1;
         Ok(())
@@ -311,7 +315,7 @@ impl<'p> Emitter<'p> {
             | Kind::Retraction
             | Kind::ChangedUscc => {}
         }
-        self.write(file, usize::from(kind == Kind::Torn))?;
+        self.write(file, kind == Kind::Torn, true)?;
         self.book(kind);
         Ok(())
     }
@@ -366,7 +370,8 @@ impl<'p> Emitter<'p> {
             }
             _ => {}
         }
-        self.write(if kind == Kind::Duplicate { file } else { later }, 0)?;
+        let into = if kind == Kind::Duplicate { file } else { later };
+        self.write(into, false, kind == Kind::ChangedUscc)?;
         match kind {
             Kind::Duplicate => self.books.duplicates += 1,
             Kind::Correction => self.books.corrections += 1,
@@ -382,7 +387,7 @@ impl<'p> Emitter<'p> {
 
     fn book(&mut self, kind: Kind) {
         let expected = &mut self.books.expected;
-        match kind.outcome(self.plan.feed.format == FeedFormat::JsonLines) {
+        match kind.outcome(self.plan.feed.format) {
             Outcome::Landed => {
                 expected.landed += 1;
                 self.books.live += u64::from(!kind.is_extra());
@@ -399,62 +404,32 @@ impl<'p> Emitter<'p> {
         }
     }
 
-    /// Writes the record into a file, without its last `cut` parts.
-    fn write(&mut self, file: usize, cut: usize) -> Result<()> {
-        self.open(file)?;
-        self.text.clear();
-        self.row.write(file, cut, &mut self.text);
-        if cut > 0 && self.plan.feed.format == FeedFormat::JsonLines {
-            self.text.pop();
-            self.text.pop();
+    /// Writes the record into a file; `alone` keeps it apart from records before and behind it.
+    fn write(&mut self, file: usize, torn: bool, alone: bool) -> Result<()> {
+        if self.files[file].as_ref().is_some_and(FeedFile::is_full)
+            && let Some(full) = self.files[file].take()
+        {
+            self.done[file].push(full.close()?);
         }
-        self.text.push_str(self.plan.line_end());
-        let Some(open) = &mut self.files[file] else {
-            return Ok(());
-        };
-        open.records += 1;
-        open.put(&self.text, self.plan.gb18030())
-    }
-
-    /// Makes the file, if it is not there yet, and writes its header.
-    fn open(&mut self, index: usize) -> Result<()> {
-        if self.files[index].is_some() {
-            return Ok(());
-        }
-        let month = self.span.file_month(index);
-        let name = self.plan.file_name(month.year(), month.number());
-        let (path, file) = self.output.create(&name)?;
-        let writer = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let mut open = FeedFile {
-            name,
-            path,
-            writer,
-            records: 0,
-            bytes: 0,
-        };
-        if self.plan.mark() {
-            open.put("\u{feff}", false)?;
-        }
-        if self.plan.feed.format == FeedFormat::Csv {
-            let mut header = String::new();
-            for (place, source) in self.plan.header(index).into_iter().enumerate() {
-                if place > 0 {
-                    header.push(char::from(self.plan.feed.delimiter));
-                }
-                csv_field(self.plan.feed.delimiter, source, &mut header);
+        let open = match &mut self.files[file] {
+            Some(open) => open,
+            empty => {
+                let part = self.done[file].len() + 1;
+                let month = self.span.file_month(file);
+                empty.insert(FeedFile::create(self.plan, self.output, file, month, part)?)
             }
-            header.push_str(self.plan.line_end());
-            open.put(&header, self.plan.gb18030())?;
-        }
-        self.files[index] = Some(open);
-        Ok(())
+        };
+        open.put(&self.row, torn, alone)
     }
 
     /// Closes the files and says what was written.
     pub(crate) fn close(self) -> Result<FeedManifest> {
         let mut files = Vec::new();
-        for file in self.files.into_iter().flatten() {
-            files.push(file.close()?);
+        for (mut done, last) in self.done.into_iter().zip(self.files) {
+            files.append(&mut done);
+            if let Some(last) = last {
+                files.push(last.close()?);
+            }
         }
         let books = self.books;
         Ok(FeedManifest {
@@ -469,53 +444,6 @@ impl<'p> Emitter<'p> {
             retractions: books.retractions,
             ugly_records: books.ugly.values().sum(),
             ugly: books.ugly,
-        })
-    }
-}
-
-impl FeedFile {
-    fn put(&mut self, text: &str, gb18030: bool) -> Result<()> {
-        let encoded = if gb18030 {
-            GB18030.encode(text).0
-        } else {
-            text.as_bytes().into()
-        };
-        let marked = |byte: &u8| *byte <= 2;
-        let result = if encoded.iter().any(marked) {
-            let bytes: Vec<u8> = encoded
-                .iter()
-                .map(|byte| {
-                    if *byte == 1 {
-                        0
-                    } else if *byte == 2 {
-                        0xff
-                    } else {
-                        *byte
-                    }
-                })
-                .collect();
-            self.writer.write_all(&bytes)
-        } else {
-            self.writer.write_all(&encoded)
-        };
-        self.bytes += encoded.len() as u64;
-        result.map_err(|source| SynthError::Io {
-            action: "write",
-            path: self.path.clone(),
-            source,
-        })
-    }
-
-    fn close(mut self) -> Result<FileManifest> {
-        self.writer.flush().map_err(|source| SynthError::Io {
-            action: "write",
-            path: self.path.clone(),
-            source,
-        })?;
-        Ok(FileManifest {
-            name: self.name,
-            records: self.records,
-            bytes: self.bytes,
         })
     }
 }

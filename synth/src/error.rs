@@ -70,6 +70,12 @@ pub enum SynthError {
         /// The column.
         column: String,
     },
+    /// A workbook could not be written.
+    #[error("a workbook could not be written: {reason}")]
+    Workbook {
+        /// What the library says.
+        reason: String,
+    },
     /// The catalogue could not be read.
     #[error("the catalogue that ships with the program does not hold: {reason}")]
     Catalog {
@@ -85,7 +91,7 @@ impl Coded for SynthError {
     fn code(&self) -> &'static str {
         match self {
             Self::Option { .. } => "SynthOption",
-            Self::Io { .. } => "SynthIo",
+            Self::Io { .. } | Self::Workbook { .. } => "SynthIo",
             Self::Exists { .. } => "SynthExists",
             Self::RegistryColumn { .. } | Self::RegistryRow { .. } => "SynthRegistry",
             Self::NoFeed { .. }

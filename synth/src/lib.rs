@@ -6,7 +6,8 @@
 //! - every USCC is valid and lies in a range that is never issued; with a registry, nothing unfavourable is invented
 //!   about its enterprises;
 //! - the manifest ([`Manifest`]) says what a hub must count when it takes the feeds in;
-//! - memory does not grow with the number of enterprises (but for eight bytes each when a registry is read).
+//! - memory does not grow with the number of enterprises (but for eight bytes each when a registry is read): a workbook
+//!   is held until it has 10,000 rows, then the month goes on in another.
 //!
 //! Limits: [`MAX_ENTERPRISES`], [`MAX_MONTHS`]. The span always ends with June 2026. Header names, encodings, formats
 //! and file names are those of the catalogue's feeds.
@@ -16,11 +17,13 @@ mod datasets;
 mod draw;
 mod emit;
 mod error;
+mod file;
 mod manifest;
 mod plan;
 mod population;
 mod row;
 mod ugly;
+mod workbook;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -48,7 +51,7 @@ pub const MAX_ENTERPRISES: u32 = 10_000_000;
 /// The most months of one generation.
 pub const MAX_MONTHS: u32 = 120;
 /// Version of the output: raised whenever equal options give other bytes.
-pub const OUTPUT_VERSION: u32 = 1;
+pub const OUTPUT_VERSION: u32 = 2;
 
 /// Feeds written at the same time; each holds one open file per month.
 const MAX_WORKERS: usize = 4;

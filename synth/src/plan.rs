@@ -124,24 +124,29 @@ impl Plan {
         })
     }
 
-    /// The name of the file of a month.
-    pub(crate) fn file_name(&self, year: i32, month: u32) -> String {
+    /// The name of the file of a month; `part` counts further files of the month, from 2.
+    pub(crate) fn file_name(&self, year: i32, month: u32, part: u32) -> String {
         let (before, after) = &self.pattern;
-        format!("{before}{year:04}{month:02}{after}")
-    }
-
-    /// Whether files are written in GB18030.
-    pub(crate) fn gb18030(&self) -> bool {
-        match self.feed.encoding {
-            Encoding::Gb18030 => true,
-            Encoding::Utf8 => false,
-            Encoding::Detect => self.habits.gb18030,
+        match part {
+            0 | 1 => format!("{before}{year:04}{month:02}{after}"),
+            _ => format!("{before}{year:04}{month:02}_{part:03}{after}"),
         }
     }
 
-    /// Whether files start with the UTF-8 byte order mark.
-    pub(crate) fn mark(&self) -> bool {
-        self.habits.mark && !self.gb18030() && self.feed.format == FeedFormat::Csv
+    /// Whether file number `file` is written in GB18030.
+    pub(crate) fn gb18030(&self, file: usize) -> bool {
+        match (self.feed.format, self.feed.encoding) {
+            // Declarations come from an old system and a new one.
+            (FeedFormat::Xml, _) => file % 2 == 1,
+            (FeedFormat::Xlsx, _) | (_, Encoding::Utf8) => false,
+            (_, Encoding::Gb18030) => true,
+            (_, Encoding::Detect) => self.habits.gb18030,
+        }
+    }
+
+    /// Whether file number `file` starts with the UTF-8 byte order mark.
+    pub(crate) fn mark(&self, file: usize) -> bool {
+        self.habits.mark && !self.gb18030(file) && self.feed.format == FeedFormat::Csv
     }
 
     pub(crate) fn line_end(&self) -> &'static str {

@@ -12,19 +12,31 @@ pub(crate) const NUL_MARK: char = '\u{1}';
 /// Stands for a byte that no encoding allows until the record is encoded.
 pub(crate) const WRONG_MARK: char = '\u{2}';
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Unset,
     Null,
     Text,
-    /// May be written without quotes in JSON.
+    /// May be written without quotes in JSON, and as a number in a workbook.
     Bare,
+    /// A day or time, written as such in a workbook: days since 1899-12-30.
+    Moment(f64),
 }
 
 #[derive(Debug, Clone)]
 struct Cell {
     text: String,
     state: State,
+}
+
+/// A cell of a workbook.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum SheetCell<'r> {
+    Empty,
+    Text(&'r str),
+    Number(f64),
+    /// Days since 1899-12-30.
+    Moment(f64),
 }
 
 /// One record under construction.
@@ -141,7 +153,14 @@ impl<'p> Row<'p> {
         let form = self.habits.date;
         let time = self.plan.columns[index].ty == ColumnType::Timestamp;
         let clock = self.clock;
-        let text = self.put(index, State::Text);
+        // Who types days as text spells them in a way of their own.
+        let moment = self.plan.feed.format == FeedFormat::Xlsx && form == self.plan.habits.date;
+        let state = if moment {
+            State::Moment(serial(date, time.then_some(clock)))
+        } else {
+            State::Text
+        };
+        let text = self.put(index, state);
         let year = u32::try_from(date.year()).unwrap_or(0);
         let (month, day) = (date.month(), date.day());
         let separator = match form {
@@ -247,7 +266,10 @@ impl<'p> Row<'p> {
 
     /// Whether the cell holds a value.
     pub(crate) fn holds(&self, index: usize) -> bool {
-        matches!(self.cells[index].state, State::Text | State::Bare)
+        matches!(
+            self.cells[index].state,
+            State::Text | State::Bare | State::Moment(_)
+        )
     }
 
     pub(crate) fn cell(&self, index: usize) -> &str {
@@ -310,12 +332,60 @@ impl<'p> Row<'p> {
             .map(|index| self.plan.columns[index].name.as_str())
     }
 
-    /// Writes the record as text of its format, without line end, leaving out the last `cut` columns.
+    /// Writes the record as a line of its format, without line end, leaving out the last `cut` columns.
     pub(crate) fn write(&self, file: usize, cut: usize, out: &mut String) {
         match self.plan.feed.format {
             FeedFormat::Csv => self.write_csv(cut, out),
             FeedFormat::JsonLines => self.write_json(file, out),
+            // Records of these are no lines: see `elements` and `cells`.
+            FeedFormat::Xml | FeedFormat::Xlsx => {}
         }
+    }
+
+    /// The elements of the record, in the order of the contract, then the mark of a retraction: name and text.
+    pub(crate) fn elements(&self, file: usize) -> impl Iterator<Item = (&str, &str, &str)> {
+        let columns = self.plan.columns.iter().zip(&self.cells);
+        let own = columns.filter_map(move |(column, cell)| {
+            let source = column.source(file)?;
+            let text = match cell.state {
+                State::Unset => return None,
+                State::Null => self.habits.null,
+                State::Text | State::Bare | State::Moment(_) => &cell.text,
+            };
+            Some((column.name.as_str(), source, text))
+        });
+        let marks = self.plan.extra_sources().iter().map(|source| {
+            let mark = self.tombstone_of(source);
+            (
+                "",
+                source.as_str(),
+                mark.unwrap_or_else(|| self.plan.living_mark()),
+            )
+        });
+        own.chain(marks)
+    }
+
+    /// The cells of the record, in the order of the header.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = SheetCell<'_>> {
+        let columns = self.plan.columns.iter().zip(&self.cells);
+        let own = columns
+            .filter(|(column, _)| !column.sources.is_empty())
+            .map(|(_, cell)| match cell.state {
+                State::Unset => SheetCell::Empty,
+                State::Null if self.habits.null.is_empty() => SheetCell::Empty,
+                State::Null => SheetCell::Text(self.habits.null),
+                State::Text => SheetCell::Text(&cell.text),
+                State::Bare => match cell.text.parse() {
+                    Ok(number) => SheetCell::Number(number),
+                    Err(_) => SheetCell::Text(&cell.text),
+                },
+                State::Moment(serial) => SheetCell::Moment(serial),
+            });
+        let marks = self.plan.extra_sources().iter().map(|source| {
+            let mark = self.tombstone_of(source);
+            SheetCell::Text(mark.unwrap_or_else(|| self.plan.living_mark()))
+        });
+        own.chain(marks)
     }
 
     fn tombstone_of(&self, source: &str) -> Option<&'p str> {
@@ -349,7 +419,7 @@ impl<'p> Row<'p> {
             let text = match cell.state {
                 _ if tombstone.is_some() => tombstone.unwrap_or_default(),
                 State::Unset | State::Null => self.habits.null,
-                State::Text | State::Bare => &cell.text,
+                State::Text | State::Bare | State::Moment(_) => &cell.text,
             };
             csv_field(self.plan.feed.delimiter, text, out);
             left -= 1;
@@ -397,7 +467,7 @@ impl<'p> Row<'p> {
                 }
                 (None, State::Null | State::Unset) => json_string(self.habits.null, out),
                 (None, State::Bare) => out.push_str(&cell.text),
-                (None, State::Text) => json_string(&cell.text, out),
+                (None, State::Text | State::Moment(_)) => json_string(&cell.text, out),
             }
         }
         for source in self.plan.extra_sources() {
@@ -410,6 +480,14 @@ impl<'p> Row<'p> {
         }
         out.push('}');
     }
+}
+
+/// A day, and the second of it, as workbooks count them.
+fn serial(date: NaiveDate, second: Option<u32>) -> f64 {
+    const EPOCH: Option<NaiveDate> = NaiveDate::from_ymd_opt(1899, 12, 30);
+    let days = EPOCH.map_or(0, |epoch| (date - epoch).num_days());
+    let days = i32::try_from(days).map_or(0.0, f64::from);
+    days + second.map_or(0.0, |second| f64::from(second % 86_400) / 86_400.0)
 }
 
 /// Writes a number below 10,000 with at least `width` digits.

@@ -3,6 +3,8 @@
 //! Each record of a feed meets at most one fate, drawn on its own, so that the manifest can say exactly what a hub must
 //! count. *Defects* replace the record; *extras* follow an intact record.
 
+use qihui_catalog::FeedFormat;
+
 use crate::draw::Draw;
 
 /// One kind of ugliness.
@@ -26,7 +28,8 @@ pub(crate) enum Kind {
     UnknownCode,
     /// A field longer than any hub takes.
     Overlong,
-    /// The record is cut short.
+    /// The record is cut short: a line ends too early, a message has no list, a row of a workbook is shifted out of
+    /// its table.
     Torn,
     /// The same record once more.
     Duplicate,
@@ -84,8 +87,8 @@ impl Kind {
         }
     }
 
-    /// The outcome; reasons bear the names that ingestion gives them. JSON and CSV differ only in what a torn record is.
-    pub(crate) const fn outcome(self, json: bool) -> Outcome {
+    /// The outcome; reasons bear the names that ingestion gives them. Formats differ only in what a torn record is.
+    pub(crate) const fn outcome(self, format: FeedFormat) -> Outcome {
         match self {
             Self::BadCheckDigit => Outcome::Quarantined("UsccCheckDigit"),
             Self::BadSymbol => Outcome::Quarantined("UsccSymbol"),
@@ -95,8 +98,11 @@ impl Kind {
             Self::BadDate => Outcome::Quarantined("BadDate"),
             Self::UnknownCode => Outcome::Quarantined("UnknownCode"),
             Self::Overlong => Outcome::Quarantined("FieldTooLong"),
-            Self::Torn if json => Outcome::Quarantined("BadJson"),
-            Self::Torn => Outcome::Quarantined("FieldCount"),
+            Self::Torn => Outcome::Quarantined(match format {
+                FeedFormat::JsonLines => "BadJson",
+                FeedFormat::Xml => "NoLines",
+                FeedFormat::Csv | FeedFormat::Xlsx => "FieldCount",
+            }),
             Self::ChangedUscc => Outcome::Quarantined("UsccChanged"),
             Self::LowerCase | Self::Correction => Outcome::Landed,
             Self::Duplicate => Outcome::Unchanged,

@@ -84,6 +84,67 @@ fn records_that_cannot_be_read_go_to_quarantine() {
     assert_eq!(lines, [3, 4, 5]);
 }
 
+/// What a declaration or a workbook hides costs itself, never the process, and is never told.
+#[test]
+fn documents_and_workbooks_that_are_made_to_hurt() {
+    let lab = Lab::empty();
+    let secret = "91330000142911651L";
+    let external = format!(
+        "<?xml version=\"1.0\"?><!DOCTYPE a [<!ENTITY x SYSTEM \"file:///etc/passwd\">]>\
+         <DecMessages xmlns=\"http://www.chinaport.gov.cn/dec\"><DecMessage>{secret}&x;</DecMessage></DecMessages>"
+    );
+    let file = lab.write("customs_declaration_1.xml", external);
+    let checked = lab
+        .json(&["feed", "check", &file, "--feed", "customs_declaration"])
+        .done();
+    assert_eq!(checked.json()["problems"][0]["code"], "DoctypeRefused");
+    says_nothing_of(&checked, secret);
+    let run = |from: &str| lab.json(&["feed", "run", "annual_report", "--from", from]);
+    run(&lab.write("annual_report_1.xlsx", "UNISCID,ANCHEID\n")).fails(
+        1,
+        "BadArchive",
+        &["zip archive"],
+    );
+    run(&lab.write("annual_report_2.xlsx", b"\xD0\xCF\x11\xE0 old".to_vec())).fails(
+        1,
+        "BadWorkbook",
+        &["xlsx"],
+    );
+    run(&lab.write("annual_report_3.xlsx", "")).fails(1, "EmptyFile", &[]);
+}
+
+#[test]
+fn a_file_that_cannot_be_run_does_not_stop_the_others() {
+    let lab = Lab::empty();
+    let folder = lab.path().join("in");
+    fs::create_dir(&folder).unwrap();
+    let header = "uscc,ent_name,est_date,ent_type,reg_capital_wan,reg_capital_currency,business_scope,province,city,\
+                  reg_division_code\n";
+    let row = "91330000142911651L,某公司,2000-01-01,,1,CNY,x,,,330000\n";
+    fs::write(folder.join("enterprises_1.csv"), "nothing like a header\n").unwrap();
+    fs::write(folder.join("enterprises_2.csv"), format!("{header}{row}")).unwrap();
+    fs::write(folder.join("annual_report_1.xlsx"), "no workbook").unwrap();
+    let from = folder.to_str().unwrap();
+    let answer = lab.json(&["feed", "run", "--all", "--from", from]);
+    answer.fails(1, "BadHeader", &["1 of 2 files"]);
+    let failed = answer.json()["files_failed"].clone();
+    assert_eq!(failed[0]["file"], "enterprises_1.csv", "{failed}");
+    let again = lab
+        .json(&[
+            "feed",
+            "run",
+            "registry_csv",
+            "--from",
+            &format!("{from}/enterprises_2.csv"),
+        ])
+        .done();
+    assert_eq!(
+        again.json()["feeds"][0]["unchanged"],
+        1,
+        "it was landed the first time"
+    );
+}
+
 #[test]
 fn synth_says_what_it_cannot_do() {
     let lab = Lab::bare();

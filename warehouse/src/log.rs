@@ -286,12 +286,28 @@ impl TableLog {
         Ok(run)
     }
 
+    /// The version that run `run` of `app_id` made; none when its commit is no longer in the log.
+    pub async fn version_of(&self, app_id: &str, run: i64) -> Result<Option<i64>, WarehouseError> {
+        let commit = self.commit_of(app_id, run).await?;
+        Ok(commit.map(|(version, _)| version))
+    }
+
     /// The position in the commit of run `run` of `app_id`; none when that commit is no longer in the log.
     pub async fn position_of(
         &self,
         app_id: &str,
         run: i64,
     ) -> Result<Option<Value>, WarehouseError> {
+        let commit = self.commit_of(app_id, run).await?;
+        Ok(commit.map(|(_, position)| position))
+    }
+
+    /// Version and position of the commit of run `run` of `app_id`.
+    async fn commit_of(
+        &self,
+        app_id: &str,
+        run: i64,
+    ) -> Result<Option<(i64, Value)>, WarehouseError> {
         let newest = self.current().await?.map_or(-1, |state| state.version);
         for version in (0..=newest).rev() {
             let path = commit_uri_from_version(Some(version.cast_unsigned()));
@@ -303,7 +319,7 @@ impl TableLog {
                 Err(source) => return Err(failed(source)),
             };
             if let Some(position) = position_in(&commit, app_id, run) {
-                return Ok(Some(position));
+                return Ok(Some((version, position)));
             }
         }
         Ok(None)

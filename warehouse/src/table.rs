@@ -228,6 +228,11 @@ impl Table {
         self.log.last_run(app_id).await
     }
 
+    /// The version that run `run` of `app_id` made; none when it made none, or long ago.
+    pub async fn version_of(&self, app_id: &str, run: i64) -> Result<Option<i64>, WarehouseError> {
+        self.log.version_of(app_id, run).await
+    }
+
     /// How far the source of run `run` of `app_id` was read, as its commit says; none when that commit is no longer in
     /// the log. Looks at commits from the newest on, so a run that is among the last ones is found at once.
     pub async fn position_of(

@@ -333,7 +333,7 @@ fn files_that_do_not_fit_together_are_refused() {
         levy,
         replace("RKRQ: rkrq\n", "rkrq: rkrq\n  RKRQ: rkrq\n"),
     ));
-    report.extend(problems_with(levy, replace("format: csv", "format: xml")));
+    report.extend(problems_with(levy, replace("format: csv", "format: xls")));
     report.extend(problems_with(
         levy,
         replace("format: csv", "format: csv\nencoding: latin-1"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{
-    ENCODINGS, Encoding, FORMATS, FeedFormat, FeedSpec, Tombstone,
+    ENCODINGS, Encoding, FORMATS, FeedFormat, FeedSpec, Tombstone, message,
     topic::{self, SOURCES, Source},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         .and_then(|node| node.word(FORMATS));
     let encoding = fields
         .optional("encoding")
-        .map_or(Some(Encoding::Detect), |node| node.word(ENCODINGS));
+        .map_or(Some(Encoding::Detect), |node| encoding(&node, format));
     let source = fields
         .optional("source")
         .map_or(Some(Source::Files), |node| node.word(SOURCES));
@@ -49,6 +49,7 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
     let delimiter = fields
         .optional("delimiter")
         .map_or(Some(b','), |node| delimiter(&node, format));
+    let message = message::read(fields.optional("message"), format, root);
     let columns = fields.required("columns").and_then(|node| columns(&node));
     let topic = match source {
         Some(Source::Kafka) => fields
@@ -76,6 +77,7 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         file_pattern: file_pattern?,
         topic: topic?,
         delimiter: delimiter?,
+        message: message?,
         columns: columns?,
         ignored: ignored?,
         constants: constants?,
@@ -85,7 +87,23 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         hash: [0; 32],
     };
     check_sources(&feed, root);
+    check_swap(&feed, root);
     Some(feed)
+}
+
+/// Fields that change places are columns of the feed.
+fn check_swap(feed: &FeedSpec, root: &Node<'_>) {
+    let Some(swap) = feed.message.as_ref().and_then(|form| form.swap.as_ref()) else {
+        return;
+    };
+    for name in [&swap.element, &swap.first, &swap.second] {
+        if !feed.columns.contains_key(name) {
+            root.problem(
+                codes::REFERENCE,
+                format!("`message.swapped` names `{name}`, which `columns` does not map"),
+            );
+        }
+    }
 }
 
 /// A source column has one role only, however it is spelt; messages are JSON.
@@ -136,8 +154,18 @@ fn file_pattern(node: &Node<'_>) -> Option<String> {
     None
 }
 
+fn encoding(node: &Node<'_>, format: Option<FeedFormat>) -> Option<Encoding> {
+    if matches!(format, Some(FeedFormat::Xml | FeedFormat::Xlsx)) {
+        node.problem(
+            codes::RULE,
+            "XML documents and workbooks declare their own encoding",
+        );
+    }
+    node.word(ENCODINGS)
+}
+
 fn delimiter(node: &Node<'_>, format: Option<FeedFormat>) -> Option<u8> {
-    if format == Some(FeedFormat::JsonLines) {
+    if format.is_some_and(|format| format != FeedFormat::Csv) {
         node.problem(codes::RULE, "only CSV files have a delimiter");
     }
     node.word(&[
@@ -231,6 +259,9 @@ pub(super) fn write(feed: &FeedSpec) -> Value {
         b';' => document["delimiter"] = json!("semicolon"),
         b'|' => document["delimiter"] = json!("pipe"),
         _ => {}
+    }
+    if let Some(form) = &feed.message {
+        document["message"] = message::write(form);
     }
     if !feed.ignored.is_empty() {
         document["ignored"] = json!(feed.ignored);

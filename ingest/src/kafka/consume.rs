@@ -333,6 +333,8 @@ impl TopicReader {
             line: offset.cast_unsigned(),
             // INVARIANT: a message is at most 2 GiB, which the client library bounds.
             length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            head_before: 0,
+            head_length: 0,
         };
         match self.decoder.take(message, at) {
             Ok(()) => {

@@ -79,31 +79,71 @@ fn ing_3_a_line_of_two_gib_is_quarantined_in_bounded_memory() {
     assert!(peak_kb() < 64 << 10, "{} kB", peak_kb());
 }
 
+/// Lands everything and keeps nothing.
+struct Nothing;
+
+#[async_trait::async_trait]
+impl Landing for Nothing {
+    type Classified = ();
+    async fn last_run(&mut self, _: &str) -> Result<Option<i64>, IngestError> {
+        Ok(None)
+    }
+    async fn classify(
+        &mut self,
+        rows: &crate::LandingRows,
+    ) -> Result<(Vec<crate::Outcome>, ()), IngestError> {
+        Ok((vec![crate::Outcome::Inserted; rows.batch.num_rows()], ()))
+    }
+    async fn commit(&mut self, (): (), _: &crate::CommitInfo) -> Result<i64, crate::CommitFault> {
+        Ok(1)
+    }
+}
+
+/// Writes a workbook of `lines` rows, part by part, as no library has to hold it.
+fn write_workbook(path: &Path, lines: impl Iterator<Item = String>) {
+    let mut zip = zip::ZipWriter::new(BufWriter::new(File::create(path).unwrap()));
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated);
+    const OFFICE: &str = "http://schemas.openxmlformats.org/officeDocument/2006/relationships";
+    let parts = [
+        (
+            "_rels/.rels",
+            format!(
+                "<Relationships><Relationship Id=\"a\" Type=\"{OFFICE}/officeDocument\" Target=\"xl/workbook.xml\"/></Relationships>"
+            ),
+        ),
+        (
+            "xl/_rels/workbook.xml.rels",
+            format!(
+                "<Relationships><Relationship Id=\"b\" Type=\"{OFFICE}/worksheet\" Target=\"worksheets/sheet1.xml\"/></Relationships>"
+            ),
+        ),
+        (
+            "xl/workbook.xml",
+            "<workbook><sheets><sheet name=\"s\" sheetId=\"1\" r:id=\"b\"/></sheets></workbook>"
+                .to_owned(),
+        ),
+    ];
+    for (name, content) in parts {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(content.as_bytes()).unwrap();
+    }
+    zip.start_file("xl/worksheets/sheet1.xml", options).unwrap();
+    zip.write_all(b"<worksheet><sheetData>").unwrap();
+    for line in std::iter::once(HEADER.to_owned()).chain(lines) {
+        let cells = line
+            .split(',')
+            .map(|cell| format!("<c t=\"inlineStr\"><is><t>{cell}</t></is></c>"));
+        write!(zip, "<row>{}</row>", cells.collect::<String>()).unwrap();
+    }
+    zip.write_all(b"</sheetData></worksheet>").unwrap();
+    zip.finish().unwrap().flush().unwrap();
+}
+
 #[test]
 fn ing_3_memory_does_not_grow_with_the_file() {
     if !in_child("tests::limits::ing_3_memory_does_not_grow_with_the_file") {
         return;
-    }
-    struct Nothing;
-    #[async_trait::async_trait]
-    impl Landing for Nothing {
-        type Classified = ();
-        async fn last_run(&mut self, _: &str) -> Result<Option<i64>, IngestError> {
-            Ok(None)
-        }
-        async fn classify(
-            &mut self,
-            rows: &crate::LandingRows,
-        ) -> Result<(Vec<crate::Outcome>, ()), IngestError> {
-            Ok((vec![crate::Outcome::Inserted; rows.batch.num_rows()], ()))
-        }
-        async fn commit(
-            &mut self,
-            (): (),
-            _: &crate::CommitInfo,
-        ) -> Result<i64, crate::CommitFault> {
-            Ok(1)
-        }
     }
     let limits = Limits {
         chunk_rows: 2_000,
@@ -112,29 +152,53 @@ fn ing_3_memory_does_not_grow_with_the_file() {
         kept_bytes: 1 << 10,
         ..Limits::DEFAULT
     };
-    let fixture = Fixture::csv().limits(limits);
-    let path = fixture.input().join("payments.csv");
-    let mut file = BufWriter::new(File::create(&path).unwrap());
-    writeln!(file, "{HEADER}").unwrap();
-    for i in 0..200_000 {
-        if i % 5 == 0 {
-            writeln!(file, "wrong,{i}").unwrap()
+    let line = |i: u32| match i % 5 {
+        0 => format!("wrong,{i}"),
+        _ => record(i, i, 0, "1"),
+    };
+    for (format, records) in [
+        (FeedFormat::Csv, 200_000),
+        (FeedFormat::Xml, 100_000),
+        (FeedFormat::Xlsx, 100_000),
+    ] {
+        let fixture = Fixture::of(format).limits(limits);
+        let path = fixture.input().join("payments");
+        let lines = (0..records).map(line);
+        if format == FeedFormat::Xlsx {
+            write_workbook(&path, lines);
         } else {
-            writeln!(file, "{}", record(i, i, 0, "1")).unwrap()
+            let mut file = BufWriter::new(File::create(&path).unwrap());
+            match format {
+                FeedFormat::Csv => writeln!(file, "{HEADER}").unwrap(),
+                _ => writeln!(file, "<Payments xmlns='{NAMESPACE}'>").unwrap(),
+            }
+            for line in lines {
+                match format {
+                    FeedFormat::Csv => writeln!(file, "{line}").unwrap(),
+                    _ => {
+                        let document = document(&[line]);
+                        let body = document.lines().skip(2).filter(|l| *l != "</Payments>");
+                        body.for_each(|l| writeln!(file, "{l}").unwrap());
+                    }
+                }
+            }
+            if format == FeedFormat::Xml {
+                writeln!(file, "</Payments>").unwrap();
+            }
+            file.into_inner().unwrap();
         }
+        let report = fixture.run(&path, &mut Nothing).unwrap();
+        assert_eq!(
+            (report.counts.read, report.counts.quarantined),
+            (records.into(), (records / 5).into())
+        );
+        assert!(
+            peak_kb() < 96 << 10,
+            "{} kB for a file of {} kB, {format:?}",
+            peak_kb(),
+            fs::metadata(&path).unwrap().len() / 1024
+        );
     }
-    file.into_inner().unwrap();
-    let report = fixture.run(&path, &mut Nothing).unwrap();
-    assert_eq!(
-        (report.counts.read, report.counts.quarantined),
-        (200_000, 40_000)
-    );
-    assert!(
-        peak_kb() < 96 << 10,
-        "{} kB for a file of {} kB",
-        peak_kb(),
-        fs::metadata(&path).unwrap().len() / 1024
-    );
 }
 
 #[test]

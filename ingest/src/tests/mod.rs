@@ -6,11 +6,13 @@ mod bad_input;
 mod broker;
 mod golden;
 mod limits;
+mod messages;
 mod outcomes;
 mod promises;
 mod real;
 mod topics;
 mod warehouse;
+mod workbooks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +23,8 @@ use std::{
 
 use qihui_catalog::{
     CodeListRef, Column, ColumnType, Contract, DatasetId, Encoding, EnterpriseNo,
-    EnterpriseNumbers, FeedFormat, FeedSpec, Level, NumberRequest, NumbersError, Partition,
-    QualityRule, Tombstone, Unit, Uscc,
+    EnterpriseNumbers, FeedFormat, FeedSpec, Level, MessageForm, NumberRequest, NumbersError,
+    Partition, QualityRule, Tombstone, Unit, Uscc,
 };
 use tempfile::TempDir;
 
@@ -192,6 +194,7 @@ pub(crate) fn feed(format: FeedFormat, encoding: Encoding) -> FeedSpec {
         file_pattern: "payments*".to_owned(),
         topic: None,
         delimiter: b',',
+        message: (format == FeedFormat::Xml).then(message_form),
         columns: columns.into_iter().map(text).collect(),
         ignored: BTreeSet::from(["note".to_owned()]),
         constants: BTreeMap::from([text(("department", "税务"))]),
@@ -203,6 +206,96 @@ pub(crate) fn feed(format: FeedFormat, encoding: Encoding) -> FeedSpec {
         }),
         hash: [2; 32],
     }
+}
+
+/// The form of its messages.
+pub(crate) fn message_form() -> MessageForm {
+    MessageForm {
+        namespace: NAMESPACE.to_owned(),
+        envelope: "Payments".to_owned(),
+        message: "Payment".to_owned(),
+        head: BTreeSet::from(["Head".to_owned()]),
+        list: "Items".to_owned(),
+        line: "Item".to_owned(),
+        max_lines: 50,
+        ignored: BTreeSet::from(["Sign".to_owned()]),
+        swap: None,
+    }
+}
+
+pub(crate) const NAMESPACE: &str = "urn:example:payments";
+/// The columns that stand in the head of a message.
+const HEAD: [&str; 6] = ["code", "name", "person", "currency", "paid", "note"];
+
+/// The lines of the CSV form as messages: those that follow each other with equal heads share one. What is no record
+/// becomes a message that is none.
+pub(crate) fn document(lines: &[String]) -> String {
+    let mut text =
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Payments xmlns=\"{NAMESPACE}\">\n");
+    let mut open: Option<String> = None;
+    for line in lines {
+        let cells: Vec<&str> = line.split(',').collect();
+        let names: Vec<&str> = HEADER.split(',').collect();
+        let fits = cells.len() == names.len();
+        let (mut head, mut own) = (String::new(), String::new());
+        for (name, cell) in names
+            .iter()
+            .zip(&cells)
+            .filter(|(_, cell)| !cell.is_empty())
+        {
+            let out = if HEAD.contains(name) {
+                &mut head
+            } else {
+                &mut own
+            };
+            out.push_str(&format!("<{name}>{cell}</{name}>"));
+        }
+        if open.as_ref().is_some_and(|open| !fits || *open != head) {
+            text.push_str("</Items></Payment>\n");
+            open = None;
+        }
+        if !fits {
+            text.push_str("<Payment><Head/></Payment>\n");
+            continue;
+        }
+        if open.is_none() {
+            text.push_str(&format!("<Payment><Head>{head}</Head>\n<Items>"));
+            open = Some(head);
+        }
+        text.push_str(&format!("<Item>{own}</Item>\n"));
+    }
+    if open.is_some() {
+        text.push_str("</Items></Payment>\n");
+    }
+    text.push_str("</Payments>\n");
+    text
+}
+
+/// The lines of the CSV form as a workbook: a title, the header in the third row, a sheet for every 40 records, and a
+/// hidden sheet that is no data. What is no record becomes a row with its text.
+pub(crate) fn workbook(lines: &[String]) -> Vec<u8> {
+    let mut book = rust_xlsxwriter::Workbook::new();
+    let title = rust_xlsxwriter::Format::new().set_bold();
+    for lines in lines.chunks(40) {
+        let sheet = book.add_worksheet();
+        sheet.merge_range(0, 0, 0, 14, "缴款情况", &title).unwrap();
+        for (column, name) in (0..).zip(HEADER.split(',')) {
+            sheet.write_string(2, column, name).unwrap();
+        }
+        for (row, line) in (3..).zip(lines) {
+            for (column, cell) in (0..).zip(line.split(',')) {
+                match cell.parse::<f64>() {
+                    Ok(number) if cell.len() < 10 => sheet.write_number(row, column, number),
+                    _ => sheet.write_string(row, column, cell),
+                }
+                .unwrap();
+            }
+        }
+    }
+    let hidden = book.add_worksheet();
+    hidden.set_hidden(true);
+    hidden.write_string(0, 0, "not data").unwrap();
+    book.save_to_buffer().unwrap()
 }
 
 /// A folder with files of a feed, and the state of its runs.
@@ -232,6 +325,38 @@ impl Fixture {
 
     pub fn json() -> Self {
         Self::new(FeedFormat::JsonLines, Encoding::Utf8)
+    }
+
+    pub fn xml() -> Self {
+        Self::new(FeedFormat::Xml, Encoding::Detect)
+    }
+
+    pub fn xlsx() -> Self {
+        Self::new(FeedFormat::Xlsx, Encoding::Detect)
+    }
+
+    pub fn of(format: FeedFormat) -> Self {
+        match format {
+            FeedFormat::Csv => Self::csv(),
+            FeedFormat::JsonLines => Self::json(),
+            FeedFormat::Xml => Self::xml(),
+            FeedFormat::Xlsx => Self::xlsx(),
+        }
+    }
+
+    /// The lines of the CSV form in the format of the feed.
+    pub fn render(&self, lines: &[String]) -> Vec<u8> {
+        match self.feed.format {
+            FeedFormat::Csv => format!("{HEADER}\n{}\n", lines.join("\n")).into_bytes(),
+            FeedFormat::JsonLines => unreachable!("no test asks for it"),
+            FeedFormat::Xml => document(lines).into_bytes(),
+            FeedFormat::Xlsx => workbook(lines),
+        }
+    }
+
+    /// Writes a file with the lines of the CSV form, in the format of the feed.
+    pub fn write_records(&self, name: &str, lines: &[String]) -> PathBuf {
+        self.write(name, self.render(lines))
     }
 
     pub fn chunks_of(mut self, chunk_rows: usize) -> Self {

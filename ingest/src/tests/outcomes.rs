@@ -13,7 +13,7 @@ use crate::{CommitFault, CommitInfo, Counts, LandingRows, Outcome};
 
 /// Keeps the rows it is given.
 #[derive(Default)]
-struct Keeper(Vec<LandingRows>);
+pub(super) struct Keeper(pub Vec<LandingRows>);
 
 #[async_trait::async_trait]
 impl Landing for Keeper {

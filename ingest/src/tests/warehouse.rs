@@ -85,7 +85,17 @@ fn test_of(name: &str) -> Command {
 
 /// What a child does: lands the file that its parent wrote.
 fn child(dir: &Path) -> Result<RunReport, IngestError> {
-    land(&kill_fixture(), dir, &dir.join("payments.csv"))
+    for format in [FeedFormat::Csv, FeedFormat::Xml, FeedFormat::Xlsx] {
+        let path = file_of(dir, format);
+        if path.exists() {
+            return land(&Fixture::of(format).chunks_of(500), dir, &path);
+        }
+    }
+    unreachable!("the parent wrote a file")
+}
+
+fn file_of(dir: &Path, format: FeedFormat) -> PathBuf {
+    dir.join(format!("payments.{}", format.as_str()))
 }
 
 fn kill_fixture() -> Fixture {
@@ -105,18 +115,16 @@ fn ing_2_a_process_killed_at_random_points_leaves_the_same_table() {
         .and_then(|n| n.parse().ok())
         .unwrap_or(6);
     let mut all_kills = 0;
-    for round in 0..rounds {
-        let fixture = kill_fixture();
+    let formats = [FeedFormat::Csv, FeedFormat::Xml, FeedFormat::Xlsx];
+    for (round, format) in (0..rounds).zip(formats.into_iter().cycle()) {
+        let fixture = Fixture::of(format).chunks_of(500);
         let records = content(6_000, round);
+        let file = fixture.render(&records);
         let calm = fixture.dir.path().join("calm");
         let stormy = fixture.dir.path().join("stormy");
         for dir in [&calm, &stormy] {
             fs::create_dir(dir).unwrap();
-            fs::write(
-                dir.join("payments.csv"),
-                format!("{HEADER}\n{}\n", records.join("\n")),
-            )
-            .unwrap();
+            fs::write(file_of(dir, format), &file).unwrap();
         }
         let started = Instant::now();
         let expected = child(&calm).unwrap();
@@ -291,4 +299,23 @@ fn a_check_tells_what_the_table_will_say_and_makes_none() {
     let told = preview();
     let done = land(&fixture, &dir, &path).unwrap();
     assert_eq!((told.counts, told.reasons), (done.counts, done.reasons));
+}
+
+#[test]
+fn ing_2_a_version_that_was_not_noted_is_found_in_the_table() {
+    let fixture = kill_fixture();
+    let dir = fixture.dir.path().to_owned();
+    let path = fixture.write_csv("payments.csv", &content(1_200, 9));
+    let versions = |report: &RunReport| report.runs().map(|run| run.version).collect::<Vec<_>>();
+    let first = land(&fixture, &dir, &path).unwrap();
+    assert_eq!(versions(&first).len(), 3);
+    // As if the process had died between the last commit and its note.
+    let journal = dir.join("state/runs/payments.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let (before, noted) = text.trim_end().rsplit_once('\n').unwrap();
+    assert!(noted.contains("committed"), "{noted}");
+    fs::write(&journal, format!("{before}\n")).unwrap();
+    let again = land(&fixture, &dir, &path).unwrap();
+    assert_eq!(versions(&again), versions(&first));
+    assert!(versions(&again).iter().all(Option::is_some));
 }

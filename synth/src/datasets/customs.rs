@@ -215,7 +215,11 @@ fn write_line(
     load: &Load,
 ) -> Result<()> {
     let name: &str = &e.name.chars().take(100).collect::<String>();
-    let row = scribe.begin();
+    let row = if line.number == 1 {
+        scribe.begin()
+    } else {
+        scribe.go_on()
+    };
     row.text("uscc", e.uscc.as_str());
     row.text("entry_id", &head.number);
     row.number("g_no", line.number);
@@ -252,7 +256,7 @@ fn write_line(
     row.decimal("decl_price", line.price, 4, 0);
     row.decimal("decl_total", line.price * line.quantity, 4, 0);
     row.text("trade_curr", head.currency);
-    // On exports the two columns change places: origin holds where the goods go.
+    // In messages for exports the two fields change places: origin holds where the goods go.
     row.text("origin_country", head.country);
     row.text("destination_country", "CHN");
     row.text("duty_mode", "1");

@@ -71,6 +71,11 @@ impl<'p> Scribe<'p> {
         self.out.begin()
     }
 
+    /// Begins another record of the same message.
+    pub(crate) fn go_on(&mut self) -> &mut Row<'p> {
+        self.out.go_on()
+    }
+
     /// Finishes the record, which became known on `known`.
     pub(crate) fn finish(&mut self, known: NaiveDate) -> Result<()> {
         self.out.finish(known, Sequel::None)

@@ -3,15 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 
+use calamine::{Data, Reader as _, SheetVisible};
 use encoding_rs::GB18030;
 use qihui_catalog::codes::CodeList;
 use qihui_catalog::{
     Bound, Catalog, Column, ColumnType, Contract, Encoding, FeedFormat, FeedSpec, Level,
-    QualityRule, Unit, Uscc, UsccError,
+    MessageForm, QualityRule, Unit, Uscc, UsccError,
 };
 use qihui_synth::{Expected, FeedManifest};
+use quick_xml::events::Event;
 
 const FIELD_BYTES: usize = 256 << 10;
 
@@ -114,27 +117,228 @@ fn read_file(
     table: &mut HashMap<Vec<String>, Version>,
     reading: &mut Reading,
 ) {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut lines = bytes
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let header = match spec.format {
-        FeedFormat::Csv => split_csv(
-            &decode(spec, lines.next().unwrap()).unwrap(),
-            spec.delimiter,
-        ),
-        FeedFormat::JsonLines => Vec::new(),
+    let records = match spec.format {
+        FeedFormat::Csv | FeedFormat::JsonLines => lines(spec, bytes),
+        FeedFormat::Xml => messages(spec, bytes),
+        FeedFormat::Xlsx => rows(bytes),
     };
-    for line in lines.filter(|line| !line.is_empty()) {
+    for fields in records {
         reading.records += 1;
-        let read = decode(spec, line)
-            .and_then(|text| fields(spec, &header, &text))
+        let read = fields
+            .and_then(checked_lengths)
             .and_then(|fields| convert(spec, contract, &fields));
         match read {
             Ok((record, retracted)) => land(contract, record, retracted, table, reading),
             Err(reason) => quarantine(&mut reading.outcome, reason),
         }
     }
+}
+
+type Read = Result<Fields, &'static str>;
+
+/// The records of a file of lines.
+fn lines(spec: &FeedSpec, bytes: &[u8]) -> Vec<Read> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut lines = bytes
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let header = match spec.format {
+        FeedFormat::Csv => split_csv(
+            &decode(spec.encoding, lines.next().unwrap()).unwrap(),
+            spec.delimiter,
+        ),
+        _ => Vec::new(),
+    };
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| decode(spec.encoding, line).and_then(|text| fields(spec, &header, &text)))
+        .collect()
+}
+
+/// The goods lines of a document, each with the fields of its head. Every element stands on a line of its own but for
+/// the fields, so that messages can be told apart as text.
+fn messages(spec: &FeedSpec, bytes: &[u8]) -> Vec<Read> {
+    let form = spec.message.as_ref().unwrap();
+    let gb = bytes.starts_with(b"<?xml version=\"1.0\" encoding=\"GB18030\"?>");
+    let encoding = if gb {
+        Encoding::Gb18030
+    } else {
+        Encoding::Utf8
+    };
+    let head = format!("<{} xmlns=\"{}\">", form.envelope, form.namespace);
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    assert!(lines.next().unwrap().starts_with(b"<?xml "));
+    assert_eq!(lines.next().unwrap(), head.as_bytes());
+    let mut read = Vec::new();
+    let mut open: Option<Vec<u8>> = None;
+    let end = format!("</{}>", form.message);
+    for line in lines {
+        if line.starts_with(format!("<{} ", form.message).as_bytes()) {
+            assert!(open.replace(Vec::new()).is_none(), "a message in a message");
+        }
+        let Some(message) = &mut open else {
+            assert!(line.is_empty() || line == format!("</{}>", form.envelope).as_bytes());
+            continue;
+        };
+        message.extend_from_slice(line);
+        if line == end.as_bytes() {
+            let message = open.take().unwrap();
+            match decode(encoding, &message) {
+                Err(reason) => read.push(Err(reason)),
+                Ok(text) => read.extend(message_lines(form, &text)),
+            }
+        }
+    }
+    assert!(open.is_none() && !read.is_empty());
+    read
+}
+
+fn message_lines(form: &MessageForm, text: &str) -> Vec<Read> {
+    let mut reader = quick_xml::Reader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    let (mut path, mut head, mut lines) = (Vec::new(), Fields::new(), Vec::new());
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(start) => {
+                path.push(start.local_name().as_ref().to_owned());
+                let of_line = path.get(1) == Some(&form.list);
+                match (path.len(), of_line) {
+                    (3, true) => lines.push(Fields::new()),
+                    (3, false) => head.push((path[2].clone(), Some(String::new()))),
+                    (4, _) => lines
+                        .last_mut()
+                        .unwrap()
+                        .push((path[3].clone(), Some(String::new()))),
+                    _ => {}
+                }
+            }
+            Event::End(_) => {
+                path.pop();
+            }
+            Event::Text(text) => push(&path, form, &mut head, &mut lines, &text.xml10_content()),
+            Event::GeneralRef(name) => {
+                let text = quick_xml::escape::resolve_xml_entity(&name).unwrap();
+                push(&path, form, &mut head, &mut lines, text);
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert!(lines.len() <= form.max_lines);
+    if lines.is_empty() {
+        return vec![Err("NoLines")];
+    }
+    let whole = |line: Fields| {
+        let mut fields: Fields = head.iter().cloned().chain(line).collect();
+        put_right(form, &mut fields);
+        Ok(fields)
+    };
+    lines.into_iter().map(whole).collect()
+}
+
+fn push(path: &[String], form: &MessageForm, head: &mut Fields, lines: &mut [Fields], text: &str) {
+    let of_line = path.get(1) == Some(&form.list);
+    let fields = match (path.len(), of_line) {
+        (3, false) => head,
+        (4, true) => lines.last_mut().unwrap(),
+        _ => return,
+    };
+    fields
+        .last_mut()
+        .unwrap()
+        .1
+        .as_mut()
+        .unwrap()
+        .push_str(text);
+}
+
+/// Exchanges the fields that stand in each other's place.
+fn put_right(form: &MessageForm, fields: &mut Fields) {
+    let swap = form.swap.as_ref().unwrap();
+    let is = |name: &str, other: &str| name == other;
+    if !fields
+        .iter()
+        .any(|(name, text)| is(name, &swap.element) && text.as_deref() == Some(&swap.value))
+    {
+        return;
+    }
+    for (name, _) in fields {
+        if is(name, &swap.first) {
+            name.clone_from(&swap.second);
+        } else if is(name, &swap.second) {
+            name.clone_from(&swap.first);
+        }
+    }
+}
+
+/// The rows of the sheets of a workbook that are shown.
+fn rows(bytes: &[u8]) -> Vec<Read> {
+    let mut book = calamine::Xlsx::new(Cursor::new(bytes)).unwrap();
+    let sheets: Vec<_> = book.sheets_metadata().to_vec();
+    assert!(
+        sheets
+            .iter()
+            .any(|sheet| sheet.visible == SheetVisible::Hidden)
+    );
+    let mut read = Vec::new();
+    for sheet in sheets
+        .iter()
+        .filter(|sheet| sheet.visible == SheetVisible::Visible)
+    {
+        let range = book.worksheet_range(&sheet.name).unwrap();
+        let text = |cell: &Data| match cell {
+            Data::DateTime(moment) => shown(moment.as_f64()),
+            other => other.to_string(),
+        };
+        let mut rows = range
+            .rows()
+            .skip_while(|row| row.iter().filter(|cell| **cell != Data::Empty).count() < 4);
+        let header: Vec<String> = rows.next().unwrap().iter().map(text).collect();
+        let columns = header
+            .iter()
+            .position(String::is_empty)
+            .unwrap_or(header.len());
+        assert!(range.start().is_some_and(|start| start == (0, 0)));
+        for row in rows {
+            let beside = row[columns..].iter().any(|cell| *cell != Data::Empty);
+            let cells = header[..columns]
+                .iter()
+                .cloned()
+                .zip(row.iter().map(|cell| Some(text(cell))));
+            read.push(if beside {
+                Err("FieldCount")
+            } else {
+                Ok(cells.collect())
+            });
+        }
+    }
+    read
+}
+
+/// The day and time that a count of days since 1899-12-30 stands for.
+fn shown(serial: f64) -> String {
+    let epoch = chrono::NaiveDate::from_ymd_opt(1899, 12, 30)
+        .unwrap()
+        .and_hms_opt(0, 0, 0)
+        .unwrap();
+    #[expect(clippy::cast_possible_truncation, reason = "days of this century")]
+    let at = epoch + chrono::TimeDelta::seconds((serial * 86_400.0).round() as i64);
+    let form = if serial.fract() == 0.0 {
+        "%Y-%m-%d"
+    } else {
+        "%Y-%m-%d %H:%M:%S"
+    };
+    at.format(form).to_string()
+}
+
+fn checked_lengths(fields: Fields) -> Read {
+    let too_long = |(_, text): &(String, Option<String>)| {
+        text.as_ref().is_some_and(|text| text.len() > FIELD_BYTES)
+    };
+    if fields.iter().any(too_long) {
+        return Err("FieldTooLong");
+    }
+    Ok(fields)
 }
 
 fn quarantine(outcome: &mut Expected, reason: &str) {
@@ -201,7 +405,7 @@ fn land(
     reading.enterprises.insert(uscc);
 }
 
-fn decode(spec: &FeedSpec, line: &[u8]) -> Result<String, &'static str> {
+fn decode(encoding: Encoding, line: &[u8]) -> Result<String, &'static str> {
     if line.contains(&0) {
         return Err("NulByte");
     }
@@ -211,7 +415,7 @@ fn decode(spec: &FeedSpec, line: &[u8]) -> Result<String, &'static str> {
             .decode_without_bom_handling_and_without_replacement(line)
             .map(String::from)
     };
-    match spec.encoding {
+    match encoding {
         Encoding::Utf8 => utf8(),
         Encoding::Gb18030 => gb(),
         Encoding::Detect => utf8().or_else(gb),
@@ -241,7 +445,7 @@ fn split_csv(line: &str, delimiter: u8) -> Vec<String> {
 type Fields = Vec<(String, Option<String>)>;
 
 fn fields(spec: &FeedSpec, header: &[String], text: &str) -> Result<Fields, &'static str> {
-    let fields: Fields = match spec.format {
+    Ok(match spec.format {
         FeedFormat::Csv => {
             let cells = split_csv(text, spec.delimiter);
             if cells.len() != header.len() {
@@ -253,7 +457,7 @@ fn fields(spec: &FeedSpec, header: &[String], text: &str) -> Result<Fields, &'st
                 .zip(cells.into_iter().map(Some))
                 .collect()
         }
-        FeedFormat::JsonLines => {
+        _ => {
             let object: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(text).map_err(|_| "BadJson")?;
             object
@@ -265,14 +469,7 @@ fn fields(spec: &FeedSpec, header: &[String], text: &str) -> Result<Fields, &'st
                 })
                 .collect()
         }
-    };
-    if fields
-        .iter()
-        .any(|(_, text)| text.as_ref().is_some_and(|text| text.len() > FIELD_BYTES))
-    {
-        return Err("FieldTooLong");
-    }
-    Ok(fields)
+    })
 }
 
 fn convert(
@@ -290,6 +487,9 @@ fn convert(
             .filter(|tombstone| tombstone.column == *source)
         {
             retracted = text == tombstone.value;
+            continue;
+        }
+        if spec.ignores(source) {
             continue;
         }
         let name = spec
