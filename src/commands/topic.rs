@@ -94,9 +94,11 @@ async fn add(file: &Path, context: &Context<'_>) -> Result<Report, Failure> {
         // Nothing but the topic is recorded by adding one.
         let only = Catalog {
             contracts: BTreeMap::new(),
+            purposes: Arc::clone(&catalog.purposes),
             feeds: BTreeMap::new(),
+            models: BTreeMap::new(),
+            declassifications: BTreeMap::new(),
             topics: BTreeMap::from([(topic.name.clone(), Arc::new(topic.clone()))]),
-            ..catalog.as_ref().clone()
         };
         hub.ledger().record_artefacts(&only).await?;
         hub.acknowledge().await?;

@@ -6,7 +6,8 @@ use qihui_catalog::ConsentId;
 use super::{About, IdentityError, Operation, Principal};
 use crate::cli::{
     AgreementCommand, AuditCommand, CatalogCommand, Command, ConsentCommand, FeedCommand,
-    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand, SubscriptionCommand, TopicCommand,
+    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand, SubscriptionCommand,
+    TopicCommand,
 };
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;

@@ -252,6 +252,8 @@ impl World {
             contracts: BTreeMap::from([(contract.id.clone(), contract)]),
             purposes: Arc::new(purposes),
             feeds: BTreeMap::new(),
+            models: BTreeMap::new(),
+            declassifications: BTreeMap::new(),
             topics: BTreeMap::from([(topic.name.clone(), Arc::new(topic))]),
         });
         let start: Timestamp = "2026-02-01".parse().unwrap();

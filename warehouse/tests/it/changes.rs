@@ -132,8 +132,7 @@ async fn differing(path: &Path, a: i64, b: i64) -> BTreeSet<u32> {
     let mut bag = Bag::new();
     for (version, count) in [(a, 1), (b, -1)] {
         let rows = read_table(path, Some(version.unsigned_abs())).await;
-        rows.into_iter()
-            .for_each(|row| put(&mut bag, row, count));
+        rows.into_iter().for_each(|row| put(&mut bag, row, count));
     }
     bag.retain(|_, count| *count != 0);
     bag.into_keys().map(|row| row.1.unsigned_abs()).collect()
