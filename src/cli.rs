@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode};
-use qihui_consent::ledger::OrganisationKind;
+use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode, TopicName};
+use qihui_consent::ledger::{Delivery, OrganisationKind};
 use qihui_query::formats::Format;
 
 use crate::identity::Role;
@@ -82,6 +82,12 @@ pub enum Command {
     /// The tamper-evident log: who read what, and the proof of it
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// What organisations can subscribe to
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Who is brought which topic, with every change of it
+    #[command(subcommand)]
+    Subscription(SubscriptionCommand),
     /// Make the key pair of a signatory, outside the hub
     Keygen(KeygenArgs),
     /// Give others tokens, with which they use the API of this hub
@@ -268,6 +274,8 @@ impl Command {
             | Self::Demo(_)
             | Self::Serve(_)
             | Self::Token(_)
+            | Self::Topic(TopicCommand::List)
+            | Self::Subscription(_)
             | Self::Catalog(
                 CatalogCommand::List | CatalogCommand::Show { .. } | CatalogCommand::Check { .. },
             )
@@ -283,6 +291,7 @@ impl Command {
             Self::Synth(args) => vec![&mut args.out],
             Self::Keygen(args) => vec![&mut args.out],
             Self::Feed(FeedCommand::Check { file, .. })
+            | Self::Topic(TopicCommand::Add { file })
             | Self::Agreement(AgreementCommand::Add { file }) => vec![file],
             Self::Feed(FeedCommand::Run(args)) => args.from.iter_mut().collect(),
             Self::Signatory(SignatoryCommand::Add { key, .. }) => vec![key],
@@ -464,6 +473,105 @@ pub enum AuditCommand {
         /// The enterprise's unified social credit code
         uscc: String,
     },
+}
+
+/// `topic …`
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// List the topics
+    List,
+    /// Add a topic to the catalogue, or a new version of one
+    Add {
+        /// The topic, in YAML or JSON
+        file: PathBuf,
+    },
+}
+
+/// `subscription …`
+#[derive(Debug, Subcommand)]
+pub enum SubscriptionCommand {
+    /// Subscribe an organisation to a topic
+    Add(SubscriptionAddArgs),
+    /// List the subscriptions
+    List,
+    /// Show a subscription and how far it was brought
+    Show {
+        /// The subscription
+        id: String,
+    },
+    /// End a subscription; it delivers nothing more
+    End {
+        /// The subscription
+        id: String,
+    },
+    /// Fetch the next page of a subscription that is delivered by pull
+    Pull(PullArgs),
+    /// Deliver a subscription by Kafka, until interrupted
+    Deliver(DeliverArgs),
+}
+
+/// Arguments of `subscription add`.
+#[derive(Debug, Args)]
+pub struct SubscriptionAddArgs {
+    /// The organisation that receives
+    #[arg(long)]
+    pub org: OrgId,
+    /// The topic
+    #[arg(long)]
+    pub topic: TopicName,
+    /// What for
+    #[arg(long, value_name = "CODE")]
+    pub purpose: PurposeCode,
+    /// How it is delivered
+    #[arg(long, value_name = "FORM", default_value = "pull")]
+    pub delivery: Form,
+}
+
+/// How a subscription is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// The subscriber fetches pages
+    Pull,
+    /// The hub writes to a Kafka topic of the organisation's own
+    Kafka,
+}
+
+impl From<Form> for Delivery {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Pull => Self::Pull,
+            Form::Kafka => Self::Kafka,
+        }
+    }
+}
+
+/// Arguments of `subscription pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// The subscription
+    pub id: String,
+    /// The cursor that the last page gave as `next`: acknowledges that page
+    #[arg(long)]
+    pub cursor: Option<String>,
+    /// Begin again: the page says so, and everything follows
+    #[arg(long, conflicts_with = "cursor")]
+    pub restart: bool,
+    /// About so many events; the rows of one enterprise stay together
+    #[arg(long, value_name = "N")]
+    pub events: Option<usize>,
+}
+
+/// Arguments of `subscription deliver`.
+#[derive(Debug, Args)]
+pub struct DeliverArgs {
+    /// The subscription
+    pub id: String,
+    /// Kafka brokers, `host:port` joined by commas
+    #[arg(long, value_name = "BROKERS")]
+    pub brokers: Option<String>,
+    /// End once the subscriber holds what it may see
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Arguments of `keygen`.

@@ -291,6 +291,7 @@ failures_from!(
     qihui_consent::LedgerError,
     qihui_ingest::IngestError,
     qihui_pipelines::models::ModelError,
+    qihui_pipelines::topics::error::TopicError,
     qihui_query::QueryError,
     qihui_synth::SynthError,
     crate::identity::IdentityError,

@@ -9,12 +9,14 @@
 //! catalog/feeds/*.yaml       how departments' files become rows
 //! catalog/models/*.sql       data products as SQL, one file per product
 //! catalog/declassifications/*.yaml   what lowers a column of a product, and why
+//! catalog/topics/*.yaml      what organisations can subscribe to; may be missing
 //! catalog/purposes.yaml      the purpose tree
 //! ledger/ledger.db           agreements, consents, enterprise numbers (SQLite, with its -wal and -shm)
 //! log/                       the tamper-evident log (format: qihui_audit::format)
 //! warehouse/<dataset>/       the tables (format: qihui_warehouse)
 //! state/runs/                what every feed run read, before its commit (format: qihui_ingest)
 //! state/quarantine/          records that could not land, readable by the hub alone
+//! state/topics/              how far each subscription was brought (format: qihui_pipelines::topics::progress)
 //! state/hub.json             how far the log was worked through (format: hub::progress); may be deleted
 //! spill/                     what queries spill while they run; emptied at every start
 //! state/answers.db           answers to requests with an Idempotency-Key (format: serve::idempotency)
@@ -100,6 +102,18 @@ impl Layout {
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+
+    /// The file of a topic.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> PathBuf {
+        self.catalog().join("topics").join(format!("{name}.yaml"))
+    }
+
+    /// The folder of how far subscriptions were brought.
+    #[must_use]
+    pub fn topics(&self) -> PathBuf {
+        self.state().join("topics")
     }
 
     /// How far the log was worked through.

@@ -1,9 +1,9 @@
 //! The catalogue as a whole: contracts, feeds and the purpose tree, loaded and checked together.
 //!
-//! A folder holds `contracts/<dataset>.yaml`, `feeds/<feed>.yaml`, `models/<dataset>.sql`, `declassifications/<id>.yaml`
-//! and `purposes.yaml`; the folders of models may be missing. Loading is all or nothing and reports every problem of
-//! every file. The shipped catalogue is compiled in ([`Catalog::builtin`]) and is written out
-//! by `init` from [`Catalog::builtin_files`].
+//! A folder holds `contracts/<dataset>.yaml`, `feeds/<feed>.yaml`, `models/<dataset>.sql`, `declassifications/<id>.yaml`,
+//! `topics/<topic>.yaml` and `purposes.yaml`; the folders of models, declassifications and topics may be missing. Loading
+//! is all or nothing and reports every problem of every file. The shipped catalogue is compiled in
+//! ([`Catalog::builtin`]) and is written out by `init` from [`Catalog::builtin_files`].
 
 use std::{
     collections::BTreeMap,
@@ -17,16 +17,18 @@ use crate::{
     contract::Contract,
     document::MAX_BYTES,
     feed::FeedSpec,
-    ids::{DatasetId, FeedName},
+    ids::{DatasetId, FeedName, TopicName},
     model::{Declassification, Model},
     problem::{CatalogErrors, Problem, codes},
     purpose::PurposeTree,
+    topic::TopicSpec,
 };
 
 const CONTRACTS: &str = "contracts";
 const FEEDS: &str = "feeds";
 const MODELS: &str = "models";
 const DECLASSIFICATIONS: &str = "declassifications";
+const TOPICS: &str = "topics";
 const PURPOSES: &str = "purposes.yaml";
 /// The most files a folder of the catalogue may hold.
 const MAX_FILES: usize = 10_000;
@@ -44,14 +46,16 @@ pub struct Catalog {
     pub models: BTreeMap<DatasetId, Arc<Model>>,
     /// The declassifications by name.
     pub declassifications: BTreeMap<String, Arc<Declassification>>,
+    /// The topics by name.
+    pub topics: BTreeMap<TopicName, Arc<TopicSpec>>,
 }
 
 /// A part of the catalogue as it is recorded in the log: the gate refuses a version that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artefact {
-    /// `contract`, `feed`, `purposes`, `model` or `declassification`.
+    /// `contract`, `feed`, `topic`, `purposes`, `model` or `declassification`.
     pub kind: &'static str,
-    /// The dataset, the feed, `purposes`, or the name of the declassification.
+    /// The dataset, the feed, the topic, `purposes`, or the name of the declassification.
     pub id: String,
     /// Its version.
     pub version: String,
@@ -186,7 +190,7 @@ impl Catalog {
         Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Every part of the catalogue as it is recorded in the log: contracts, feeds, the purpose tree, declassifications,
+    /// Every part of the catalogue as it is recorded in the log: contracts, feeds, topics, the purpose tree, declassifications,
     /// then models.
     #[must_use]
     pub fn artefacts(&self) -> Vec<Artefact> {
@@ -211,6 +215,13 @@ impl Catalog {
             hash: self.purposes.hash,
             canonical_json: self.purposes.canonical_json(),
         };
+        let topics = self.topics.values().map(|topic| Artefact {
+            kind: "topic",
+            id: topic.name.to_string(),
+            version: topic.version.clone(),
+            hash: topic.hash,
+            canonical_json: topic.canonical_json(),
+        });
         let lowered = self.declassifications.values().map(|rule| Artefact {
             kind: "declassification",
             id: rule.id.clone(),
@@ -227,6 +238,7 @@ impl Catalog {
         });
         contracts
             .chain(feeds)
+            .chain(topics)
             .chain([purposes])
             .chain(lowered)
             .chain(models)
@@ -271,6 +283,7 @@ fn named(file: &str, key: &str, stem: &str, name: &str) -> Result<(), CatalogErr
 struct Assembly {
     contracts: BTreeMap<DatasetId, Arc<Contract>>,
     feeds: BTreeMap<FeedName, Arc<FeedSpec>>,
+    topics: BTreeMap<TopicName, Arc<TopicSpec>>,
     purposes: Option<PurposeTree>,
     models: BTreeMap<DatasetId, Arc<Model>>,
     declassifications: BTreeMap<String, Arc<Declassification>>,
@@ -290,12 +303,13 @@ impl Assembly {
             (FEEDS, ".yaml"),
             (MODELS, ".sql"),
             (DECLASSIFICATIONS, ".yaml"),
+            (TOPICS, ".yaml"),
         ] {
             match files_in(&dir.join(folder), ending) {
-                // A hub may have no products.
+                // A hub may have no products and no topics.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
-                        && [MODELS, DECLASSIFICATIONS].contains(&folder) => {}
+                        && [MODELS, DECLASSIFICATIONS, TOPICS].contains(&folder) => {}
                 Ok(names) => {
                     for name in names {
                         self.read_file(dir, &format!("{folder}/{name}"));
@@ -357,12 +371,17 @@ impl Assembly {
                     .insert(rule.id.clone(), Arc::new(rule));
                 Ok(())
             }),
+            Some((TOPICS, _)) => TopicSpec::read(file, text).and_then(|topic| {
+                named(file, "name", stem, topic.name.as_str())?;
+                self.topics.insert(topic.name.clone(), Arc::new(topic));
+                Ok(())
+            }),
             _ if file == PURPOSES => {
                 PurposeTree::read(file, text).map(|tree| self.purposes = Some(tree))
             }
             _ => {
                 let reason = format!(
-                    "does not belong to a catalogue: it is {CONTRACTS}/, {FEEDS}/, {MODELS}/, {DECLASSIFICATIONS}/ and {PURPOSES}"
+                    "does not belong to a catalogue: it is {CONTRACTS}/, {FEEDS}/, {MODELS}/, {DECLASSIFICATIONS}/, {TOPICS}/ and {PURPOSES}"
                 );
                 Err(problem(file, "", codes::UNREADABLE, reason).into())
             }
@@ -400,6 +419,7 @@ impl Assembly {
                 feeds: self.feeds,
                 models: self.models,
                 declassifications: self.declassifications,
+                topics: self.topics,
             }),
         }
     }
@@ -418,6 +438,19 @@ impl Assembly {
                 None if self.is_broken(&format!("{CONTRACTS}/{}.yaml", feed.dataset)) => {}
                 None => {
                     let reason = format!("there is no contract `{}`", feed.dataset);
+                    found.push(problem(&file, "dataset", codes::REFERENCE, reason));
+                }
+            }
+        }
+        for topic in self.topics.values() {
+            let file = format!("{TOPICS}/{}.yaml", topic.name);
+            match self.contracts.get(&topic.dataset) {
+                Some(contract) => found.extend(topic.check_against(contract, &file)),
+                None if self.is_broken(&format!("{CONTRACTS}/{}.yaml", topic.dataset)) => {}
+                // The contract of a product follows from its model, later.
+                None if self.models.contains_key(&topic.dataset) => {}
+                None => {
+                    let reason = format!("there is no contract `{}`", topic.dataset);
                     found.push(problem(&file, "dataset", codes::REFERENCE, reason));
                 }
             }

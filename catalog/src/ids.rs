@@ -137,6 +137,10 @@ id!(
     FeedName, "feed", "a lower-case letter, then at most 62 of a-z, 0-9, _", is_plain_name
 );
 id!(
+    /// The name of a topic: what organisations subscribe to.
+    TopicName, "topic", "a lower-case letter, then at most 62 of a-z, 0-9, _", is_plain_name
+);
+id!(
     /// A code of the purpose tree, for example `credit.loan_review`.
     PurposeCode, "purpose", "lower-case words of a-z, 0-9, _ joined by dots, at most 63 characters", is_dotted_name
 );

@@ -31,6 +31,7 @@ pub mod numbers;
 pub mod problem;
 pub mod purpose;
 pub mod time;
+pub mod topic;
 pub mod uscc;
 
 pub use catalog::{Artefact, Catalog, check_dir};
@@ -43,13 +44,16 @@ pub use error::{Coded, Kind};
 pub use feed::{
     Encoding, FeedFormat, FeedSpec, MessageForm, Payload, SourceTopic, Swap, Tombstone,
 };
-pub use ids::{ConsentId, DatasetId, EnterpriseNo, FeedName, IdError, OrgId, PurposeCode};
+pub use ids::{
+    ConsentId, DatasetId, EnterpriseNo, FeedName, IdError, OrgId, PurposeCode, TopicName,
+};
 pub use level::{Action, Level, WordError};
 pub use model::{BUILD_COLUMN, Declassification, Model, ModelColumn, SHOWN_UNTIL_COLUMN};
 pub use numbers::{EnterpriseNumbers, NumberRequest, NumbersError};
 pub use problem::{CatalogErrors, ContractError, Problem};
 pub use purpose::{Caps, Frequency, Period, Purpose, PurposeTree};
 pub use time::{Date, Timestamp, TimestampError};
+pub use topic::TopicSpec;
 pub use uscc::{Uscc, UsccError};
 
 /// Compares with a golden file under `tests/golden`; `INSTA_UPDATE=always` writes it anew.

@@ -128,6 +128,14 @@ pub enum LedgerError {
     /// The name is taken.
     #[error("agreement `{0}` exists already")]
     AgreementExists(String),
+    /// No such subscription, or it has ended.
+    #[error("no subscription `{0}` that has not ended: see `subscription list`")]
+    UnknownSubscription(String),
+    /// The organisation has this subscription already.
+    #[error(
+        "the organisation is subscribed to this topic in this form already: use subscription `{0}`, or end it first"
+    )]
+    SubscriptionExists(String),
     /// The principal is not an enterprise.
     #[error("the principal: {0}")]
     InvalidPrincipal(#[from] UsccError),
@@ -287,6 +295,8 @@ impl Coded for LedgerError {
             Self::ConflictingForm { .. } => "ConflictingForm",
             Self::UnknownAgreement(_) => "UnknownAgreement",
             Self::AgreementExists(_) => "AgreementExists",
+            Self::UnknownSubscription(_) => "UnknownSubscription",
+            Self::SubscriptionExists(_) => "SubscriptionExists",
             Self::InvalidPrincipal(_) => "InvalidPrincipal",
             Self::InvalidDataRange { .. } => "InvalidDataRange",
             Self::InvalidValidity(_) => "InvalidValidity",

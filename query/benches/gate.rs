@@ -173,6 +173,7 @@ async fn land(dir: &Path, contract: &Contract, enterprises: u32) -> Arc<TableVer
     }
     Arc::new(TableVersion {
         version: snapshot.version,
+        rows: snapshot.rows(),
         files,
         store: snapshot.object_store(),
     })

@@ -3,7 +3,7 @@
 use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
-use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode};
+use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode, TopicName};
 
 /// Why a query gave no answer, or stopped giving one.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,22 @@ pub enum QueryError {
     ProductNotBuilt {
         /// The product.
         dataset: DatasetId,
+    },
+    /// No topic has this name.
+    #[error("there is no topic `{name}`; `qihui topic list` shows what there is")]
+    UnknownTopic {
+        /// The name.
+        name: TopicName,
+    },
+    /// The topic in force was never recorded in the log.
+    #[error(
+        "version {version} of the topic `{topic}` is not recorded in the log; run `qihui catalog check --record`"
+    )]
+    TopicNotRecorded {
+        /// The topic.
+        topic: TopicName,
+        /// Its version.
+        version: String,
     },
     /// A division by zero on a visible value.
     #[error("division by zero; guard the divisor with nullif(…, 0)")]
@@ -159,6 +175,8 @@ impl Coded for QueryError {
             Self::ColumnNotInAgreement { .. } => "ColumnNotInAgreement",
             Self::ContractNotRecorded { .. } => "ContractNotRecorded",
             Self::ProductNotBuilt { .. } => "ProductNotBuilt",
+            Self::UnknownTopic { .. } => "UnknownTopic",
+            Self::TopicNotRecorded { .. } => "TopicNotRecorded",
             Self::DivisionByZero => "DivisionByZero",
             Self::CastFailed => "CastFailed",
             Self::Overflow => "Overflow",
@@ -180,7 +198,8 @@ impl Coded for QueryError {
         match self {
             Self::LogUnavailable { .. }
             | Self::ContractNotRecorded { .. }
-            | Self::ProductNotBuilt { .. } => Kind::Denied,
+            | Self::ProductNotBuilt { .. }
+            | Self::TopicNotRecorded { .. } => Kind::Denied,
             Self::Refused(error) => error.kind(),
             _ => Kind::Failed,
         }

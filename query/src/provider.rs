@@ -44,10 +44,13 @@ use crate::metadata;
 use crate::pushdown;
 pub use crate::ranges::MIN_INSIDE_ROWS;
 use crate::ranges::{FileRanges, split_file};
-use crate::rows::{OutputColumn, RowGate, WindowBound};
+use crate::rows::{MARK_BYTES, OutputColumn, RowGate, WindowBound};
 
 /// The hidden column that holds the enterprise number.
 pub const NUMBER: &str = "_no";
+
+/// The column of a traced scan that says which cells of a row are withheld.
+pub const WITHHELD: &str = "_withheld";
 
 /// The URL under which the readers' context finds its (unused) store; readers are handed the table's own.
 pub const READER_STORE: &str = "qihui://warehouse";
@@ -67,8 +70,10 @@ pub struct TableFile {
 /// One version of a table: what a scan reads.
 #[derive(Debug, Clone)]
 pub struct TableVersion {
-    /// The version of the table.
+    /// The version of the table; -1: it was never made.
     pub version: i64,
+    /// Rows in its files.
+    pub rows: u64,
     /// Its files.
     pub files: Vec<TableFile>,
     /// Where the files lie.
@@ -217,6 +222,7 @@ impl GatedTable {
             scope,
             columns,
             delivered: delivered.len(),
+            traced: false,
             schema: Arc::new(self.schema.project(delivered)?),
             checked_schema,
             conjuncts: conjuncts?,
@@ -230,6 +236,50 @@ impl GatedTable {
             edge,
             may_be_inside,
         })
+    }
+
+    /// The rows of some enterprises, in one partition, each with its trace ([`RowGate::traced`]): `columns` by their
+    /// positions in the schema, then [`NUMBER`] and [`WITHHELD`].
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub async fn traced(
+        &self,
+        columns: &[usize],
+        enterprises: &RoaringBitmap,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut judge = self.judge(columns, &[], Some(enterprises))?;
+        // Every row is looked at: only the check knows the marks.
+        judge.may_be_inside = false;
+        let width = i32::try_from(MARK_BYTES).unwrap_or_default();
+        let trace = [
+            Arc::new(Field::new(NUMBER, DataType::Int32, true)),
+            Arc::new(Field::new(WITHHELD, DataType::FixedSizeBinary(width), true)),
+        ];
+        let fields = judge.rows.schema.fields().iter().cloned().chain(trace);
+        judge.rows.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        judge.rows.traced = true;
+        let mut edges = Vec::new();
+        for (file, ranges) in self.ranges(&judge).await?.into_iter().enumerate() {
+            if let Some(plan) = &ranges.edge {
+                parts_of(file, plan, ranges.edge_rows, &mut edges);
+            }
+        }
+        let edge = if edges.is_empty() {
+            None
+        } else {
+            Some(self.reader(&edges, 1, &judge.edge.columns, None)?)
+        };
+        let scan = GateScan {
+            dataset: self.dataset.clone(),
+            rows: judge.rows,
+            account: Arc::clone(&self.query.account),
+            permit: Arc::clone(&self.query.permit),
+            inside: Vec::new(),
+            edge,
+            context: Arc::clone(&self.query.reader),
+        };
+        Ok(Arc::new(GateExec::new(Arc::new(scan), 1)))
     }
 
     fn window(&self, edge: &mut Layout) -> Result<Vec<WindowBound>> {

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, RecordBatch,
-    RecordBatchOptions, Scalar, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, FixedSizeBinaryArray, Int32Array,
+    RecordBatch, RecordBatchOptions, Scalar, new_null_array,
 };
-use arrow::buffer::BooleanBuffer;
+use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{FilterBuilder, FilterPredicate, filter};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
@@ -53,6 +53,9 @@ pub enum WindowBound {
     After(usize, i32),
 }
 
+/// Length of the marks of one row.
+pub const MARK_BYTES: usize = 16;
+
 /// Decides about the rows of one scan.
 #[derive(Debug)]
 pub struct RowGate {
@@ -64,8 +67,12 @@ pub struct RowGate {
     pub delivered: usize,
     /// Schema of `columns`.
     pub checked_schema: SchemaRef,
-    /// Schema of what is delivered.
+    /// Schema of what is delivered, with the trace if there is one.
     pub schema: SchemaRef,
+    /// Whether every row is delivered with its trace: its enterprise, and which of its cells are withheld
+    /// ([`MARK_BYTES`] bytes, little-endian, a bit per delivered column). For deliveries, which compare rows; no
+    /// statement ever sees it. Only without conjuncts.
+    pub traced: bool,
     /// The user's conjuncts that the scan prunes by, over `checked_schema`.
     pub conjuncts: Vec<Arc<dyn PhysicalExpr>>,
     /// Position of `_no` in a batch of the edge scan.
@@ -178,6 +185,11 @@ impl RowGate {
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
             let touched = distinct(numbers.values());
+            let delivered = if self.traced {
+                self.with_trace(&delivered, numbers, visible)?
+            } else {
+                delivered
+            };
             return Ok(Checked {
                 batch: delivered,
                 numbers: numbers.clone(),
@@ -200,6 +212,30 @@ impl RowGate {
             numbers,
             withheld,
         })
+    }
+
+    /// The delivered columns, then the enterprise of each row and the marks of its withheld cells.
+    fn with_trace(
+        &self,
+        delivered: &RecordBatch,
+        numbers: &Int32Array,
+        visible: &[Option<BooleanBuffer>],
+    ) -> Result<RecordBatch, ArrowError> {
+        let mut marks = vec![0_u128; numbers.len()];
+        for (bit, visible) in (0..u128::BITS).zip(visible.iter().take(self.delivered)) {
+            let Some(visible) = visible else { continue };
+            for row in (!visible).set_indices() {
+                if let Some(marks) = marks.get_mut(row) {
+                    *marks |= 1 << bit;
+                }
+            }
+        }
+        let bytes: Vec<u8> = marks.iter().flat_map(|marks| marks.to_le_bytes()).collect();
+        let width = i32::try_from(MARK_BYTES).unwrap_or_default();
+        let marks = FixedSizeBinaryArray::try_new(width, Buffer::from_vec(bytes), None)?;
+        let trace: [ArrayRef; 2] = [Arc::new(numbers.clone()), Arc::new(marks)];
+        let columns = delivered.columns().iter().cloned().chain(trace).collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
     fn verdict(&self, batch: &RecordBatch, numbers: &Int32Array) -> Verdict {

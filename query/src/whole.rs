@@ -51,6 +51,7 @@ pub async fn table_version(
     }
     Ok(TableVersion {
         version: snapshot.version,
+        rows: snapshot.rows(),
         files,
         store: snapshot.object_store(),
     })
@@ -61,6 +62,7 @@ pub async fn table_version(
 pub fn never_landed() -> TableVersion {
     TableVersion {
         version: -1,
+        rows: 0,
         files: Vec::new(),
         store: Arc::new(InMemory::new()),
     }

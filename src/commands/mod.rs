@@ -12,8 +12,10 @@ mod pipeline;
 pub(crate) mod preview;
 mod query;
 pub(crate) mod signatory;
+mod subscription;
 mod synth;
 mod token;
+mod topic;
 
 use std::path::Path;
 
@@ -57,6 +59,8 @@ pub(crate) async fn dispatch(
         Command::Consent(command) => consent::run(command, context).await,
         Command::Query(args) => Box::pin(query::run(args, context)).await,
         Command::Audit(command) => audit::run(command, context).await,
+        Command::Topic(command) => topic::run(command, context).await,
+        Command::Subscription(command) => Box::pin(subscription::run(command, context)).await,
         Command::Keygen(args) => keygen::run(&args, context),
         Command::Token(command) => token::run(command, context).await,
         Command::Serve(args) => Box::pin(crate::serve::run(&args, &context.opening)).await,

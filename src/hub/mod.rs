@@ -36,6 +36,8 @@ use qihui_catalog::{
 };
 use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
+use qihui_pipelines::topics::Topics;
+use qihui_pipelines::topics::progress::kept_versions;
 use qihui_query::access::{Gate, GateParts};
 use qihui_warehouse::Warehouse;
 
@@ -123,6 +125,8 @@ struct Shared {
     warehouse: Warehouse,
     /// The gate over the catalogue in force, with its cache of file metadata.
     gate: Mutex<Option<(Arc<Catalog>, Arc<Gate>)>>,
+    /// The deliveries to subscribers, once somebody asked for them.
+    topics: Mutex<Option<Topics>>,
     /// Whose turn it is to land rows in a dataset.
     turns: Mutex<BTreeMap<DatasetId, Arc<tokio::sync::Mutex<()>>>>,
     /// What the file said, and what is known now.
@@ -168,6 +172,7 @@ impl Hub {
             catalog: RwLock::new(catalog.clone()),
             warehouse: Warehouse::open(&layout.warehouse())?,
             gate: Mutex::default(),
+            topics: Mutex::default(),
             turns: Mutex::default(),
             known_before: known.clone(),
             known: Mutex::new(known),
@@ -181,6 +186,10 @@ impl Hub {
             ledger,
             catalog,
         };
+        // Before anything can land: subscribers are still to be compared with these versions.
+        for (dataset, versions) in kept_versions(&layout.topics())? {
+            hub.shared.warehouse.keep(&dataset, versions)?;
+        }
         Box::pin(hub.catch_up()).await?;
         Ok(hub)
     }
@@ -277,6 +286,23 @@ impl Hub {
         })?);
         *present = Some((Arc::clone(catalog), Arc::clone(&gate)));
         Ok(gate)
+    }
+
+    /// The deliveries to subscribers.
+    ///
+    /// # Errors
+    /// As [`Hub::gate`], or what is kept of a delivery cannot be read.
+    pub fn topics(&self) -> Result<Topics, Failure> {
+        let gate = self.gate()?;
+        let mut open = self.shared.topics.lock();
+        if let Some(topics) = open.as_ref() {
+            return Ok(topics.acting_as(gate, &self.principal));
+        }
+        let folder = self.layout().topics();
+        let topics = Topics::open(Arc::clone(&gate), &folder, &self.principal)?;
+        let own = topics.acting_as(gate, &self.principal);
+        *open = Some(topics);
+        Ok(own)
     }
 
     /// What runs of feeds need.

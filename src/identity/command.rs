@@ -6,7 +6,8 @@ use qihui_catalog::ConsentId;
 use super::{About, IdentityError, Operation, Principal};
 use crate::cli::{
     AgreementCommand, AuditCommand, CatalogCommand, Command, ConsentCommand, FeedCommand,
-    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand,
+    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand, SubscriptionCommand,
+    TopicCommand,
 };
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;
@@ -49,6 +50,19 @@ pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> R
                 ..About::default()
             };
             Ok(principal.may_on(O::EnterpriseAccesses, &about)?)
+        }
+        Command::Topic(TopicCommand::List) => may(O::CatalogList),
+        Command::Topic(TopicCommand::Add { .. }) => all(O::CatalogRecord),
+        Command::Subscription(SubscriptionCommand::Add(_) | SubscriptionCommand::End { .. }) => {
+            all(O::AgreementAdd)
+        }
+        Command::Subscription(SubscriptionCommand::List | SubscriptionCommand::Show { .. }) => {
+            all(O::AgreementList)
+        }
+        // Rows leave by these; until they are operations of the API, only the holder of the hub has them.
+        Command::Subscription(SubscriptionCommand::Pull(_) | SubscriptionCommand::Deliver(_)) => {
+            let operation = O::Query;
+            Err(IdentityError::OutOfReach { operation }.into())
         }
         Command::Token(_) => Err(IdentityError::NoLocalIssuer.into()),
         Command::Init(_)

@@ -17,4 +17,7 @@ mod scenario;
 mod service;
 mod shapes;
 mod support;
+mod topic_world;
+mod topics;
+mod topics_kafka;
 mod tour;

@@ -22,6 +22,7 @@ mod datafile;
 mod erase;
 mod error;
 mod index;
+mod kept;
 mod landing;
 mod layout;
 mod log;

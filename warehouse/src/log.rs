@@ -5,7 +5,7 @@
 //! this module, because `deltalake` without its query engine refuses tables with the change feed on.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, OnceLock},
 };
 
@@ -34,6 +34,8 @@ use crate::{
 
 /// Every so many versions the log is summed up in a checkpoint, so that a replay reads few commits.
 pub(crate) const CHECKPOINT_INTERVAL: u64 = 20;
+/// Commits are deleted after thirty days; a version that must stay is in danger a little earlier.
+const KEPT_DAYS: i64 = 28;
 const ENGINE: &str = concat!("qihui/", env!("CARGO_PKG_VERSION"));
 
 /// A data file as the log knows it.
@@ -97,6 +99,8 @@ pub(crate) struct TableLog {
     limits: Limits,
     delta: tokio::sync::Mutex<Option<DeltaTable>>,
     current: RwLock<Option<Arc<TableState>>>,
+    /// Versions that somebody relies on: see [`crate::Warehouse::keep`].
+    kept: Mutex<BTreeSet<i64>>,
 }
 
 /// The protocol of every table: nothing that switches push-down into Parquet off, only the change feed.
@@ -124,7 +128,18 @@ impl TableLog {
             limits,
             delta: tokio::sync::Mutex::default(),
             current: RwLock::default(),
+            kept: Mutex::default(),
         })
+    }
+
+    /// Replaces the versions that no clean-up may touch.
+    pub fn keep(&self, versions: BTreeSet<i64>) {
+        *self.kept.lock() = versions;
+    }
+
+    /// The versions that no clean-up may touch.
+    pub fn kept(&self) -> BTreeSet<i64> {
+        self.kept.lock().clone()
     }
 
     /// The store whose root is the table.
@@ -413,9 +428,25 @@ impl TableLog {
 
     async fn checkpoint(&self, table: &DeltaTable) -> Result<(), DeltaTableError> {
         deltalake::checkpoints::create_checkpoint(table, None).await?;
+        if self.leans_on_old_commits().await {
+            return Ok(());
+        }
         deltalake::checkpoints::cleanup_metadata(table, None)
             .await
             .map(drop)
+    }
+
+    /// Whether a version that must stay is so old that a clean-up of the log could reach it: then none is done.
+    async fn leans_on_old_commits(&self) -> bool {
+        let Some(oldest) = self.kept.lock().first().copied() else {
+            return false;
+        };
+        let path = commit_uri_from_version(Some(oldest.cast_unsigned()));
+        match self.store().head(&path).await {
+            Ok(commit) => Utc::now() - commit.last_modified > chrono::Duration::days(KEPT_DAYS),
+            // It is gone, or cannot be seen: nothing more may be lost.
+            Err(_) => true,
+        }
     }
 }
 

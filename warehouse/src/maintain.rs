@@ -224,7 +224,7 @@ impl Warehouse {
 
     /// Deletes what crashes left in the table of `dataset`: files that no kept commit names, and staging files, if
     /// they were last written at least `min_age` ago. Files that a commit removed stay as long as the log keeps that
-    /// commit, for readers of older versions. Nothing must be landing that began before `min_age`.
+    /// commit, for readers of older versions, and those of [kept](Warehouse::keep) versions stay anyhow. Nothing must be landing that began before `min_age`.
     pub async fn vacuum_orphans(
         &self,
         dataset: &DatasetId,
@@ -258,6 +258,14 @@ impl Warehouse {
             }
         }
         named.extend(state.files.iter().map(|file| file.path.clone()));
+        for version in log.kept() {
+            match log.at(version).await {
+                Ok(kept) => named.extend(kept.files.iter().map(|file| file.path.clone())),
+                // An erasure went before.
+                Err(WarehouseError::UnknownVersion { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let sidecars: Vec<_> = named
             .iter()
             .map(|path| crate::log::sidecar_of(path))

@@ -110,6 +110,7 @@ impl Ledger {
             "signatory",
             "consent",
             "artefact",
+            "subscription",
         ];
         if !kind.split_once('.').is_some_and(|(what, happened)| {
             word(what) && word(happened) && kind.len() <= 64 && !reserved.contains(&what)

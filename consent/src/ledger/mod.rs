@@ -27,6 +27,7 @@ mod numbers;
 mod outbox;
 mod parties;
 mod preview;
+mod subscriptions;
 mod transitions;
 mod uses;
 
@@ -47,6 +48,7 @@ pub use list::{ConsentFilter, Event};
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
 pub use parties::{Organisation, OrganisationKind, Signatory};
 pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
+pub use subscriptions::{ConsentStanding, Delivery, Subscription};
 pub use uses::MeteredUse;
 
 use crate::{

@@ -218,3 +218,18 @@ pub(crate) async fn artefact(
     })
     .transpose()
 }
+
+/// The latest documents of a kind of artefact, by id.
+pub(crate) async fn artefacts(
+    connection: &mut SqliteConnection,
+    kind: &str,
+) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT document FROM artefact AS a WHERE kind = ? AND NOT EXISTS
+         (SELECT 1 FROM artefact AS n WHERE n.kind = a.kind AND n.id = a.id AND n.position > a.position)
+         ORDER BY id",
+    )
+    .bind(kind)
+    .fetch_all(connection)
+    .await?)
+}

@@ -163,6 +163,7 @@ pub fn catalog() -> Catalog {
         feeds: BTreeMap::new(),
         models: BTreeMap::new(),
         declassifications: BTreeMap::new(),
+        topics: BTreeMap::new(),
     }
 }
 

@@ -262,3 +262,84 @@ fn keys_are_read_in_every_usual_form_and_not_from_inside_the_hub() {
         "InvalidKey"
     );
 }
+
+#[tokio::test]
+async fn a_subscription_is_added_once_and_ends() {
+    use qihui_catalog::OrgId;
+    use qihui_consent::ledger::Delivery;
+    let hub = Hub::new().await;
+    let about = |purpose: &str| {
+        (
+            crate::fixture::bank(),
+            "filings".parse().unwrap(),
+            crate::fixture::purpose(purpose),
+        )
+    };
+    let add = async |purpose: &str, delivery| {
+        hub.ledger
+            .add_subscription(&hub.catalog, about(purpose), delivery, "local:root")
+            .await
+    };
+    let pull = add("credit.loan", Delivery::Pull).await.unwrap();
+    let other = add("credit.watch", Delivery::Pull).await.unwrap();
+    let kafka = add("credit.loan", Delivery::Kafka).await.unwrap();
+    for (purpose, delivery) in [
+        ("credit.loan", Delivery::Pull),
+        // Its readers could not keep two purposes apart.
+        ("credit.watch", Delivery::Kafka),
+    ] {
+        let error = add(purpose, delivery).await.unwrap_err();
+        assert_eq!(error.code(), "SubscriptionExists");
+    }
+    assert_eq!(
+        add("credit", Delivery::Pull).await.unwrap_err().code(),
+        "UnknownPurpose"
+    );
+    let nobody: OrgId = "nobody".parse().unwrap();
+    let (_, topic, purpose) = about("credit.loan");
+    let error = hub
+        .ledger
+        .add_subscription(&hub.catalog, (nobody, topic, purpose), Delivery::Pull, "x")
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "UnknownOrganisation");
+    let ended = hub
+        .ledger
+        .end_subscription(&pull.subscription_id)
+        .await
+        .unwrap();
+    assert!(ended.ended);
+    let error = hub
+        .ledger
+        .end_subscription(&pull.subscription_id)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "UnknownSubscription");
+    add("credit.loan", Delivery::Pull).await.unwrap();
+    let all = hub.ledger.subscriptions().await.unwrap();
+    assert_eq!(all.len(), 4);
+    assert!(all.contains(&ended) && all.contains(&other) && all.contains(&kafka));
+    hub.drain().await;
+    let kinds: Vec<String> = hub
+        .sink
+        .entries
+        .lock()
+        .iter()
+        .map(|item| item.kind.clone())
+        .collect();
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| *kind == "subscription.added")
+            .count(),
+        4
+    );
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| *kind == "subscription.ended")
+            .count(),
+        1
+    );
+    hub.ledger.check().await.unwrap();
+}

@@ -13,10 +13,12 @@
 //! What is refused before step 2 is an `access.denied` entry. A decision without finish (the process was killed) is
 //! closed by [`Gate::close_interrupted`] at the next start, touching its whole scope.
 
+pub mod delivery;
 mod entries;
 mod history;
 mod outlet;
 mod release;
+pub mod stored_scope;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -43,7 +45,7 @@ use qihui_catalog::{
 };
 use qihui_consent::decision::{DatasetScope, DecisionRequest};
 use qihui_consent::{Decision, DecisionError, Ledger};
-use qihui_warehouse::{Snapshot, Warehouse};
+use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
 
 use crate::dense::DenseScope;
@@ -186,6 +188,12 @@ impl ObjectStoreRegistry for NoStores {
 
     fn get_store(&self, _: &url::Url) -> datafusion::common::Result<Arc<dyn ObjectStore>> {
         datafusion::common::exec_err!("a query reaches no store")
+    }
+}
+
+fn unreadable(error: &WarehouseError) -> QueryError {
+    QueryError::Warehouse {
+        message: error.to_string(),
     }
 }
 
@@ -499,20 +507,14 @@ impl Gate {
     }
 
     async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
-        let unreadable = |error: qihui_warehouse::WarehouseError| QueryError::Warehouse {
-            message: error.to_string(),
-        };
-        let Some(snapshot) = self
-            .parts
-            .warehouse
-            .snapshot(dataset)
-            .await
-            .map_err(unreadable)?
-        else {
-            return Ok(whole::never_landed());
-        };
-        self.built(dataset, &snapshot)?;
-        whole::table_version(&self.parts.warehouse, &snapshot).await
+        match self.parts.warehouse.snapshot(dataset).await {
+            Ok(Some(snapshot)) => {
+                self.built(dataset, &snapshot)?;
+                whole::table_version(&self.parts.warehouse, &snapshot).await
+            }
+            Ok(None) => Ok(whole::never_landed()),
+            Err(error) => Err(unreadable(&error)),
+        }
     }
 
     async fn run(

@@ -18,4 +18,5 @@ mod grammar;
 mod leaks;
 mod reference;
 mod run;
+mod stored_scope;
 mod world;

@@ -535,6 +535,7 @@ impl Table {
         }
         TableVersion {
             version: 1,
+            rows: self.rows.len() as u64,
             files,
             store,
         }

@@ -1,6 +1,9 @@
 //! The change feed: replayed from the first version on, it gives the table; and it names the enterprises that changed.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use arrow::array::AsArray as _;
 use proptest::prelude::*;
@@ -9,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     ing_2::{chunks, partition},
-    support::{Row, commit, contract, land, open, read_parquet, read_table, rows_of},
+    support::{Record, Row, commit, contract, land, open, read_parquet, read_table, rows_of},
 };
 
 type Bag = BTreeMap<Row, i64>;
@@ -122,4 +125,107 @@ fn ing_2_the_change_feed_gives_the_table_and_names_who_changed() {
             })
         })
         .unwrap();
+}
+
+/// The enterprises whose rows or tombstones differ between two versions.
+async fn differing(path: &Path, a: i64, b: i64) -> BTreeSet<u32> {
+    let mut bag = Bag::new();
+    for (version, count) in [(a, 1), (b, -1)] {
+        let rows = read_table(path, Some(version.unsigned_abs())).await;
+        rows.into_iter().for_each(|row| put(&mut bag, row, count));
+    }
+    bag.retain(|_, count| *count != 0);
+    bag.into_keys().map(|row| row.1.unsigned_abs()).collect()
+}
+
+#[test]
+fn whoever_changed_between_two_versions_is_named() {
+    let config = ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        max_shrink_iters: 100,
+        ..Default::default()
+    };
+    proptest::test_runner::TestRunner::new(config)
+        .run(&(chunks(80, true), partition()), |(chunks, partition)| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let contract = contract(partition);
+                let warehouse = open(folder.path());
+                let table = warehouse.table(&contract).await.unwrap();
+                for chunk in &chunks {
+                    land(&table, &contract, chunk).await;
+                }
+                let path = folder.path().join("levy");
+                let last = warehouse
+                    .snapshot(&contract.id)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .version;
+                for from in 0..last {
+                    for to in [from + 1, last] {
+                        let named = warehouse.changed(&contract.id, from, to).await.unwrap();
+                        let named: BTreeSet<u32> = named.iter().collect();
+                        let real = differing(&path, from, to).await;
+                        prop_assert!(named.is_superset(&real), "{from} to {to}");
+                        if to == from + 1 {
+                            prop_assert_eq!(
+                                &named,
+                                &real,
+                                "one commit is exact: {} to {}",
+                                from,
+                                to
+                            );
+                        }
+                        let back = warehouse.changed(&contract.id, to, from).await.unwrap();
+                        prop_assert_eq!(back.iter().collect::<BTreeSet<u32>>(), named);
+                    }
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+#[tokio::test]
+async fn versions_that_are_kept_survive_a_clean_up_and_compare_without_their_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let contract = contract(qihui_catalog::Partition::None);
+    let warehouse = open(folder.path());
+    let table = warehouse.table(&contract).await.unwrap();
+    land(&table, &contract, &[Record::new(1, 1), Record::new(2, 2)]).await;
+    let first = warehouse
+        .snapshot(&contract.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .version;
+    warehouse.keep(&contract.id, [first].into()).unwrap();
+    let mut changed = Record::new(2, 2);
+    changed.seen = Some(9);
+    changed.note = Some("other".to_owned());
+    land(&table, &contract, &[changed]).await;
+    let path = folder.path().join("levy");
+    let before = read_table(&path, Some(first.unsigned_abs())).await;
+    warehouse
+        .vacuum_orphans(&contract.id, std::time::Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(read_table(&path, Some(first.unsigned_abs())).await, before);
+    let last = warehouse
+        .snapshot(&contract.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .version;
+    let exact = warehouse.changed(&contract.id, first, last).await.unwrap();
+    assert_eq!(exact.iter().collect::<Vec<_>>(), [2]);
+    // Without its change file the commit says nothing, and the files are compared: whoever is in them may have changed.
+    std::fs::remove_dir_all(path.join("_change_data")).unwrap();
+    let wider = warehouse.changed(&contract.id, first, last).await.unwrap();
+    assert_eq!(wider.iter().collect::<Vec<_>>(), [1, 2]);
+    let unknown = warehouse.changed(&contract.id, first, last + 5).await;
+    assert!(unknown.is_err());
 }

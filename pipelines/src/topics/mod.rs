@@ -1,0 +1,301 @@
+//! Topics: organisations are brought what they may see of a dataset, and every change of it.
+//!
+//! A topic is some columns of a dataset. A subscription is an organisation, a topic, a purpose and a form of delivery.
+//! Promises:
+//! - **A copy equals the view.** Whoever applies all events holds exactly what a gated query (action STREAM) would
+//!   answer over the topic's columns, for the rows whose key and `uscc` are shown (GATE-1). Where that did not
+//!   change there is no event (GATE-2).
+//! - **Recorded before it leaves.** A page is an access with its two log entries (GATE-3).
+//! - **A withdrawal stops at once.** Pages leave under the release lock after a last look at the epochs (GATE-4); the
+//!   next page deletes what is no longer granted, and says what else must go.
+//! - **Nothing is lost, and by Kafka nothing is repeated.** How far a subscriber was brought is durable, and is moved only by
+//!   an acknowledgement, or in the very transaction that carries the events.
+//!
+//! Limits: enterprises are never split, so a page is as large as its largest enterprise; memory holds one page and the
+//! rows it was compared from. Rows whose key or `uscc` is withheld are not delivered: nobody could say later which
+//! of them changed.
+//!
+//! [`interval`] is what a subscriber holds, [`page`] brings it forward, [`diff`] compares, [`event`] is the format,
+//! [`progress`] what is kept on disk, [`pull`] and [`kafka`] how pages travel, [`notice`] what is said when an
+//! authorisation ends.
+
+pub mod cursor;
+pub mod diff;
+pub mod error;
+pub mod event;
+pub mod interval;
+pub mod json;
+pub mod kafka;
+pub mod notice;
+pub mod page;
+pub mod progress;
+pub mod pull;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp, TopicName};
+use qihui_query::access::Gate;
+use qihui_query::access::delivery::{Delivery, Recipient, Subscription};
+
+use cursor::CursorKey;
+use diff::Shape;
+use error::TopicError;
+use event::Envelope;
+use page::{Drafter, PageLimits, Views};
+use progress::{Progress, Store};
+
+/// The deliveries of one hub.
+pub struct Topics {
+    gate: Arc<Gate>,
+    store: Store,
+    cursors: Arc<CursorKey>,
+    principal: String,
+    lanes: Arc<Mutex<HashMap<String, Arc<Lane>>>>,
+    /// The table versions that each subscription may still be compared with.
+    kept: Arc<Mutex<BTreeMap<String, (DatasetId, BTreeSet<i64>)>>>,
+}
+
+/// What is kept of a subscription while the hub is open.
+#[derive(Debug, Default)]
+struct Lane {
+    /// One delivery of a subscription at a time; inside, its progress as it is on disk, if known.
+    turn: tokio::sync::Mutex<Option<Progress>>,
+    views: Views,
+}
+
+/// What a delivery works with.
+struct Desk {
+    subscription: Subscription,
+    recipient: Recipient,
+    shape: Shape,
+    lane: Arc<Lane>,
+}
+
+impl Desk {
+    fn drafter<'a>(&'a self, topics: &'a Topics, limits: PageLimits) -> Drafter<'a> {
+        Drafter {
+            gate: &topics.gate,
+            recipient: &self.recipient,
+            topic: &self.subscription.topic,
+            shape: &self.shape,
+            store: &topics.store,
+            views: &self.lane.views,
+            limits,
+        }
+    }
+
+    fn envelope(&self, hub: &str, page: u64, at: Timestamp) -> Envelope {
+        let Subscription {
+            topic,
+            subscription_id,
+            ..
+        } = &self.subscription;
+        Envelope::new(hub, topic, subscription_id, page, at)
+    }
+}
+
+impl Topics {
+    /// The deliveries of the hub behind `gate`, with their progress in `folder`, on behalf of `principal`.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or a progress in it is damaged.
+    pub fn open(gate: Arc<Gate>, folder: &Path, principal: &str) -> Result<Self, TopicError> {
+        let store = Store::open(folder)?;
+        store.sweep()?;
+        let kept = store.all()?.into_iter().map(|progress| {
+            let versions = versions(&progress);
+            (progress.subscription, (progress.dataset, versions))
+        });
+        let topics = Self {
+            gate,
+            cursors: Arc::new(CursorKey::new(&store.cursor_key()?)),
+            principal: principal.to_owned(),
+            lanes: Arc::default(),
+            kept: Arc::new(Mutex::new(kept.collect())),
+            store,
+        };
+        let datasets: BTreeSet<DatasetId> = {
+            let kept = topics.kept.lock();
+            kept.values().map(|(dataset, _)| dataset.clone()).collect()
+        };
+        for dataset in &datasets {
+            topics.keep(dataset)?;
+        }
+        Ok(topics)
+    }
+
+    /// The same deliveries over another gate of the same hub, on behalf of another principal. All of them share what keeps
+    /// two deliveries of one subscription apart: a process opens a hub's deliveries once.
+    #[must_use]
+    pub fn acting_as(&self, gate: Arc<Gate>, principal: &str) -> Self {
+        Self {
+            gate,
+            store: self.store.clone(),
+            cursors: Arc::clone(&self.cursors),
+            principal: principal.to_owned(),
+            lanes: Arc::clone(&self.lanes),
+            kept: Arc::clone(&self.kept),
+        }
+    }
+
+    /// The gate that everything is read through.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Refuses a subscription that nothing could be delivered to: its key and `uscc` are not open in the clear.
+    ///
+    /// # Errors
+    /// [`TopicError::KeyNotDisclosed`], or what the decision says.
+    pub async fn check(
+        &self,
+        org: &OrgId,
+        purpose: &PurposeCode,
+        topic: &TopicName,
+    ) -> Result<(), TopicError> {
+        let spec = self.gate.topic(topic).await?;
+        let recipient = Recipient {
+            principal: self.principal.clone(),
+            org: org.clone(),
+            purpose: purpose.clone(),
+            dataset: spec.dataset.clone(),
+            columns: spec.columns.clone(),
+        };
+        if self.gate.view(&recipient).await?.is_deliverable() {
+            return Ok(());
+        }
+        Err(TopicError::KeyNotDisclosed {
+            org: org.clone(),
+            purpose: purpose.clone(),
+            topic: topic.clone(),
+            dataset: spec.dataset.clone(),
+        })
+    }
+
+    /// A subscription that has not ended.
+    ///
+    /// # Errors
+    /// [`TopicError::UnknownSubscription`], or the ledger cannot be read.
+    pub async fn subscription(&self, id: &str) -> Result<Subscription, TopicError> {
+        let all = self.gate.subscriptions().await?;
+        all.into_iter()
+            .find(|subscription| subscription.subscription_id == id && !subscription.ended)
+            .ok_or_else(|| TopicError::UnknownSubscription {
+                id: id.chars().take(64).collect(),
+            })
+    }
+
+    /// How far a subscription was brought, if anything was.
+    ///
+    /// # Errors
+    /// The progress cannot be read.
+    pub fn progress_of(&self, id: &str) -> Result<Option<Progress>, TopicError> {
+        self.store.load(id)
+    }
+
+    async fn desk(&self, id: &str, delivery: Delivery) -> Result<Desk, TopicError> {
+        let subscription = self.subscription(id).await?;
+        if subscription.delivery != delivery {
+            return Err(TopicError::OtherDelivery {
+                id: subscription.subscription_id,
+                delivery: subscription.delivery.as_str(),
+            });
+        }
+        let topic = self.gate.topic(&subscription.topic).await?;
+        let recipient = Recipient {
+            principal: self.principal.clone(),
+            org: subscription.org.clone(),
+            purpose: subscription.purpose.clone(),
+            dataset: topic.dataset.clone(),
+            columns: topic.columns.clone(),
+        };
+        let lane = {
+            let mut lanes = self.lanes.lock();
+            Arc::clone(lanes.entry(id.to_owned()).or_default())
+        };
+        Ok(Desk {
+            shape: self.shape(&recipient)?,
+            subscription,
+            recipient,
+            lane,
+        })
+    }
+
+    fn shape(&self, recipient: &Recipient) -> Result<Shape, TopicError> {
+        let schema = self.gate.topic_schema(recipient)?;
+        let place = |name: &String| {
+            schema.index_of(name).map_err(|_| {
+                TopicError::Query(qihui_query::QueryError::UnknownColumn {
+                    column: name.clone(),
+                })
+            })
+        };
+        let (key, uscc) = self.gate.key_of(&recipient.dataset)?;
+        Ok(Shape {
+            key: key.iter().map(place).collect::<Result<_, _>>()?,
+            uscc: place(&uscc)?,
+            schema,
+        })
+    }
+
+    /// The progress of a subscription as it is on disk.
+    fn progress(&self, desk: &Desk, known: &mut Option<Progress>) -> Result<Progress, TopicError> {
+        let id = &desk.subscription.subscription_id;
+        let progress = match known.take() {
+            Some(progress) => progress,
+            None => {
+                let found = self.store.load(id)?;
+                found.unwrap_or_else(|| Progress::new(id, &desk.recipient.dataset))
+            }
+        };
+        if progress.dataset == desk.recipient.dataset {
+            return Ok(progress);
+        }
+        // The topic is of another dataset now: what was brought has nothing to do with it.
+        let mut again = progress;
+        again.dataset = desk.recipient.dataset.clone();
+        again.restart();
+        Ok(again)
+    }
+
+    /// Makes a progress durable, and has the tables keep what it may be compared with.
+    fn save(&self, desk: &Desk, progress: &Progress) -> Result<(), TopicError> {
+        let dataset = &desk.recipient.dataset;
+        // First what is needed longer, then what is needed less.
+        let versions = versions(progress);
+        let id = &desk.subscription.subscription_id;
+        {
+            let mut kept = self.kept.lock();
+            let (of, known) = kept
+                .entry(id.clone())
+                .or_insert_with(|| (dataset.clone(), BTreeSet::new()));
+            of.clone_from(dataset);
+            known.extend(&versions);
+        }
+        self.keep(dataset)?;
+        self.store.save(progress)?;
+        self.kept
+            .lock()
+            .insert(id.clone(), (dataset.clone(), versions));
+        self.keep(dataset)
+    }
+
+    fn keep(&self, dataset: &DatasetId) -> Result<(), TopicError> {
+        let kept = self.kept.lock();
+        let versions = kept.values().filter(|(of, _)| of == dataset);
+        let versions = versions
+            .flat_map(|(_, versions)| versions.iter().copied())
+            .collect();
+        Ok(self.gate.keep(dataset, versions)?)
+    }
+}
+
+/// The table versions that a progress may still be compared with.
+fn versions(progress: &Progress) -> BTreeSet<i64> {
+    let versions = progress.views().map(|view| view.version);
+    versions.filter(|version| *version >= 0).collect()
+}

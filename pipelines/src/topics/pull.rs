@@ -1,0 +1,269 @@
+//! Delivery by pull: the subscriber fetches pages and keeps the cursor; no broker is needed.
+//!
+//! Asking for page k + 1 acknowledges page k. Asking for page k again brings the same events with the same ids if they
+//! are still authorised, else what is authorised now, which takes into account that the first answer may have arrived.
+//! A page is noted durably before it leaves, so a hub that is killed repeats it.
+//!
+//! A page is a JSON object: `subscription`, `page` (absent when there are no events), `events` (CloudEvents in their
+//! JSON format), `next` (the cursor to ask with) and `more` (whether to ask again at once).
+
+use async_trait::async_trait;
+use qihui_query::QueryError;
+use qihui_query::access::delivery::{Delivery, PageRecord, PageSink, Released};
+use qihui_query::access::{Outlet, ReleasePermit};
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+
+use super::event::{Envelope, Events};
+use super::page::{Draft, Drafted, PageLimits};
+use super::progress::Progress;
+use super::{Desk, Topics};
+use crate::topics::error::TopicError;
+
+/// How often a page is made anew when something is taken away while it is made.
+const ATTEMPTS: u32 = 5;
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// The subscription.
+    pub subscription: String,
+    /// The cursor that the last page gave; none: before the first page.
+    pub cursor: Option<String>,
+    /// Begin again, because the subscriber lost what it held: the first page says so, and everything follows.
+    pub restart: bool,
+    /// How large the page may become.
+    pub limits: PageLimits,
+}
+
+/// What a pull came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pulled {
+    /// The subscription.
+    pub subscription: String,
+    /// The page; none: there was nothing to bring.
+    pub page: Option<u64>,
+    /// Events in it.
+    pub events: u64,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// The cursor to ask with next.
+    pub next: String,
+    /// Whether more may be waiting.
+    pub more: bool,
+    /// Its entries in the log.
+    pub released: Option<Released>,
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
+fn refused(error: std::io::Error) -> QueryError {
+    QueryError::Output {
+        message: error.kind().to_string(),
+    }
+}
+
+struct Out<'a> {
+    out: &'a mut dyn Outlet,
+    bytes: &'a [u8],
+}
+
+#[async_trait]
+impl PageSink for Out<'_> {
+    fn begin(&mut self, permit: ReleasePermit) {
+        self.out.begin(permit);
+    }
+
+    async fn ready(&mut self) -> Result<(), QueryError> {
+        self.out.ready().await.map_err(refused)
+    }
+
+    async fn send(&mut self) -> Result<(), QueryError> {
+        self.out.release(self.bytes).map_err(refused)
+    }
+
+    async fn finish(&mut self) -> Result<(), QueryError> {
+        self.out.finish().await.map_err(refused)
+    }
+}
+
+impl Topics {
+    /// Answers a subscriber that pulls, into `out`.
+    ///
+    /// # Errors
+    /// The cursor does not fit, the subscription is unknown, or gate, ledger, log or file system refuse. What was not
+    /// acknowledged is brought again.
+    pub async fn pull(
+        &self,
+        request: &PullRequest,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, TopicError> {
+        let desk = self.desk(&request.subscription, Delivery::Pull).await?;
+        let mut turn = desk.lane.turn.lock().await;
+        let mut progress = self.progress(&desk, &mut turn)?;
+        self.take_cursor(request, &desk, &mut progress)?;
+        let result = self.next_page(request, &desk, &mut progress, out).await;
+        // A failure may have come after the page was noted: what is on disk counts.
+        *turn = result.is_ok().then_some(progress);
+        result
+    }
+
+    /// What the cursor says: acknowledges, repeats, or begins again.
+    fn take_cursor(
+        &self,
+        request: &PullRequest,
+        desk: &Desk,
+        progress: &mut Progress,
+    ) -> Result<(), TopicError> {
+        if request.restart {
+            progress.restart();
+            return self.save(desk, progress);
+        }
+        let Some(cursor) = &request.cursor else {
+            return if progress.begun {
+                Err(TopicError::CursorRequired)
+            } else {
+                Ok(())
+            };
+        };
+        let asked = self.cursors.page(&request.subscription, cursor)?;
+        let under_way = progress.pending.is_some();
+        match asked {
+            page if page == progress.next_page => Ok(()),
+            page if under_way && page == progress.next_page + 1 => {
+                progress.acknowledge();
+                self.save(desk, progress)
+            }
+            asked => Err(TopicError::CursorOutdated {
+                asked,
+                expected: progress.next_page,
+            }),
+        }
+    }
+
+    async fn next_page(
+        &self,
+        request: &PullRequest,
+        desk: &Desk,
+        progress: &mut Progress,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, TopicError> {
+        for _ in 0..ATTEMPTS {
+            let present = self.gate.view(&desk.recipient).await?;
+            let before = progress.clone();
+            let drafted = desk
+                .drafter(self, request.limits)
+                .draft(progress, &present)
+                .await?;
+            let draft = match drafted {
+                Drafted::Page(draft) => draft,
+                Drafted::UpToDate | Drafted::Working => {
+                    if *progress != before {
+                        self.store.keep_scope(&present)?;
+                        self.save(desk, progress)?;
+                    }
+                    let more = matches!(drafted, Drafted::Working);
+                    return self.nothing(request, progress, more, out).await;
+                }
+            };
+            match self.send(request, desk, progress, &draft, out).await {
+                Err(TopicError::Query(QueryError::ConsentChanged)) => {}
+                other => return other,
+            }
+        }
+        Err(QueryError::ConsentChanged.into())
+    }
+
+    /// Notes the page, then lets it leave.
+    async fn send(
+        &self,
+        request: &PullRequest,
+        desk: &Desk,
+        progress: &mut Progress,
+        draft: &Draft,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, TopicError> {
+        let page = draft.pending.page;
+        let next = self.cursors.cursor(&request.subscription, page + 1);
+        let envelope = desk.envelope(self.gate.hub(), page, draft.pending.at);
+        let bytes = body(&envelope, &draft.events, &next);
+        self.store.keep_scope(&draft.view)?;
+        progress.pending = Some(draft.pending.clone());
+        self.save(desk, progress)?;
+        let record = PageRecord {
+            subscription: request.subscription.clone(),
+            delivery: Delivery::Pull,
+            page,
+            events: draft.events.len() as u64,
+            bytes: bytes.len() as u64,
+            sha256: hex::encode(digest(&SHA256, &bytes)),
+            by_enterprise: draft.events.by_enterprise(),
+        };
+        let mut sink = Out { out, bytes: &bytes };
+        let released = self
+            .gate
+            .release(&desk.recipient, &draft.view, &record, &mut sink)
+            .await?;
+        Ok(Pulled {
+            subscription: request.subscription.clone(),
+            page: Some(page),
+            events: record.events,
+            bytes: record.bytes,
+            next,
+            more: true,
+            released: Some(released),
+        })
+    }
+
+    /// Says that there is nothing to bring. No row leaves, so there is nothing to record.
+    async fn nothing(
+        &self,
+        request: &PullRequest,
+        progress: &Progress,
+        more: bool,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, TopicError> {
+        let next = self
+            .cursors
+            .cursor(&request.subscription, progress.next_page);
+        let answer = serde_json::json!({
+            "subscription": request.subscription,
+            "events": [],
+            "next": next,
+            "more": more,
+        });
+        let bytes = answer.to_string();
+        out.ready().await.map_err(refused)?;
+        out.release(bytes.as_bytes()).map_err(refused)?;
+        out.finish().await.map_err(refused)?;
+        Ok(Pulled {
+            subscription: request.subscription.clone(),
+            page: None,
+            events: 0,
+            bytes: bytes.len() as u64,
+            next,
+            more,
+            released: None,
+        })
+    }
+}
+
+/// A page as it leaves.
+fn body(envelope: &Envelope, events: &Events, next: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(events.bytes() + events.len() * 256 + 256);
+    out.extend_from_slice(b"{\"subscription\":\"");
+    out.extend_from_slice(envelope.subscription.as_bytes());
+    out.extend_from_slice(b"\",\"page\":");
+    out.extend_from_slice(envelope.page.to_string().as_bytes());
+    out.extend_from_slice(b",\"events\":[");
+    let mut first = true;
+    for event in events.iter() {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        envelope.write(events, event, &mut out);
+    }
+    out.extend_from_slice(b"],\"next\":\"");
+    out.extend_from_slice(next.as_bytes());
+    out.extend_from_slice(b"\",\"more\":true}");
+    out
+}
