@@ -249,6 +249,14 @@ fn unbounded(bound: &WindowFrameBound) -> bool {
 }
 
 fn complete_aggregate(aggregate: Aggregate) -> Result<LogicalPlan> {
+    map_functions(aggregate, complete_aggregate_function)
+}
+
+/// The aggregate with each of its functions replaced, under the same names.
+fn map_functions(
+    aggregate: Aggregate,
+    replaced: impl Fn(AggregateFunction) -> AggregateFunction,
+) -> Result<LogicalPlan> {
     let keep = NamePreserver::new_for_projection();
     let exprs: Result<Vec<Expr>> = aggregate
         .aggr_expr
@@ -257,7 +265,7 @@ fn complete_aggregate(aggregate: Aggregate) -> Result<LogicalPlan> {
             let name = keep.save(&expr);
             let expr = expr.transform_down(|expr| match expr {
                 Expr::AggregateFunction(function) => Ok(Transformed::yes(Expr::AggregateFunction(
-                    complete_aggregate_function(function),
+                    replaced(function),
                 ))),
                 expr => Ok(Transformed::no(expr)),
             })?;
@@ -285,6 +293,29 @@ fn complete_aggregate_function(mut function: AggregateFunction) -> AggregateFunc
         }
     }
     function
+}
+
+/// Drops keys that repeat an earlier one from the orders of aggregates. The optimizer simplifies two keys to one
+/// (a column, and the same column by way of a function), and the engine, which keeps each key once, panics on the rest.
+///
+/// # Errors
+/// When the engine cannot rebuild a node.
+pub fn distinct_keys(plan: LogicalPlan) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Aggregate(aggregate) => map_functions(aggregate, |mut function| {
+            let keys = std::mem::take(&mut function.params.order_by);
+            for key in keys {
+                let order = &mut function.params.order_by;
+                if !order.iter().any(|earlier| earlier.expr == key.expr) {
+                    order.push(key);
+                }
+            }
+            function
+        })
+        .map(Transformed::yes),
+        node => Ok(Transformed::no(node)),
+    })
+    .map(|done| done.data)
 }
 
 fn complete_distinct_on(mut on: DistinctOn) -> Result<LogicalPlan> {

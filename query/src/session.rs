@@ -234,6 +234,7 @@ pub async fn plan_over(
     plan::allow(&logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let logical = state.optimize(&logical).map_err(planning)?;
+    let logical = plan::distinct_keys(logical).map_err(planning)?;
     let go_strict = |state: &mut SessionState| {
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
