@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use qihui_ingest::durable;
+
 use crate::failure::ProgramError;
 
 /// The largest document that is read, in bytes.
@@ -58,35 +60,7 @@ pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), ProgramEr
 /// # Errors
 /// [`ProgramError::FileUnwritable`].
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), ProgramError> {
-    let temporary = path.with_added_extension("new");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_parent(path)
-    };
-    write().map_err(|error| {
-        // What is left of it would only take room.
-        let _ = fs::remove_file(&temporary);
-        unwritable(path, &error)
-    })
-}
-
-/// Makes the entry of `path` in its folder durable.
-///
-/// # Errors
-/// What the system says.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+    durable::replace(path, content).map_err(|error| unwritable(path, &error))
 }
 
 pub(crate) fn unwritable(path: &Path, error: &io::Error) -> ProgramError {

@@ -7,6 +7,8 @@
 //! core, run it as `taskset -c 0 cargo bench …`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod common;
+
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -22,14 +24,14 @@ use qihui_warehouse::Warehouse;
 use rand::{Rng, SeedableRng};
 use rust_xlsxwriter::{Format, Workbook};
 
+use common::{Error, peak_mib, with_rows};
+
 const ROWS: u32 = 200_000;
 /// Without `--bench`, as in a run of all tests, only that it works.
 const ROWS_TO_TRY: u32 = 1_000;
 const ROUNDS: u32 = 5;
 /// Goods lines of a declaration.
 const LINES: u32 = 8;
-
-type Error = Box<dyn std::error::Error>;
 
 /// Numbers that are a function of the enterprise.
 struct Numbers;
@@ -173,17 +175,6 @@ fn write_reports(path: &Path, rows: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// The greatest amount of memory this process ever held, in MiB.
-fn peak_mib() -> Result<u64, Error> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM"))
-        .ok_or("no VmHWM")?;
-    let kib: u64 = line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse()?;
-    Ok(kib / 1024)
-}
-
 /// Checks a file a few times; every record of it has to be good.
 async fn measure(dir: &Path, feed: &str, path: &Path, rows: u32) -> Result<(), Error> {
     let context = IngestContext {
@@ -236,15 +227,5 @@ async fn run(rows: u32) -> Result<(), Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let rows = match std::env::var("QIHUI_BENCH_ROWS") {
-        Ok(rows) => rows.parse()?,
-        Err(_) if is_bench => ROWS,
-        Err(_) => ROWS_TO_TRY,
-    };
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(run(rows))
+    with_rows(ROWS, ROWS_TO_TRY, run)
 }

@@ -5,22 +5,23 @@
 //! are those of ingestion and the warehouse; everything else is what `feed run` does, durable commits included.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod common;
+
 use std::{
-    collections::HashMap,
     fmt::Write as _,
     fs::{self, File},
     io::{BufWriter, Write as _},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
-use qihui_catalog::{
-    Catalog, EnterpriseNo, EnterpriseNumbers, FeedFormat, NumberRequest, NumbersError, Uscc,
-};
+use qihui_catalog::{Catalog, FeedFormat, Uscc};
 use qihui_ingest::{IngestContext, Quiet, RunOptions, RunReport, run_feed};
 use qihui_warehouse::Warehouse;
 use rand::{Rng, SeedableRng};
+
+use common::{Error, Numbers, peak_mib, with_rows};
 
 const ROWS: u32 = 1_000_000;
 /// Without `--bench`, as in a run of all tests, only that it works.
@@ -35,32 +36,6 @@ const AMOUNTS: [&str; 8] = [
     "NETINC",
     "RATGRO",
 ];
-
-type Error = Box<dyn std::error::Error>;
-
-/// Numbers in the order of asking.
-#[derive(Default)]
-struct Numbers(Mutex<HashMap<Uscc, EnterpriseNo>>);
-
-impl EnterpriseNumbers for Numbers {
-    fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut number = |request: &NumberRequest| {
-            let next = u32::try_from(known.len() + 1).map_err(|_| NumbersError::Exhausted)?;
-            Ok(*known.entry(request.uscc).or_insert(EnterpriseNo(next)))
-        };
-        wanted.iter().map(&mut number).collect()
-    }
-
-    fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(usccs.iter().map(|uscc| known.get(uscc).copied()).collect())
-    }
-
-    fn uscc_of(&self, numbers: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
-        Ok(vec![None; numbers.len()])
-    }
-}
 
 /// Writes reports of as many enterprises, in random order, as departments export them.
 fn generate(path: &Path, rows: u32) -> Result<u64, Error> {
@@ -99,17 +74,6 @@ fn generate(path: &Path, rows: u32) -> Result<u64, Error> {
         .map_err(|error| error.into_error())?
         .sync_all()?;
     Ok(fs::metadata(path)?.len())
-}
-
-/// The greatest amount of memory this process ever held, in MiB.
-fn peak_mib() -> Result<u64, Error> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM"))
-        .ok_or("no VmHWM")?;
-    let kib: u64 = line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse()?;
-    Ok(kib / 1024)
 }
 
 async fn land(
@@ -181,15 +145,5 @@ async fn measure(rows: u32) -> Result<(), Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let rows = match std::env::var("QIHUI_BENCH_ROWS") {
-        Ok(rows) => rows.parse()?,
-        Err(_) if is_bench => ROWS,
-        Err(_) => ROWS_TO_TRY,
-    };
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(measure(rows))
+    with_rows(ROWS, ROWS_TO_TRY, measure)
 }

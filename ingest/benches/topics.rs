@@ -8,18 +8,15 @@
 
 #[path = "../../tests/it/broker.rs"]
 mod broker;
+mod common;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use qihui_catalog::{
-    Catalog, EnterpriseNo, EnterpriseNumbers, FeedName, NumberRequest, NumbersError, Payload,
-    SourceTopic, Uscc,
-};
+use qihui_catalog::{Catalog, FeedName, Payload, SourceTopic, Uscc};
 use qihui_ingest::{
     IngestContext, KafkaSettings, RunOptions, Stop, TopicOptions, TopicReport, run_topic,
 };
@@ -33,38 +30,14 @@ use tokio::sync::mpsc;
 
 use broker::{Broker, Sent};
 
+use common::{Error, Numbers, peak_mib, with_rows};
+
 const MESSAGES: u32 = 1_000_000;
 /// Without `--bench`, as in a run of all tests, only that it works.
 const MESSAGES_TO_TRY: u32 = 2_000;
 const PARTITIONS: i32 = 8;
 const FEED: &str = "scores";
 const LEVELS: [&str; 3] = ["优秀", "良好", "中等"];
-
-type Error = Box<dyn std::error::Error>;
-
-/// Numbers in the order of asking.
-#[derive(Default)]
-struct Numbers(Mutex<HashMap<Uscc, EnterpriseNo>>);
-
-impl EnterpriseNumbers for Numbers {
-    fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut number = |request: &NumberRequest| {
-            let next = u32::try_from(known.len() + 1).map_err(|_| NumbersError::Exhausted)?;
-            Ok(*known.entry(request.uscc).or_insert(EnterpriseNo(next)))
-        };
-        wanted.iter().map(&mut number).collect()
-    }
-
-    fn lookup(&self, usccs: &[Uscc]) -> Result<Vec<Option<EnterpriseNo>>, NumbersError> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(usccs.iter().map(|uscc| known.get(uscc).copied()).collect())
-    }
-
-    fn uscc_of(&self, numbers: &[EnterpriseNo]) -> Result<Vec<Option<Uscc>>, NumbersError> {
-        Ok(vec![None; numbers.len()])
-    }
-}
 
 /// An evaluation of the enterprise `serial`, as a CloudEvent or as it is.
 fn message(serial: u32, payload: Payload) -> Result<Sent, Error> {
@@ -86,14 +59,6 @@ fn message(serial: u32, payload: Payload) -> Result<Sent, Error> {
         key: Some(uscc.to_string().into_bytes()),
         ..Sent::value(partition, value)
     })
-}
-
-/// The greatest amount of memory this process ever held, in MiB.
-fn peak_mib() -> Result<u64, Error> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kib.ok_or("no VmHWM")?.parse::<u64>()? / 1024)
 }
 
 fn tell(what: &str, messages: u64, bytes: u64, seconds: f64) {
@@ -217,15 +182,5 @@ async fn measure(messages: u32) -> Result<(), Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let messages = match std::env::var("QIHUI_BENCH_ROWS") {
-        Ok(rows) => rows.parse()?,
-        Err(_) if is_bench => MESSAGES,
-        Err(_) => MESSAGES_TO_TRY,
-    };
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(measure(messages))
+    with_rows(MESSAGES, MESSAGES_TO_TRY, measure)
 }

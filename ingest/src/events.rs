@@ -4,6 +4,22 @@ use tracing::{info, warn};
 
 use crate::report::Counts;
 
+macro_rules! info_counts {
+    ($counts:expr, $message:literal, $($field:ident),+) => {
+        info!(
+            $($field,)+
+            read = $counts.read,
+            inserted = $counts.inserted,
+            replaced = $counts.replaced,
+            unchanged = $counts.unchanged,
+            superseded = $counts.superseded,
+            retracted = $counts.retracted,
+            quarantined = $counts.quarantined,
+            $message
+        )
+    };
+}
+
 /// A file begins.
 pub(crate) struct SourceStarted<'a> {
     pub feed: &'a str,
@@ -42,29 +58,7 @@ impl ChunkLanded<'_> {
             tries,
             counts,
         } = self;
-        let Counts {
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-        } = counts;
-        info!(
-            feed,
-            run,
-            version,
-            tries,
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-            "feed chunk landed"
-        );
+        info_counts!(counts, "feed chunk landed", feed, run, version, tries);
     }
 }
 
@@ -102,27 +96,7 @@ impl SourceFinished<'_> {
             source,
             counts,
         } = self;
-        let Counts {
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-        } = counts;
-        info!(
-            feed,
-            source,
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-            "feed source finished"
-        );
+        info_counts!(counts, "feed source finished", feed, source);
     }
 }
 

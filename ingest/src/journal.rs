@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{Checkpoint, Delta, PassId, Position},
+    durable,
     error::{IngestError, Result},
     kafka::{PartitionSpan, TopicPosition},
     report::{Counts, ReasonCounts, RunFact},
@@ -310,7 +311,7 @@ impl Journal {
                 file.sync_all()?;
             }
             if is_new {
-                store::sync_parent(path)
+                durable::sync_parent(path)
             } else {
                 Ok(())
             }

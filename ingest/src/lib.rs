@@ -19,6 +19,7 @@
 mod archive;
 mod checkpoint;
 mod chunk;
+pub mod durable;
 mod error;
 mod events;
 mod fields;

@@ -28,6 +28,20 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// All counts by their names, `read` first.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("read", self.read),
+            ("inserted", self.inserted),
+            ("replaced", self.replaced),
+            ("unchanged", self.unchanged),
+            ("superseded", self.superseded),
+            ("retracted", self.retracted),
+            ("quarantined", self.quarantined),
+        ]
+    }
+
     /// Inserted and replaced.
     #[must_use]
     pub fn landed(&self) -> u64 {

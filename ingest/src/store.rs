@@ -1,13 +1,16 @@
 //! Writing state so that it is there after a power cut.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::Path,
 };
 
-use crate::error::{IngestError, Result};
+use crate::{
+    durable,
+    error::{IngestError, Result},
+};
 
 /// Makes `dir` and its parents, readable by the owner alone, durably.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
@@ -29,39 +32,16 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     make().map_err(|error| IngestError::io_at("making the folder", dir, error))
 }
 
-/// Replaces `path` by `content`: afterwards the file holds all of the new content, before it all of the old.
+/// See [`durable::replace`].
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_parent(path)
-    };
-    write().map_err(|error| {
-        // What is left of it would only take room.
-        let _ = fs::remove_file(&temporary);
-        IngestError::io_at("writing", path, error)
-    })
+    durable::replace(path, content).map_err(|error| IngestError::io_at("writing", path, error))
 }
 
 /// Removes `path` durably.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let remove = || -> io::Result<()> {
         fs::remove_file(path)?;
-        sync_parent(path)
+        durable::sync_parent(path)
     };
     remove().map_err(|error| IngestError::io_at("removing", path, error))
-}
-
-/// Makes the entry of `path` in its folder durable.
-pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

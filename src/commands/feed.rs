@@ -269,38 +269,12 @@ pub(crate) fn outcome(report: &RunReport) -> Value {
 
 fn outcomes<'r>(reports: impl IntoIterator<Item = &'r RunReport>) -> String {
     let rows = reports.into_iter().map(|report| {
-        let Counts {
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-        } = report.counts;
-        let counts = [
-            read,
-            inserted,
-            replaced,
-            unchanged,
-            superseded,
-            retracted,
-            quarantined,
-        ];
         let mut row = vec![report.feed.to_string()];
-        row.extend(counts.iter().map(u64::to_string));
+        row.extend(report.counts.named().map(|(_, count)| count.to_string()));
         row
     });
-    let header = [
-        "feed",
-        "read",
-        "inserted",
-        "replaced",
-        "unchanged",
-        "superseded",
-        "retracted",
-        "quarantined",
-    ];
+    let counts = Counts::default().named().map(|(name, _)| name);
+    let header: Vec<&str> = std::iter::once("feed").chain(counts).collect();
     table(&header, rows)
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use qihui_audit::{AuditLog, LogKeys};
 use qihui_catalog::Catalog;
+use qihui_ingest::durable;
 use rand::Rng;
 use serde_json::json;
 
@@ -32,7 +33,7 @@ pub(super) async fn run(args: &InitArgs, context: &Context<'_>) -> Result<Report
     fs::rename(beside.path(), target.root()).map_err(|error| cannot_place(&target, &error))?;
     // It has moved: there is nothing left to remove.
     let _ = beside.keep();
-    files::sync_parent(target.root()).map_err(|error| unwritable(&parent, &error))?;
+    durable::sync_parent(target.root()).map_err(|error| unwritable(&parent, &error))?;
     with_hub(&context.opening, async |hub| {
         let (catalog, log) = (hub.catalog()?, hub.log());
         let datasets = catalog.contracts.len() - catalog.models.len();

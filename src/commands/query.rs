@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use qihui_catalog::Action;
+use qihui_ingest::durable;
 use qihui_query::access::{AccessRequest, Outlet, Summary};
 use qihui_query::formats::Format;
 use serde_json::value::RawValue;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Context, enterprise, shown, with_hub};
 use crate::cli::QueryArgs;
 use crate::failure::{Failure, ProgramError};
-use crate::files::{self, unwritable};
+use crate::files::unwritable;
 use crate::hub::Hub;
 use crate::report::Report;
 
@@ -98,7 +99,7 @@ async fn into_file(hub: &Hub, request: &AccessRequest, path: &Path) -> Result<Re
         .map_err(|error| unwritable(path, &error))?;
     file.persist(path)
         .map_err(|error| unwritable(path, &error.error))?;
-    files::sync_parent(path).map_err(|error| unwritable(path, &error))?;
+    durable::sync_parent(path).map_err(|error| unwritable(path, &error))?;
     let json = json!({ "access": summary, "output": shown(path) });
     Ok(noted(Report::new(json, ""), &summary))
 }

@@ -38,7 +38,7 @@ pub(crate) struct FeedFile<'p> {
 
 enum Form {
     Lines,
-    Messages(Messages),
+    Messages(Box<Messages>),
     Book(Box<Book>),
 }
 
@@ -56,7 +56,7 @@ impl<'p> FeedFile<'p> {
         let (path, file) = output.create(&name)?;
         let form = match plan.feed.format {
             FeedFormat::Csv | FeedFormat::JsonLines => Form::Lines,
-            FeedFormat::Xml => Form::Messages(Messages::new(plan, index)),
+            FeedFormat::Xml => Form::Messages(Box::new(Messages::new(plan, index))),
             FeedFormat::Xlsx => Form::Book(Box::new(Book::new(plan, index, month)?)),
         };
         let mut file = Self {

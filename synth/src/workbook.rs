@@ -158,6 +158,7 @@ fn moment(month: Month) -> Result<ExcelDateTime> {
     ExcelDateTime::from_ymd(year, number, 1).map_err(failed)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
 fn failed(error: XlsxError) -> SynthError {
     SynthError::Workbook {
         reason: error.to_string(),

@@ -105,7 +105,7 @@ fn documents_and_workbooks_that_are_made_to_hurt() {
         "BadArchive",
         &["zip archive"],
     );
-    run(&lab.write("annual_report_2.xlsx", b"\xD0\xCF\x11\xE0 old".to_vec())).fails(
+    run(&lab.write("annual_report_2.xlsx", b"\xD0\xCF\x11\xE0 old")).fails(
         1,
         "BadWorkbook",
         &["xlsx"],

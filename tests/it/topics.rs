@@ -282,6 +282,7 @@ fn seeds(cases: u64) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "what fails is named by its seed")]
 async fn gate_1_a_copy_that_follows_the_events_is_the_authorised_view() {
     let (mut rows, mut notices) = (0, 0);
     for seed in seeds(24) {

@@ -357,9 +357,3 @@ impl Hub {
             .collect()
     }
 }
-
-/// Tells a figure to whoever runs a measurement.
-#[expect(clippy::print_stderr, reason = "a measurement is there to be read")]
-pub fn tell(figure: &str) {
-    eprintln!("{figure}");
-}

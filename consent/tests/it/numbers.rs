@@ -1,6 +1,6 @@
 //! Enterprise numbers.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use proptest::{collection::vec, prelude::*, test_runner::Config};
 use qihui_catalog::{EnterpriseNo, EnterpriseNumbers, NumberRequest, Uscc};
@@ -131,64 +131,4 @@ proptest! {
         let distinct: BTreeSet<_> = known.values().collect();
         prop_assert_eq!(distinct.len(), known.len());
     }
-}
-
-/// The figures: run with `cargo test --release -p qihui-consent -- --ignored figures --nocapture`.
-#[test]
-#[ignore = "a measurement, meant for an optimised build"]
-fn figures_of_enterprise_numbers() {
-    let hub = block_on(Hub::empty());
-    let count = 1_000_000;
-    let mut wishes: Vec<NumberRequest> = (0..count)
-        .map(|n| {
-            let county = [
-                b'3',
-                b'3',
-                b'0',
-                b'1',
-                b'0' + (n % 10) as u8,
-                b'0' + (n / 10 % 9) as u8,
-            ];
-            let section = char::from(b'A' + (n / 7 % 20) as u8);
-            NumberRequest {
-                uscc: uscc(n),
-                county: Some(county),
-                section: Some(section),
-            }
-        })
-        .collect();
-    // Files are not sorted by code.
-    let mut random = 1_u64;
-    for index in (1..wishes.len()).rev() {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        wishes.swap(index, usize::try_from(random >> 33).unwrap() % (index + 1));
-    }
-    let rate = |what: &str, work: &dyn Fn()| {
-        let start = Instant::now();
-        work();
-        let seconds = start.elapsed().as_secs_f64();
-        crate::fixture::tell(&format!(
-            "{what}: {:.0} a second",
-            f64::from(count) / seconds
-        ));
-        f64::from(count) / seconds
-    };
-    let fresh = rate("assign, new", &|| drop(hub.ledger.assign(&wishes).unwrap()));
-    let known = rate("assign, known, from memory", &|| {
-        drop(hub.ledger.assign(&wishes).unwrap())
-    });
-    let again = block_on(Ledger::open(
-        &hub.dir.path().join("ledger.sqlite"),
-        hub.clock.clone(),
-    ))
-    .unwrap();
-    let usccs: Vec<Uscc> = wishes.iter().map(|wish| wish.uscc).collect();
-    rate("lookup, known, from the store", &|| {
-        drop(again.lookup(&usccs).unwrap())
-    });
-    let numbers = hub.ledger.assign(&wishes).unwrap();
-    rate("uscc_of", &|| drop(hub.ledger.uscc_of(&numbers).unwrap()));
-    assert!(fresh > 100_000.0 && known > 1_000_000.0, "too slow");
 }

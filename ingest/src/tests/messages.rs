@@ -351,7 +351,7 @@ fn an_archive_is_its_documents() {
         .0
         .into_owned();
     let cut = around(&[&message(2), &message(3)]);
-    let cut = cut[..cut.find("S3").unwrap()].as_bytes();
+    let cut = &cut.as_bytes()[..cut.find("S3").unwrap()];
     let whole = around(&[&message(4), &message(5).replace("<amount>1", "<amount>x")]);
     let archive = zipped(&[
         ("a/1.xml", &gb),

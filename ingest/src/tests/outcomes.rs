@@ -9,7 +9,7 @@ use encoding_rs::GB18030;
 use qihui_catalog::{Encoding, FeedFormat};
 
 use super::*;
-use crate::{CommitFault, CommitInfo, Counts, LandingRows, Outcome};
+use crate::{CommitFault, CommitInfo, LandingRows, Outcome};
 
 /// Keeps the rows it is given.
 #[derive(Default)]
@@ -54,24 +54,7 @@ fn without_zones(batch: &RecordBatch) -> RecordBatch {
 }
 
 fn counts(report: &RunReport) -> [u64; 7] {
-    let Counts {
-        read,
-        inserted,
-        replaced,
-        unchanged,
-        superseded,
-        retracted,
-        quarantined,
-    } = report.counts;
-    [
-        read,
-        inserted,
-        replaced,
-        unchanged,
-        superseded,
-        retracted,
-        quarantined,
-    ]
+    report.counts.named().map(|(_, count)| count)
 }
 
 #[test]

@@ -219,7 +219,7 @@ impl Writer<'_> {
             out.extend_from_slice(b"{\"key\":");
             writer.object(row, shape.key.iter().copied(), 0, out)?;
             out.extend_from_slice(b",\"row\":");
-            writer.object(row, 0..writer.len(), withheld, out)?;
+            writer.object(row, 0..writer.width(), withheld, out)?;
             out.extend_from_slice(b",\"withheld\":[");
             let mut first = true;
             for (place, name) in names.iter().enumerate() {

@@ -97,7 +97,7 @@ impl<'a> RowWriter<'a> {
 
     /// How many columns there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn width(&self) -> usize {
         self.columns.len()
     }
 

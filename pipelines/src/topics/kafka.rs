@@ -627,11 +627,10 @@ fn read_progress(settings: &KafkaSettings, id: &str) -> Result<Option<Vec<u8>>, 
     let mut found = None;
     loop {
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                if message.key() == Some(id.as_bytes()) {
-                    found = message.payload().map(<[u8]>::to_vec);
-                }
+            Some(Ok(message)) if message.key() == Some(id.as_bytes()) => {
+                found = message.payload().map(<[u8]>::to_vec);
             }
+            Some(Ok(_)) => {}
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
             Some(Err(error)) => return Err(error),
             None if Instant::now() >= deadline => {

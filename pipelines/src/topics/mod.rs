@@ -54,9 +54,11 @@ pub struct Topics {
     cursors: Arc<CursorKey>,
     principal: String,
     lanes: Arc<Mutex<HashMap<String, Arc<Lane>>>>,
-    /// The table versions that each subscription may still be compared with.
-    kept: Arc<Mutex<BTreeMap<String, (DatasetId, BTreeSet<i64>)>>>,
+    kept: Arc<Mutex<Kept>>,
 }
+
+/// The table versions that each subscription may still be compared with.
+type Kept = BTreeMap<String, (DatasetId, BTreeSet<i64>)>;
 
 /// What is kept of a subscription while the hub is open.
 #[derive(Debug, Default)]

@@ -8,11 +8,12 @@
 //! authenticated. A progress is replaced as a whole: staging file, fsync, rename, fsync of the folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use qihui_catalog::{DatasetId, Timestamp};
+use qihui_ingest::durable;
 use qihui_query::access::delivery::{View, ViewKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -206,7 +207,7 @@ impl Store {
     pub fn save(&self, progress: &Progress) -> Result<(), TopicError> {
         let bytes = serde_json_canonicalizer::to_vec(progress)
             .map_err(|_| damaged("it has no canonical form"))?;
-        replace(&self.path(&progress.subscription), &bytes).map_err(unusable("kept"))
+        durable::replace(&self.path(&progress.subscription), &bytes).map_err(unusable("kept"))
     }
 
     /// Makes the scope of a view durable.
@@ -218,7 +219,7 @@ impl Store {
         if path.exists() {
             return Ok(());
         }
-        replace(&path, &view.scope_bytes()?).map_err(unusable("kept"))
+        durable::replace(&path, &view.scope_bytes()?).map_err(unusable("kept"))
     }
 
     /// The bytes of the scope of a view; none when it is gone.
@@ -284,7 +285,7 @@ impl Store {
                 SystemRandom::new()
                     .fill(&mut key)
                     .map_err(|_| damaged("there is no randomness"))?;
-                replace(&path, &key).map_err(unusable("kept"))?;
+                durable::replace(&path, &key).map_err(unusable("kept"))?;
                 Ok(key)
             }
             Err(error) => Err(unusable("read")(error)),
@@ -339,21 +340,6 @@ fn read_progress(path: &Path) -> Result<Option<Progress>, TopicError> {
         return Err(damaged("it was written by another version of the program"));
     }
     Ok(Some(progress))
-}
-
-/// Writes a file as a whole, readable by its owner alone.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let staging = path.with_extension("staging");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&staging)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&staging, path)?;
-    path.parent().map_or(Ok(()), sync_folder)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
