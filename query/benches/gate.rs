@@ -31,6 +31,7 @@ use qihui_consent::decision::{
     self, Agreement, AgreementColumn, AgreementId, Basis, DecisionRequest, Form, Grant, ScopeItem,
 };
 use qihui_query::access::reader_context;
+use qihui_query::account::Account;
 use qihui_query::dense::DenseScope;
 use qihui_query::exec::Standing;
 use qihui_query::provider::{MIN_INSIDE_ROWS, TableFile, TableVersion};
@@ -274,7 +275,7 @@ impl Bench {
             runtime: Arc::clone(&self.runtime),
             reader: Arc::clone(&self.reader),
             partitions: THREADS,
-            max_rows: u64::MAX,
+            account: Arc::new(Account::new(u64::MAX)),
             strict: false,
             min_inside_rows: MIN_INSIDE_ROWS,
         };

@@ -14,6 +14,8 @@ use crate::error::QueryError;
 pub struct Account {
     max_rows: u64,
     rows: AtomicU64,
+    /// Raised whenever enterprises are dropped; changed under `datasets`.
+    drops: AtomicU64,
     datasets: Mutex<BTreeMap<DatasetId, Passed>>,
     by_enterprise: Mutex<Option<BTreeMap<u32, u64>>>,
 }
@@ -30,6 +32,9 @@ pub struct Passed {
     pub touched: RoaringBitmap,
     /// Cells withheld, per column; columns without any are not in it.
     pub withheld: BTreeMap<String, u64>,
+    /// Enterprises whose grants count for nothing any more, because something of them was taken away before any of
+    /// their rows had passed. Rows that are open without a grant may pass afterwards.
+    pub dropped: RoaringBitmap,
 }
 
 impl Account {
@@ -38,27 +43,63 @@ impl Account {
         Self {
             max_rows,
             rows: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             datasets: Mutex::new(BTreeMap::new()),
             by_enterprise: Mutex::new(Some(BTreeMap::new())),
         }
     }
 
-    /// Records rows that are about to be passed upward.
+    /// How often enterprises were dropped. Whoever judges rows reads it first, and tells [`record`](Self::record).
+    pub fn drops(&self) -> u64 {
+        self.drops.load(Ordering::Acquire)
+    }
+
+    /// The enterprises of a dataset that were dropped.
+    pub fn dropped(&self, dataset: &DatasetId) -> RoaringBitmap {
+        self.datasets
+            .lock()
+            .get(dataset)
+            .map_or_else(RoaringBitmap::new, |passed| passed.dropped.clone())
+    }
+
+    /// Drops enterprises of a dataset, if none of them has passed a row of it (GATE-4); otherwise nothing happens, and
+    /// the answer is `false`.
+    pub fn drop_untouched(&self, dataset: &DatasetId, enterprises: &RoaringBitmap) -> bool {
+        let mut datasets = self.datasets.lock();
+        let passed = datasets.entry(dataset.clone()).or_default();
+        let fresh = enterprises - &passed.dropped;
+        if !passed.touched.is_disjoint(&fresh) {
+            return false;
+        }
+        if !fresh.is_empty() {
+            passed.dropped |= fresh;
+            self.drops.fetch_add(1, Ordering::Release);
+        }
+        true
+    }
+
+    /// Records rows that are about to be passed upward, which were judged after `drops` drops. When there were more
+    /// since, nothing is recorded, the answer is `false`, and the rows have to be judged anew.
     ///
     /// # Errors
     /// [`QueryError::TooManyRows`] when the query's limit is exceeded; only rows past the gate count.
     pub fn record(
         &self,
         dataset: &DatasetId,
+        drops: u64,
         rows: u64,
         touched: &RoaringBitmap,
         withheld: impl IntoIterator<Item = (String, u64)>,
-    ) -> Result<(), QueryError> {
+    ) -> Result<bool, QueryError> {
         if rows == 0 {
-            return Ok(());
+            return Ok(true);
         }
         {
             let mut datasets = self.datasets.lock();
+            // INVARIANT: under the lock that drops are made under, so that no row passes under a grant that was dropped.
+            if self.drops() != drops {
+                return Ok(false);
+            }
             let passed = datasets.entry(dataset.clone()).or_default();
             passed.rows += rows;
             passed.touched |= touched;
@@ -73,7 +114,7 @@ impl Account {
                 limit: self.max_rows,
             });
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Counts the rows of single enterprises, given their numbers row by row; none when the rows passed uncounted.

@@ -79,6 +79,21 @@ impl DenseScope {
         }
     }
 
+    /// The same, when the grants of some enterprises count for nothing. [`scope`](Self::scope) stays what it was.
+    fn without(&self, enterprises: &RoaringBitmap) -> Self {
+        let mut shape_of = self.shape_of.clone();
+        for no in enterprises {
+            if let Some(shape) = shape_of.get_mut(no as usize) {
+                *shape = 0;
+            }
+        }
+        Self {
+            scope: Arc::clone(&self.scope),
+            shapes: self.shapes.clone(),
+            shape_of,
+        }
+    }
+
     /// The scope this was built from.
     pub fn scope(&self) -> &Arc<DatasetScope> {
         &self.scope
@@ -207,6 +222,31 @@ impl ScanScope {
             full,
             every_cell,
             narrow,
+        }
+    }
+
+    /// The same, when the grants of some enterprises count for nothing.
+    pub fn without(&self, enterprises: &RoaringBitmap) -> Self {
+        let mut open = self.open.clone();
+        if !self.all_rows {
+            open -= enterprises;
+        }
+        let full = &self.full - enterprises;
+        // A row of an enterprise that is not open is not looked at further.
+        let dense = if self.all_rows && !self.every_cell {
+            Arc::new(self.dense.without(enterprises))
+        } else {
+            Arc::clone(&self.dense)
+        };
+        Self {
+            dense,
+            all_rows: self.all_rows,
+            open_bits: NumberSet::from_bitmap(&open),
+            full_bits: NumberSet::from_bitmap(&full),
+            open,
+            full,
+            every_cell: self.every_cell,
+            narrow: self.narrow.clone(),
         }
     }
 

@@ -9,10 +9,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use arrow::array::{AsArray, Int32Array};
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
@@ -35,6 +37,7 @@ use roaring::RoaringBitmap;
 
 use crate::account::Account;
 use crate::error::QueryError;
+use crate::reader::{Readers, Share};
 use crate::rows::RowGate;
 
 /// Asked before every batch: may rows still pass?
@@ -60,7 +63,7 @@ pub struct GateScan {
     /// The dataset.
     pub dataset: DatasetId,
     /// Decides about rows and cells.
-    pub rows: RowGate,
+    pub rows: Arc<RowGate>,
     /// Where passed rows are counted.
     pub account: Arc<Account>,
     /// Asked before each batch.
@@ -69,19 +72,42 @@ pub struct GateScan {
     pub inside: Vec<InsideScan>,
     /// Reads the edge ranges: also the number, dates and flags.
     pub edge: Option<Arc<dyn ExecutionPlan>>,
-    /// The context that the readers run in; it alone knows the warehouse's object store.
-    pub context: Arc<TaskContext>,
+    /// The columns of the edge ranges.
+    pub edge_columns: Vec<usize>,
+    /// Opens files again, when what was inside has become an edge.
+    pub readers: Readers,
 }
 
 /// A reader of inside ranges.
 #[derive(Debug)]
 pub struct InsideScan {
-    /// The reader, one partition per partition of the gate.
+    /// The reader, one partition per partition of the gate. Behind the columns it delivers a row's position in `shares`.
     pub plan: Arc<dyn ExecutionPlan>,
     /// Whether it reads its files whole.
     pub whole_files: bool,
-    /// The enterprises with rows in it.
-    pub enterprises: RoaringBitmap,
+    /// What it reads.
+    pub shares: Vec<InsideShare>,
+}
+
+/// A share of an inside reader.
+#[derive(Debug)]
+pub struct InsideShare {
+    share: Share,
+    /// The enterprises with rows in it, and perhaps others of its file.
+    enterprises: Arc<RoaringBitmap>,
+    /// Whether its rows are to be looked at one by one after all.
+    again: AtomicBool,
+}
+
+impl InsideShare {
+    /// A share that holds no rows but those of `enterprises`.
+    pub fn new(share: Share, enterprises: Arc<RoaringBitmap>) -> Self {
+        Self {
+            share,
+            enterprises,
+            again: AtomicBool::new(false),
+        }
+    }
 }
 
 /// The gate as an operator. See the module's text.
@@ -186,24 +212,24 @@ impl ExecutionPlan for GateExec {
             Body::Scan(scan) => scan,
             Body::Ordered(ordered) => return ordered.execute(partition, context),
         };
-        let inner = &scan.context;
+        let inner = scan.readers.context();
         let mut inputs = VecDeque::new();
         for (index, inside) in scan.inside.iter().enumerate() {
-            inputs.push_back(Input {
+            inputs.push_back(Input::Inside {
+                scan: index,
                 stream: inside.plan.execute(partition, Arc::clone(inner))?,
-                source: Source::Inside { index, first: true },
             });
         }
         if let Some(edge) = &scan.edge {
-            let stream = edge.execute(partition, Arc::clone(inner))?;
-            inputs.push_back(Input {
-                stream,
-                source: Source::Edge,
-            });
+            inputs.push_back(Input::Edge(edge.execute(partition, Arc::clone(inner))?));
         }
         let batch_rows = context.session_config().batch_size();
         Ok(Box::pin(GateStream {
             scan: Arc::clone(scan),
+            rows: Arc::clone(&scan.rows),
+            drops: 0,
+            dropped: RoaringBitmap::new(),
+            recorded: None,
             inputs,
             coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
                 .with_biggest_coalesce_batch_size(Some(batch_rows / 2)),
@@ -394,67 +420,144 @@ fn is_union(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.is::<UnionExec>() || node.is::<InterleaveExec>()
 }
 
-/// Where a batch comes from; `first`: the enterprises of the inside scan are still to be recorded.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    Inside { index: usize, first: bool },
-    Edge,
-}
-
-struct Input {
-    stream: SendableRecordBatchStream,
-    source: Source,
+/// Where batches come from.
+enum Input {
+    /// Rows that pass unseen, of one of the inside scans.
+    Inside {
+        scan: usize,
+        stream: SendableRecordBatchStream,
+    },
+    /// Rows to look at.
+    Edge(SendableRecordBatchStream),
+    /// A share of an inside scan whose rows are to be looked at, since some of its enterprises were dropped.
+    Again { scan: usize, share: usize },
 }
 
 /// The stream of one partition: inside ranges first, then edges.
 struct GateStream {
     scan: Arc<GateScan>,
+    /// Decides about rows: the scan's, without the enterprises that were dropped.
+    rows: Arc<RowGate>,
+    /// [`Account::drops`] that `rows` knows of.
+    drops: u64,
+    dropped: RoaringBitmap,
+    /// The share whose enterprises were recorded last, by its scan and position.
+    recorded: Option<(usize, usize)>,
     inputs: VecDeque<Input>,
     coalescer: BatchCoalescer,
     finished: bool,
 }
 
+/// A batch that was judged.
+struct Judged {
+    batch: RecordBatch,
+    touched: RoaringBitmap,
+    /// The enterprise of each row, where that is known.
+    numbers: Option<Int32Array>,
+    /// Cells withheld, per delivered column.
+    withheld: Vec<u64>,
+}
+
 impl GateStream {
-    /// Takes a batch of a reader through the gate, into the coalescer.
-    fn admit(&mut self, source: Source, batch: &RecordBatch) -> Result<()> {
-        self.scan.permit.check().map_err(external)?;
-        let scan = &self.scan;
-        let (batch, touched, withheld) = match source {
-            Source::Inside { index, first } => {
-                let inside = scan.inside.get(index);
-                let whole = inside.is_some_and(|inside| inside.whole_files);
-                let touched = match inside {
-                    Some(inside) if first => inside.enterprises.clone(),
-                    _ => RoaringBitmap::new(),
-                };
-                scan.account.count(None);
-                (scan.rows.pass(batch, whole)?, touched, Vec::new())
-            }
-            Source::Edge => {
-                let checked = scan.rows.check(batch)?;
-                scan.account.count(Some(checked.numbers.values()));
-                (checked.batch, checked.touched, checked.withheld)
-            }
-        };
-        let names = scan
-            .rows
-            .schema
-            .fields()
-            .iter()
-            .map(|field| field.name().clone());
-        scan.account
-            .record(
-                &scan.dataset,
-                batch.num_rows() as u64,
-                &touched,
-                names.zip(withheld),
-            )
-            .map_err(external)?;
-        if batch.num_rows() > 0 {
-            self.coalescer.push_batch(batch)?;
+    /// Takes a batch of the inside scan `inside`, or of an edge scan, through the gate into the coalescer.
+    fn admit(&mut self, inside: Option<usize>, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
         }
-        Ok(())
+        let scan = Arc::clone(&self.scan);
+        loop {
+            scan.permit.check().map_err(external)?;
+            self.leave_out_dropped();
+            let share = inside
+                .map(|index| share_of(&scan, index, batch))
+                .transpose()?;
+            let judged = match share {
+                Some((at, share)) if share.enterprises.is_disjoint(&self.dropped) => {
+                    self.pass(at, share, batch)?
+                }
+                Some((at, share)) => {
+                    if !share.again.swap(true, Ordering::Relaxed) {
+                        let (scan, share) = at;
+                        self.inputs.push_back(Input::Again { scan, share });
+                    }
+                    return Ok(());
+                }
+                None => {
+                    let checked = self.rows.check(batch)?;
+                    Judged {
+                        batch: checked.batch,
+                        touched: checked.touched,
+                        numbers: Some(checked.numbers),
+                        withheld: checked.withheld,
+                    }
+                }
+            };
+            let names = scan.rows.schema.fields().iter();
+            let names = names.map(|field| field.name().clone());
+            let recorded = scan.account.record(
+                &scan.dataset,
+                self.drops,
+                judged.batch.num_rows() as u64,
+                &judged.touched,
+                names.zip(judged.withheld),
+            );
+            if recorded.map_err(external)? {
+                scan.account
+                    .count(judged.numbers.as_ref().map(|numbers| &**numbers.values()));
+                self.recorded = share.map(|(at, _)| at);
+                if judged.batch.num_rows() > 0 {
+                    self.coalescer.push_batch(judged.batch)?;
+                }
+                return Ok(());
+            }
+        }
     }
+
+    /// What was inside, passed. Its enterprises are recorded with its first batch.
+    fn pass(&self, at: (usize, usize), share: &InsideShare, batch: &RecordBatch) -> Result<Judged> {
+        let whole = self
+            .scan
+            .inside
+            .get(at.0)
+            .is_some_and(|inside| inside.whole_files);
+        let touched = if self.recorded == Some(at) {
+            RoaringBitmap::new()
+        } else {
+            share.enterprises.as_ref().clone()
+        };
+        Ok(Judged {
+            batch: self.rows.pass(batch, whole)?,
+            touched,
+            numbers: None,
+            withheld: Vec::new(),
+        })
+    }
+
+    /// Takes note of what was dropped since the last batch.
+    fn leave_out_dropped(&mut self) {
+        let drops = self.scan.account.drops();
+        if drops != self.drops {
+            self.dropped = self.scan.account.dropped(&self.scan.dataset);
+            self.rows = Arc::new(self.scan.rows.without(&self.dropped));
+            self.drops = drops;
+        }
+    }
+}
+
+/// The share that a batch of an inside scan is of, and where it stands.
+fn share_of<'s>(
+    scan: &'s GateScan,
+    index: usize,
+    batch: &RecordBatch,
+) -> Result<((usize, usize), &'s InsideShare)> {
+    let unknown = || DataFusionError::Internal("a batch of no share".into());
+    let shares = batch.columns().last().ok_or_else(unknown)?;
+    let shares = shares.as_primitive_opt::<Int32Type>().ok_or_else(unknown)?;
+    let position = shares.values().first().copied().ok_or_else(unknown)?;
+    let position = usize::try_from(position).map_err(|_| unknown())?;
+    let inside = scan.inside.get(index).ok_or_else(unknown)?;
+    let share = inside.shares.get(position).ok_or_else(unknown)?;
+    Ok(((index, position), share))
 }
 
 fn external(error: QueryError) -> DataFusionError {
@@ -479,21 +582,25 @@ impl Stream for GateStream {
                 }
                 continue;
             };
-            match futures::ready!(input.stream.poll_next_unpin(cx)) {
+            let (inside, stream) = match input {
+                Input::Inside { scan, stream } => (Some(*scan), stream),
+                Input::Edge(stream) => (None, stream),
+                Input::Again { scan, share } => {
+                    match this.scan.again(*scan, *share) {
+                        Ok(stream) => *input = Input::Edge(stream),
+                        Err(error) => return this.fail(error),
+                    }
+                    continue;
+                }
+            };
+            match futures::ready!(stream.poll_next_unpin(cx)) {
                 None => {
                     this.inputs.pop_front();
                 }
                 Some(batch) => {
-                    let source = input.source;
-                    let admitted = batch.and_then(|batch| this.admit(source, &batch));
+                    let admitted = batch.and_then(|batch| this.admit(inside, &batch));
                     if let Err(error) = admitted {
-                        this.inputs.clear();
-                        this.finished = true;
-                        return Poll::Ready(Some(Err(error)));
-                    }
-                    if let (Source::Inside { .. }, Some(input)) = (source, this.inputs.front_mut())
-                    {
-                        input.source = input.source.seen();
+                        return this.fail(error);
                     }
                 }
             }
@@ -501,16 +608,22 @@ impl Stream for GateStream {
     }
 }
 
-impl Source {
-    /// The same source once its enterprises are recorded.
-    fn seen(self) -> Self {
-        match self {
-            Self::Inside { index, .. } => Self::Inside {
-                index,
-                first: false,
-            },
-            Self::Edge => Self::Edge,
-        }
+impl GateStream {
+    fn fail(&mut self, error: DataFusionError) -> Poll<Option<Result<RecordBatch>>> {
+        self.inputs.clear();
+        self.finished = true;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl GateScan {
+    /// The rows of a share of an inside scan, to look at.
+    fn again(&self, scan: usize, share: usize) -> Result<SendableRecordBatchStream> {
+        let inside = self.inside.get(scan);
+        let share = inside.and_then(|inside| inside.shares.get(share));
+        let share = share.ok_or_else(|| DataFusionError::Internal("no such share".into()))?;
+        let reader = self.readers.again(&share.share, &self.edge_columns)?;
+        reader.execute(0, Arc::clone(self.readers.context()))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod provider;
 pub mod pushdown;
 pub mod ranges;
+pub mod reader;
 pub mod rows;
 pub mod session;
 pub mod whole;

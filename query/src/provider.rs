@@ -1,6 +1,5 @@
 //! [`GatedTable`]: a dataset as a query sees it, only its open columns, every scan ending in a [`GateExec`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +8,9 @@ use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::{
-    CachedParquetFileReaderFactory, ParquetAccessPlan, RowGroupAccess,
-};
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::physical_plan::parquet::RowGroupAccess;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::utils::conjunction;
@@ -29,8 +22,8 @@ use datafusion::physical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
 use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers};
 use qihui_consent::decision::{ColumnScope, ColumnSet};
 use roaring::RoaringBitmap;
@@ -38,12 +31,13 @@ use roaring::RoaringBitmap;
 use crate::account::Account;
 use crate::dense::{DenseScope, ScanScope};
 use crate::error::QueryError;
-use crate::exec::{GateExec, GateScan, InsideScan, Permit};
+use crate::exec::{GateExec, GateScan, InsideScan, InsideShare, Permit};
 use crate::forms::arrow_type;
 use crate::metadata;
 use crate::pushdown;
 pub use crate::ranges::MIN_INSIDE_ROWS;
 use crate::ranges::{FileRanges, split_file};
+use crate::reader::{Readers, object_meta, parts_of};
 use crate::rows::{MARK_BYTES, OutputColumn, RowGate, WindowBound};
 
 /// The hidden column that holds the enterprise number.
@@ -51,9 +45,6 @@ pub const NUMBER: &str = "_no";
 
 /// The column of a traced scan that says which cells of a row are withheld.
 pub const WITHHELD: &str = "_withheld";
-
-/// The URL under which the readers' context finds its (unused) store; readers are handed the table's own.
-pub const READER_STORE: &str = "qihui://warehouse";
 
 /// A data file of a table version.
 #[derive(Debug, Clone)]
@@ -268,17 +259,9 @@ impl GatedTable {
         let edge = if edges.is_empty() {
             None
         } else {
-            Some(self.reader(&edges, 1, &judge.edge.columns, None)?)
+            Some(self.readers().edge(&edges, 1, &judge.edge.columns, None)?)
         };
-        let scan = GateScan {
-            dataset: self.dataset.clone(),
-            rows: judge.rows,
-            account: Arc::clone(&self.query.account),
-            permit: Arc::clone(&self.query.permit),
-            inside: Vec::new(),
-            edge,
-            context: Arc::clone(&self.query.reader),
-        };
+        let scan = self.gate_scan(judge, Vec::new(), edge);
         Ok(Arc::new(GateExec::new(Arc::new(scan), 1)))
     }
 
@@ -358,50 +341,6 @@ impl GatedTable {
         }
         Ok(ranges)
     }
-
-    /// A reader over some row groups of some files.
-    fn reader(
-        &self,
-        parts: &[Part],
-        partitions: usize,
-        columns: &[usize],
-        predicate: Option<Arc<dyn PhysicalExpr>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let cache = self
-            .query
-            .reader
-            .runtime_env()
-            .cache_manager
-            .get_file_metadata_cache();
-        let factory = CachedParquetFileReaderFactory::new(Arc::clone(&self.table.store), cache);
-        let mut source = ParquetSource::new(Arc::clone(&self.file_schema))
-            .with_parquet_file_reader_factory(Arc::new(factory))
-            .with_enable_page_index(true)
-            .with_pushdown_filters(false);
-        if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
-        }
-        let groups = spread(parts, partitions)
-            .into_iter()
-            .map(|files| {
-                FileGroup::new(
-                    files
-                        .into_iter()
-                        .filter_map(|(file, plan)| {
-                            let meta = object_meta(self.table.files.get(file)?);
-                            Some(PartitionedFile::new_from_meta(meta).with_extension(plan))
-                        })
-                        .collect(),
-                )
-            })
-            .collect();
-        let config =
-            FileScanConfigBuilder::new(ObjectStoreUrl::parse(READER_STORE)?, Arc::new(source))
-                .with_file_groups(groups)
-                .with_projection_indices(Some(columns.to_vec()))?
-                .build();
-        Ok(DataSourceExec::from_data_source(config))
-    }
 }
 
 fn external(error: QueryError) -> DataFusionError {
@@ -437,93 +376,6 @@ impl Layout {
         }
         self.columns.push(index);
         Ok(self.columns.len() - 1)
-    }
-}
-
-/// Some rows of one row group of one file.
-struct Part {
-    file: usize,
-    group: usize,
-    groups: usize,
-    access: RowGroupAccess,
-    rows: u64,
-}
-
-/// The row groups that a plan reads, each with an even share of the file's rows.
-fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Vec<Part>) {
-    let groups = plan.len();
-    let scanned = plan.row_group_indexes();
-    let share = rows / scanned.len().max(1) as u64;
-    for group in scanned {
-        if let Some(access) = plan.inner().get(group) {
-            parts.push(Part {
-                file,
-                group,
-                groups,
-                access: access.clone(),
-                rows: share,
-            });
-        }
-    }
-}
-
-/// Deals parts out to partitions: in order, about the same number of rows each.
-fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<(usize, ParquetAccessPlan)>> {
-    let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
-    let share = total.div_ceil(partitions.max(1) as u64).max(1);
-    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> =
-        (0..partitions).map(|_| BTreeMap::new()).collect();
-    let mut seen = 0;
-    for part in parts {
-        let at = usize::try_from((seen + part.rows.max(1) / 2) / share)
-            .unwrap_or(0)
-            .min(partitions.saturating_sub(1));
-        seen += part.rows.max(1);
-        if let Some(partition) = dealt.get_mut(at) {
-            let plan = partition
-                .entry(part.file)
-                .or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
-            match &part.access {
-                RowGroupAccess::Skip => {}
-                RowGroupAccess::Scan => plan.scan(part.group),
-                RowGroupAccess::Selection(rows) => plan.scan_selection_or_set(part.group, rows),
-            }
-        }
-    }
-    dealt
-        .into_iter()
-        .map(|partition| partition.into_iter().collect())
-        .collect()
-}
-
-/// Sets a row group's selection, whatever it was.
-trait SetSelection {
-    fn scan_selection_or_set(
-        &mut self,
-        group: usize,
-        rows: &parquet::arrow::arrow_reader::RowSelection,
-    );
-}
-
-impl SetSelection for ParquetAccessPlan {
-    fn scan_selection_or_set(
-        &mut self,
-        group: usize,
-        rows: &parquet::arrow::arrow_reader::RowSelection,
-    ) {
-        self.scan(group);
-        self.scan_selection(group, rows.clone());
-    }
-}
-
-fn object_meta(file: &TableFile) -> ObjectMeta {
-    ObjectMeta {
-        location: file.path.clone(),
-        // Data files are never rewritten under their name.
-        last_modified: chrono::DateTime::UNIX_EPOCH,
-        size: file.size,
-        e_tag: None,
-        version: None,
     }
 }
 
@@ -601,24 +453,25 @@ impl TableProvider for GatedTable {
             state.config().target_partitions().max(1)
         };
 
-        let mut whole = (Vec::new(), RoaringBitmap::new());
-        let mut partial = (Vec::new(), RoaringBitmap::new());
+        let mut whole = Vec::new();
+        let mut partial = Vec::new();
         let mut edges = Vec::new();
+        let mut enterprises = Vec::new();
         for (file, ranges) in self.ranges(&judge).await?.into_iter().enumerate() {
             if let Some(plan) = &ranges.inside {
                 let of_whole_file = ranges.edge.is_none()
                     && plan.inner().iter().all(|a| *a == RowGroupAccess::Scan);
-                let (parts, enterprises) = if of_whole_file {
+                let parts = if of_whole_file {
                     &mut whole
                 } else {
                     &mut partial
                 };
                 parts_of(file, plan, ranges.inside_rows, parts);
-                *enterprises |= ranges.inside_enterprises;
             }
             if let Some(plan) = &ranges.edge {
                 parts_of(file, plan, ranges.edge_rows, &mut edges);
             }
+            enterprises.push(Arc::new(ranges.inside_enterprises));
         }
         let output: Result<Vec<usize>, _> = judge
             .rows
@@ -628,14 +481,19 @@ impl TableProvider for GatedTable {
             .map(|field| self.file_schema.index_of(field.name()))
             .collect();
         let output = output?;
+        let readers = self.readers();
         let mut inside = Vec::new();
-        for ((parts, enterprises), whole_files) in [(whole, true), (partial, false)] {
+        for (parts, whole_files) in [(whole, true), (partial, false)] {
             if !parts.is_empty() {
-                let plan = self.reader(&parts, partitions, &output, None)?;
+                let (plan, shares) = readers.inside(&parts, partitions, &output)?;
+                let shares = shares.into_iter().filter_map(|share| {
+                    let enterprises = Arc::clone(enterprises.get(share.file)?);
+                    Some(InsideShare::new(share, enterprises))
+                });
                 inside.push(InsideScan {
                     plan,
                     whole_files,
-                    enterprises,
+                    shares: shares.collect(),
                 });
             }
         }
@@ -643,23 +501,39 @@ impl TableProvider for GatedTable {
             None
         } else {
             let predicate = self.pruning(&conjuncts)?;
-            Some(self.reader(&edges, partitions, &judge.edge.columns, predicate)?)
+            Some(readers.edge(&edges, partitions, &judge.edge.columns, predicate)?)
         };
-        let scan = GateScan {
-            dataset: self.dataset.clone(),
-            rows: judge.rows,
-            account: Arc::clone(&self.query.account),
-            permit: Arc::clone(&self.query.permit),
-            inside,
-            edge,
-            context: Arc::clone(&self.query.reader),
-        };
+        let scan = self.gate_scan(judge, inside, edge);
         let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::new(scan), partitions));
         if strict { in_order(gate) } else { Ok(gate) }
     }
 }
 
 impl GatedTable {
+    fn readers(&self) -> Readers {
+        let table = Arc::clone(&self.table);
+        let schema = Arc::clone(&self.file_schema);
+        Readers::new(table, schema, Arc::clone(&self.query.reader))
+    }
+
+    fn gate_scan(
+        &self,
+        judge: Judge,
+        inside: Vec<InsideScan>,
+        edge: Option<Arc<dyn ExecutionPlan>>,
+    ) -> GateScan {
+        GateScan {
+            dataset: self.dataset.clone(),
+            rows: Arc::new(judge.rows),
+            account: Arc::clone(&self.query.account),
+            permit: Arc::clone(&self.query.permit),
+            inside,
+            edge,
+            edge_columns: judge.edge.columns,
+            readers: self.readers(),
+        }
+    }
+
     /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.
     fn pruning(&self, conjuncts: &[&Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let exprs: Result<Vec<Expr>> = conjuncts

@@ -57,7 +57,7 @@ pub enum WindowBound {
 pub const MARK_BYTES: usize = 16;
 
 /// Decides about the rows of one scan.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RowGate {
     /// The scope.
     pub scope: Arc<ScanScope>,
@@ -105,6 +105,15 @@ struct Verdict {
 }
 
 impl RowGate {
+    /// The same, when the grants of some enterprises count for nothing.
+    #[must_use]
+    pub fn without(&self, enterprises: &RoaringBitmap) -> Self {
+        Self {
+            scope: Arc::new(self.scope.without(enterprises)),
+            ..self.clone()
+        }
+    }
+
     /// Applies the gate to a batch of the edge scan.
     ///
     /// # Errors

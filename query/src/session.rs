@@ -133,8 +133,8 @@ pub struct SessionSetup {
     pub reader: Arc<TaskContext>,
     /// Threads to use.
     pub partitions: usize,
-    /// Rows that may pass the gate.
-    pub max_rows: u64,
+    /// Counts what passes.
+    pub account: Arc<Account>,
     /// Use strict mode whatever the query.
     pub strict: bool,
     /// Least length of a run of rows that is passed without a look at each.
@@ -175,7 +175,7 @@ pub fn engine_config(partitions: usize) -> SessionConfig {
 /// # Errors
 /// Whatever keeps the statement from being a query over open columns.
 pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, QueryError> {
-    let account = Arc::new(Account::new(setup.max_rows));
+    let account = setup.account;
     let strict = Arc::new(AtomicBool::new(setup.strict));
     let context = QueryContext {
         account: Arc::clone(&account),

@@ -12,6 +12,7 @@ mod killed;
 mod licences;
 mod owner;
 mod products;
+mod prompt;
 mod real_data;
 mod scenario;
 mod service;

@@ -1,6 +1,6 @@
 //! A change of the ledger: one transaction that appends events and updates what is computed from them.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use qihui_catalog::{DatasetId, EnterpriseNo, Timestamp};
 use serde::Serialize;
@@ -159,6 +159,7 @@ impl Change {
                 for (key, loss) in losses {
                     epochs.bump(position, key, loss);
                 }
+                inner.last_loss.store(position, Ordering::Release);
             }
             drop(turn);
             Ok(())

@@ -12,8 +12,8 @@ use roaring::RoaringBitmap;
 
 use super::EpochKey;
 
-/// How many events are remembered per key.
-const REMEMBERED: usize = 1024;
+/// How many events are remembered per key: more than happen while a query sorts.
+const REMEMBERED: usize = 16_384;
 
 /// What was taken away.
 #[derive(Debug, Clone, PartialEq)]

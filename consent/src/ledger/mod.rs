@@ -31,7 +31,15 @@ mod subscriptions;
 mod transitions;
 mod uses;
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
 use qihui_audit::Clock;
@@ -86,6 +94,8 @@ pub(crate) struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     epochs: RwLock<Epochs>,
+    /// The position of the last event that took something away since the ledger was opened; written under `epochs`.
+    last_loss: AtomicU64,
     release: Arc<tokio::sync::RwLock<()>>,
     grants: Mutex<HashMap<i64, GrantCache>>,
     numbers: Numbers,
@@ -134,6 +144,7 @@ impl Ledger {
             writer,
             readers,
             epochs: RwLock::new(Epochs::starting_at(position)),
+            last_loss: AtomicU64::new(position),
             release: Arc::new(tokio::sync::RwLock::new(())),
             grants: Mutex::default(),
             numbers: Numbers::open(path)?,
@@ -176,6 +187,12 @@ impl Ledger {
             .epochs
             .read()
             .of(&(org.clone(), purpose.clone(), dataset.clone()))
+    }
+
+    /// No epoch has changed as long as this is the same: what is looked at before every batch.
+    #[must_use]
+    pub fn last_loss(&self) -> u64 {
+        self.inner.last_loss.load(Ordering::Acquire)
     }
 
     /// Whose grants were taken away since an epoch.

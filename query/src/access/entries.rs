@@ -110,12 +110,16 @@ impl Accessed {
         let datasets: Vec<Value> = passed
             .iter()
             .map(|(dataset, passed)| {
-                json!({
+                let mut entry = json!({
                     "dataset": dataset,
                     "rows": passed.rows,
                     "enterprises": passed.touched.len(),
                     "withheld": passed.withheld,
-                })
+                });
+                if !passed.dropped.is_empty() {
+                    entry["dropped"] = passed.dropped.len().into();
+                }
+                entry
             })
             .collect();
         let by_enterprise = finish.account.rows_by_enterprise().map(|rows| {

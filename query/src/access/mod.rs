@@ -48,12 +48,14 @@ use qihui_consent::{Decision, DecisionError, Ledger};
 use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
 
+use crate::account::Account;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::explain::explain;
 use crate::formats::{Encoder, Format};
-use crate::provider::{MIN_INSIDE_ROWS, READER_STORE, TableVersion};
+use crate::provider::{MIN_INSIDE_ROWS, TableVersion};
+use crate::reader::READER_STORE;
 use crate::session::{self, ParsedQuery, Planned, SessionSetup};
 use crate::whole;
 pub use entries::new_access_id;
@@ -171,6 +173,15 @@ pub struct DatasetSummary {
     pub rows: u64,
     /// Cells withheld in those rows, per column that the query read.
     pub withheld: BTreeMap<String, u64>,
+    /// Enterprises whose grants count for nothing in this answer: something of them was taken away while the query ran,
+    /// before a row of theirs had passed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands to it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Stores of the query's own session: none, so that no statement can reach a file or a network.
@@ -259,10 +270,11 @@ impl Gate {
     ) -> Result<Summary, QueryError> {
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
-            let prepared = match survive(self.prepare(request, access_id)).await {
+            let mut prepared = match survive(self.prepare(request, access_id)).await {
                 Ok(prepared) => prepared,
                 Err(error) => return Err(self.denied(request, access_id, error).await),
             };
+            prepared.decide_again = !last;
             match self.run(request, access_id, prepared, out).await {
                 Err((QueryError::ConsentChanged, false)) if !last => {}
                 Err((error, _)) => return Err(error),
@@ -459,12 +471,14 @@ impl Gate {
         for dataset in scopes.keys() {
             tables.insert(dataset.clone(), Arc::new(self.table(dataset).await?));
         }
-        let epochs = Arc::new(Epochs::new(
+        let account = Arc::new(Account::new(self.parts.limits.rows));
+        let epochs = Epochs::new(
             self.parts.ledger.clone(),
             request.org.clone(),
             request.purpose.clone(),
             decision.epochs.clone(),
-        ));
+        );
+        let epochs = Arc::new(epochs.dropping(Arc::clone(&account)));
         let setup = SessionSetup {
             scopes: scopes.clone(),
             tables: tables.clone(),
@@ -474,7 +488,7 @@ impl Gate {
             runtime: self.runtime()?,
             reader: Arc::clone(&self.reader),
             partitions: self.parts.limits.threads.max(1),
-            max_rows: self.parts.limits.rows,
+            account,
             strict: request.strict,
             min_inside_rows: MIN_INSIDE_ROWS,
         };
@@ -487,6 +501,7 @@ impl Gate {
             tables,
             planned,
             epochs,
+            decide_again: false,
         })
     }
 
@@ -608,6 +623,9 @@ impl Gate {
             release.all_left().await?;
             return Ok(0);
         }
+        if prepared.decide_again && !prepared.epochs.are_current() {
+            return Err(QueryError::ConsentChanged);
+        }
         let limit = Duration::from_secs(self.parts.limits.seconds);
         let work = async {
             let physical = Arc::clone(&prepared.planned.physical);
@@ -665,6 +683,8 @@ struct Prepared {
     tables: BTreeMap<DatasetId, Arc<TableVersion>>,
     planned: Planned,
     epochs: Arc<Epochs>,
+    /// Whether a change before the first batch ends the run, so that it is decided anew.
+    decide_again: bool,
 }
 
 fn summary(
@@ -695,6 +715,7 @@ fn summary(
                 enterprises: (!scope.all_rows).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,
+                dropped: passed.dropped.len(),
             };
             (dataset.clone(), summary)
         })

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use qihui_catalog::{DatasetId, OrgId, PurposeCode};
 use qihui_consent::Ledger;
+use qihui_consent::ledger::Taken;
 use ring::digest::{Context, SHA256};
 use tokio::sync::RwLock;
 
 use super::outlet::{Outlet, ReleasePermit};
+use crate::account::Account;
 use crate::error::QueryError;
 use crate::exec::Permit;
 
@@ -19,10 +23,15 @@ pub struct Epochs {
     ledger: Ledger,
     org: OrgId,
     purpose: PurposeCode,
-    decided: BTreeMap<DatasetId, u64>,
+    /// What passed so far, when enterprises that did not may be dropped.
+    account: Option<Arc<Account>>,
+    /// [`Ledger::last_loss`] as of which all is well.
+    seen: AtomicU64,
+    decided: Mutex<BTreeMap<DatasetId, u64>>,
 }
 
 impl Epochs {
+    /// The epochs of a decision that falls with the first loss.
     pub fn new(
         ledger: Ledger,
         org: OrgId,
@@ -33,7 +42,41 @@ impl Epochs {
             ledger,
             org,
             purpose,
-            decided,
+            account: None,
+            // Not looked at yet; no event has this position.
+            seen: AtomicU64::new(u64::MAX),
+            decided: Mutex::new(decided),
+        }
+    }
+
+    /// The same for a query, which drops enterprises that lost something before any of their rows had passed, and goes
+    /// on without them.
+    pub fn dropping(self, account: Arc<Account>) -> Self {
+        Self {
+            account: Some(account),
+            ..self
+        }
+    }
+
+    /// Whether nothing at all was taken away since the decision.
+    pub fn are_current(&self) -> bool {
+        let decided = self.decided.lock();
+        decided
+            .iter()
+            .all(|(dataset, epoch)| self.ledger.epoch(&self.org, &self.purpose, dataset) == *epoch)
+    }
+
+    /// Whether the query may go on without what a dataset lost since `epoch`.
+    fn survives(&self, dataset: &DatasetId, epoch: u64) -> bool {
+        let Some(account) = &self.account else {
+            return false;
+        };
+        let taken = self
+            .ledger
+            .taken_since(&self.org, &self.purpose, dataset, epoch);
+        match taken {
+            Taken::From(enterprises) => account.drop_untouched(dataset, &enterprises),
+            Taken::Everything => false,
         }
     }
 
@@ -52,15 +95,23 @@ impl fmt::Debug for Epochs {
 
 impl Permit for Epochs {
     fn check(&self) -> Result<(), QueryError> {
-        let stands = self
-            .decided
-            .iter()
-            .all(|(dataset, epoch)| self.ledger.epoch(&self.org, &self.purpose, dataset) == *epoch);
-        if stands {
-            Ok(())
-        } else {
-            Err(QueryError::ConsentChanged)
+        let last_loss = self.ledger.last_loss();
+        if self.seen.load(Ordering::Acquire) == last_loss {
+            return Ok(());
         }
+        let mut decided = self.decided.lock();
+        for (dataset, epoch) in decided.iter_mut() {
+            // What is lost between these two looks is seen by the next.
+            let present = self.ledger.epoch(&self.org, &self.purpose, dataset);
+            if present != *epoch {
+                if !self.survives(dataset, *epoch) {
+                    return Err(QueryError::ConsentChanged);
+                }
+                *epoch = present;
+            }
+        }
+        self.seen.store(last_loss, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::world::World;
 
 const QUERIES: u64 = 8;
 
-fn grammar<'a>(views: &[(String, View)], rng: &'a mut ChaCha8Rng) -> Option<Grammar<'a>> {
+pub fn grammar<'a>(views: &[(String, View)], rng: &'a mut ChaCha8Rng) -> Option<Grammar<'a>> {
     let tables: Vec<_> = views
         .iter()
         .filter(|(_, view)| !view.columns.is_empty())

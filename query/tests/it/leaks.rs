@@ -10,6 +10,7 @@ use qihui_catalog::{Action, EnterpriseNo, Level, Timestamp};
 use qihui_consent::decision::{
     Agreement, AgreementColumn, AgreementId, Basis, Form, Grant, ScopeItem, Value,
 };
+use qihui_query::account::Account;
 use qihui_query::exec::Standing;
 use qihui_query::formats::{Encoder, Format};
 use qihui_query::session::{self, SessionSetup};
@@ -416,7 +417,7 @@ async fn no_buffer_and_no_format_carries_a_hidden_value() {
                 runtime: Arc::new(RuntimeEnv::default()),
                 reader: Arc::clone(&gated.reader),
                 partitions: 2,
-                max_rows: u64::MAX,
+                account: Arc::new(Account::new(u64::MAX)),
                 strict: false,
                 min_inside_rows: 1,
             };

@@ -14,6 +14,7 @@
 mod gate_1;
 mod gate_2;
 mod gate_3;
+mod gate_4;
 mod grammar;
 mod leaks;
 mod reference;

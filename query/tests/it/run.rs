@@ -28,9 +28,9 @@ use qihui_catalog::{
 };
 use qihui_consent::decision::{self, ColumnScope};
 use qihui_query::QueryError;
-use qihui_query::account::Passed;
+use qihui_query::account::{Account, Passed};
 use qihui_query::dense::DenseScope;
-use qihui_query::exec::{GateExec, Standing};
+use qihui_query::exec::{GateExec, Permit, Standing};
 use qihui_query::explain::explain;
 use qihui_query::provider::TableVersion;
 use qihui_query::pushdown;
@@ -109,17 +109,29 @@ impl Gated {
     }
 
     pub async fn run(&self, sql: &str, partitions: usize, strict: bool) -> Result<Seen, Failed> {
+        let account = Arc::new(Account::new(u64::MAX));
+        self.run_under(sql, (partitions, strict), account, Arc::new(Standing))
+            .await
+    }
+
+    pub async fn run_under(
+        &self,
+        sql: &str,
+        (partitions, strict): (usize, bool),
+        account: Arc<Account>,
+        permit: Arc<dyn Permit>,
+    ) -> Result<Seen, Failed> {
         let query = session::parse(sql)?;
         let setup = SessionSetup {
             scopes: self.scopes.clone(),
             tables: self.tables.clone(),
             at: at(),
-            permit: Arc::new(Standing),
+            permit,
             numbers: Some(Arc::new(Numbers)),
             runtime: Arc::new(RuntimeEnv::default()),
             reader: Arc::clone(&self.reader),
             partitions,
-            max_rows: u64::MAX,
+            account,
             strict,
             min_inside_rows: 1,
         };

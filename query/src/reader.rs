@@ -1,0 +1,255 @@
+//! Readers of data files: what stands inside a gate, out of sight of the plan above.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{
+    CachedParquetFileReaderFactory, ParquetAccessPlan, RowGroupAccess,
+};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::TaskContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use object_store::ObjectMeta;
+
+use crate::provider::{TableFile, TableVersion};
+
+/// The URL under which the readers' context finds its (unused) store; readers are handed the table's own.
+pub const READER_STORE: &str = "qihui://warehouse";
+
+/// The column of an inside reader that says which of its [`Share`]s a row is of.
+const SHARE: &str = "_share";
+
+/// Opens files of one table version.
+#[derive(Debug, Clone)]
+pub struct Readers {
+    table: Arc<TableVersion>,
+    /// What the files hold.
+    schema: SchemaRef,
+    context: Arc<TaskContext>,
+}
+
+/// Some rows of one file: what one partition of a reader takes at a time, not always the one that it was dealt to.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// Its position among the files of the table.
+    pub file: usize,
+    /// The rows.
+    pub rows: ParquetAccessPlan,
+}
+
+impl Readers {
+    /// Readers of files that hold `schema`, which run in `context`.
+    pub fn new(table: Arc<TableVersion>, schema: SchemaRef, context: Arc<TaskContext>) -> Self {
+        Self {
+            table,
+            schema,
+            context,
+        }
+    }
+
+    /// The context that the readers run in; it alone knows the warehouse's object store.
+    pub fn context(&self) -> &Arc<TaskContext> {
+        &self.context
+    }
+
+    /// A reader of some columns, with `predicate` to skip row groups and pages by their statistics.
+    ///
+    /// # Errors
+    /// When the engine cannot set it up.
+    pub fn edge(
+        &self,
+        parts: &[Part],
+        partitions: usize,
+        columns: &[usize],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let source = self.source((&self.schema).into(), predicate);
+        let groups = spread(parts, partitions).into_iter().map(|shares| {
+            let files = shares.into_iter().filter_map(|share| self.file(share));
+            files.collect()
+        });
+        plan(source, groups, columns)
+    }
+
+    /// A reader of some columns and, behind them, the position of each row's share in the list that comes with it.
+    ///
+    /// # Errors
+    /// As [`edge`](Self::edge).
+    pub fn inside(
+        &self,
+        parts: &[Part],
+        partitions: usize,
+        columns: &[usize],
+    ) -> Result<(Arc<dyn ExecutionPlan>, Vec<Share>)> {
+        let share = Arc::new(Field::new(SHARE, DataType::Int32, false));
+        let schema = TableSchema::builder(Arc::clone(&self.schema))
+            .with_table_partition_cols(vec![share])
+            .build();
+        let mut columns = columns.to_vec();
+        columns.push(self.schema.fields().len());
+        let mut all = Vec::new();
+        let mut groups: Vec<Vec<PartitionedFile>> = Vec::with_capacity(partitions);
+        for shares in spread(parts, partitions) {
+            let mut files = Vec::with_capacity(shares.len());
+            for share in shares {
+                let position = i32::try_from(all.len()).unwrap_or(i32::MAX);
+                if let Some(file) = self.file(share.clone()) {
+                    let value = ScalarValue::Int32(Some(position));
+                    files.push(file.with_partition_values(vec![value]));
+                    all.push(share);
+                }
+            }
+            groups.push(files);
+        }
+        let plan = plan(self.source(schema, None), groups, &columns)?;
+        Ok((plan, all))
+    }
+
+    /// A reader of one share, in one partition.
+    ///
+    /// # Errors
+    /// As [`edge`](Self::edge).
+    pub fn again(&self, share: &Share, columns: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+        let source = self.source((&self.schema).into(), None);
+        let files = self.file(share.clone()).into_iter().collect();
+        plan(source, [files], columns)
+    }
+
+    fn file(&self, share: Share) -> Option<PartitionedFile> {
+        let meta = object_meta(self.table.files.get(share.file)?);
+        Some(PartitionedFile::new_from_meta(meta).with_extension(share.rows))
+    }
+
+    fn source(
+        &self,
+        schema: TableSchema,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+    ) -> ParquetSource {
+        let cache = self
+            .context
+            .runtime_env()
+            .cache_manager
+            .get_file_metadata_cache();
+        let factory = CachedParquetFileReaderFactory::new(Arc::clone(&self.table.store), cache);
+        let source = ParquetSource::new(schema)
+            .with_parquet_file_reader_factory(Arc::new(factory))
+            .with_enable_page_index(true)
+            .with_pushdown_filters(false);
+        match predicate {
+            Some(predicate) => source.with_predicate(predicate),
+            None => source,
+        }
+    }
+}
+
+fn plan(
+    source: ParquetSource,
+    groups: impl IntoIterator<Item = Vec<PartitionedFile>>,
+    columns: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let groups = groups.into_iter().map(FileGroup::new).collect();
+    let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(READER_STORE)?, Arc::new(source))
+        .with_file_groups(groups)
+        .with_projection_indices(Some(columns.to_vec()))?
+        .build();
+    Ok(DataSourceExec::from_data_source(config))
+}
+
+/// Some rows of one row group of one file.
+#[derive(Debug)]
+pub struct Part {
+    file: usize,
+    group: usize,
+    groups: usize,
+    access: RowGroupAccess,
+    rows: u64,
+}
+
+/// The row groups that a plan reads, each with an even share of the file's rows.
+pub fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Vec<Part>) {
+    let groups = plan.len();
+    let scanned = plan.row_group_indexes();
+    let share = rows / scanned.len().max(1) as u64;
+    for group in scanned {
+        if let Some(access) = plan.inner().get(group) {
+            parts.push(Part {
+                file,
+                group,
+                groups,
+                access: access.clone(),
+                rows: share,
+            });
+        }
+    }
+}
+
+/// Deals parts out to partitions: in order, about the same number of rows each.
+fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<Share>> {
+    let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
+    let share = total.div_ceil(partitions.max(1) as u64).max(1);
+    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> =
+        (0..partitions).map(|_| BTreeMap::new()).collect();
+    let mut seen = 0;
+    for part in parts {
+        let at = usize::try_from((seen + part.rows.max(1) / 2) / share)
+            .unwrap_or(0)
+            .min(partitions.saturating_sub(1));
+        seen += part.rows.max(1);
+        if let Some(partition) = dealt.get_mut(at) {
+            let plan = partition
+                .entry(part.file)
+                .or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
+            match &part.access {
+                RowGroupAccess::Skip => {}
+                RowGroupAccess::Scan => plan.scan(part.group),
+                RowGroupAccess::Selection(rows) => plan.scan_selection_or_set(part.group, rows),
+            }
+        }
+    }
+    dealt
+        .into_iter()
+        .map(|partition| {
+            let shares = partition.into_iter();
+            shares.map(|(file, rows)| Share { file, rows }).collect()
+        })
+        .collect()
+}
+
+/// Sets a row group's selection, whatever it was.
+trait SetSelection {
+    fn scan_selection_or_set(
+        &mut self,
+        group: usize,
+        rows: &parquet::arrow::arrow_reader::RowSelection,
+    );
+}
+
+impl SetSelection for ParquetAccessPlan {
+    fn scan_selection_or_set(
+        &mut self,
+        group: usize,
+        rows: &parquet::arrow::arrow_reader::RowSelection,
+    ) {
+        self.scan(group);
+        self.scan_selection(group, rows.clone());
+    }
+}
+
+/// The file as the object store knows it.
+pub fn object_meta(file: &TableFile) -> ObjectMeta {
+    ObjectMeta {
+        location: file.path.clone(),
+        // Data files are never rewritten under their name.
+        last_modified: chrono::DateTime::UNIX_EPOCH,
+        size: file.size,
+        e_tag: None,
+        version: None,
+    }
+}
