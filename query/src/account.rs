@@ -117,17 +117,15 @@ impl Account {
         Ok(true)
     }
 
-    /// Counts the rows of single enterprises, given their numbers row by row; none when the rows passed uncounted.
-    pub fn count(&self, numbers: Option<&[i32]>) {
+    /// Counts the rows of single enterprises; none when rows passed uncounted.
+    pub fn count(&self, rows: Option<&[(u32, usize)]>) {
         let mut counted = self.by_enterprise.lock();
-        let (Some(counts), Some(numbers)) = (counted.as_mut(), numbers) else {
+        let (Some(counts), Some(rows)) = (counted.as_mut(), rows) else {
             *counted = None;
             return;
         };
-        for run in numbers.chunk_by(|a, b| a == b) {
-            if let Some(no) = run.first().and_then(|no| u32::try_from(*no).ok()) {
-                *counts.entry(no).or_default() += run.len() as u64;
-            }
+        for (no, rows) in rows {
+            *counts.entry(*no).or_default() += *rows as u64;
         }
         if counts.len() > MAX_COUNTED_ENTERPRISES {
             *counted = None;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use arrow::array::{AsArray, Int32Array};
+use arrow::array::AsArray;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -232,7 +232,7 @@ impl ExecutionPlan for GateExec {
             recorded: None,
             inputs,
             coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
-                .with_biggest_coalesce_batch_size(Some(batch_rows / 2)),
+                .with_biggest_coalesce_batch_size(Some(batch_rows / 4)),
             finished: false,
         }))
     }
@@ -452,8 +452,8 @@ struct GateStream {
 struct Judged {
     batch: RecordBatch,
     touched: RoaringBitmap,
-    /// The enterprise of each row, where that is known.
-    numbers: Option<Int32Array>,
+    /// How many rows of which enterprise, where that is known.
+    counts: Option<Vec<(u32, usize)>>,
     /// Cells withheld, per delivered column.
     withheld: Vec<u64>,
 }
@@ -487,7 +487,7 @@ impl GateStream {
                     Judged {
                         batch: checked.batch,
                         touched: checked.touched,
-                        numbers: Some(checked.numbers),
+                        counts: Some(checked.counts),
                         withheld: checked.withheld,
                     }
                 }
@@ -502,8 +502,7 @@ impl GateStream {
                 names.zip(judged.withheld),
             );
             if recorded.map_err(external)? {
-                scan.account
-                    .count(judged.numbers.as_ref().map(|numbers| &**numbers.values()));
+                scan.account.count(judged.counts.as_deref());
                 self.recorded = share.map(|(at, _)| at);
                 if judged.batch.num_rows() > 0 {
                     self.coalescer.push_batch(judged.batch)?;
@@ -528,7 +527,7 @@ impl GateStream {
         Ok(Judged {
             batch: self.rows.pass(batch, whole)?,
             touched,
-            numbers: None,
+            counts: None,
             withheld: Vec::new(),
         })
     }

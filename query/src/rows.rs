@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, FixedSizeBinaryArray, Int32Array,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, Int32Array,
     RecordBatch, RecordBatchOptions, Scalar, new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{FilterBuilder, FilterPredicate, filter};
+use arrow::compute::{FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -90,8 +90,8 @@ pub struct RowGate {
 pub struct Checked {
     /// The rows that passed, with the delivered columns.
     pub batch: RecordBatch,
-    /// Their enterprises, row by row.
-    pub numbers: Int32Array,
+    /// How many rows of which enterprise are among them. An enterprise may stand in it more than once.
+    pub counts: Vec<(u32, usize)>,
     /// Enterprises with a row among them.
     pub touched: RoaringBitmap,
     /// Cells withheld, per delivered column.
@@ -120,7 +120,12 @@ impl RowGate {
     /// When a kernel refuses the batch, which would be a defect of the gate.
     pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
         let numbers = batch.column(self.number).as_primitive::<Int32Type>();
-        let verdict = self.verdict(batch, numbers);
+        let runs = runs(numbers.values());
+        let verdict = self.verdict(batch, &runs);
+        let counts = match &verdict.pass {
+            Some(pass) => counted(&runs, pass),
+            None => runs,
+        };
         let filtered = Filtered::new(batch, verdict.pass.as_ref())?;
         let mut columns = Vec::with_capacity(self.columns.len());
         let mut withheld = vec![None; self.columns.len()];
@@ -134,11 +139,14 @@ impl RowGate {
             *hidden = visible;
             columns.push(compact(forms::apply(column.form, column.ty, &value)?));
         }
-        let numbers = filtered.column(self.number)?;
         let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
         let checked =
             RecordBatch::try_new_with_options(Arc::clone(&self.checked_schema), columns, &options)?;
-        self.deliver(&checked, numbers.as_primitive::<Int32Type>(), &withheld)
+        if self.traced {
+            let numbers = filtered.column(self.number)?;
+            return self.deliver_traced(&checked, numbers.as_primitive(), &withheld, counts);
+        }
+        self.deliver(&checked, counts, &withheld)
     }
 
     /// Applies the forms to a batch of the inside scan: every row passes, every cell shows.
@@ -165,7 +173,7 @@ impl RowGate {
     fn deliver(
         &self,
         checked: &RecordBatch,
-        numbers: &Int32Array,
+        counts: Vec<Run>,
         visible: &[Option<BooleanBuffer>],
     ) -> Result<Checked, ArrowError> {
         let mut keep: Option<BooleanBuffer> = None;
@@ -180,31 +188,11 @@ impl RowGate {
                 None => value,
             });
         }
-        let withheld = visible
-            .iter()
-            .take(self.delivered)
-            .map(|visible| match (visible, &keep) {
-                (None, _) => 0,
-                (Some(visible), None) => visible.len() - visible.count_set_bits(),
-                (Some(visible), Some(keep)) => (&!visible & keep).count_set_bits(),
-            })
-            .map(|cells| cells as u64)
-            .collect();
+        let withheld = self.withheld(visible, keep.as_ref());
         let indices: Vec<usize> = (0..self.delivered).collect();
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
-            let touched = distinct(numbers.values());
-            let delivered = if self.traced {
-                self.with_trace(&delivered, numbers, visible)?
-            } else {
-                delivered
-            };
-            return Ok(Checked {
-                batch: delivered,
-                numbers: numbers.clone(),
-                touched,
-                withheld,
-            });
+            return Ok(Checked::new(delivered, counts, withheld));
         };
         let filtered = Filtered::new(&delivered, Some(&keep))?;
         let columns: Result<Vec<ArrayRef>, ArrowError> = (0..self.delivered)
@@ -213,14 +201,36 @@ impl RowGate {
         let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
         let batch =
             RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
-        let numbers = filter(numbers, &BooleanArray::new(keep, None))?;
-        let numbers = numbers.as_primitive::<Int32Type>().clone();
-        Ok(Checked {
-            batch,
-            touched: distinct(numbers.values()),
-            numbers,
-            withheld,
-        })
+        Ok(Checked::new(batch, counted(&counts, &keep), withheld))
+    }
+
+    /// Cells withheld per delivered column, in the rows that `keep` leaves.
+    fn withheld(
+        &self,
+        visible: &[Option<BooleanBuffer>],
+        keep: Option<&BooleanBuffer>,
+    ) -> Vec<u64> {
+        let delivered = visible.iter().take(self.delivered);
+        let cells = delivered.map(|visible| match (visible, keep) {
+            (None, _) => 0,
+            (Some(visible), None) => visible.len() - visible.count_set_bits(),
+            (Some(visible), Some(keep)) => (&!visible & keep).count_set_bits(),
+        });
+        cells.map(|cells| cells as u64).collect()
+    }
+
+    /// Delivers every row that passed, with its trace.
+    fn deliver_traced(
+        &self,
+        checked: &RecordBatch,
+        numbers: &Int32Array,
+        visible: &[Option<BooleanBuffer>],
+        counts: Vec<Run>,
+    ) -> Result<Checked, ArrowError> {
+        let indices: Vec<usize> = (0..self.delivered).collect();
+        let delivered = self.with_trace(&checked.project(&indices)?, numbers, visible)?;
+        let withheld = self.withheld(visible, None);
+        Ok(Checked::new(delivered, counts, withheld))
     }
 
     /// The delivered columns, then the enterprise of each row and the marks of its withheld cells.
@@ -247,9 +257,9 @@ impl RowGate {
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
-    fn verdict(&self, batch: &RecordBatch, numbers: &Int32Array) -> Verdict {
+    fn verdict(&self, batch: &RecordBatch, runs: &[Run]) -> Verdict {
         let window = self.window_mask(batch);
-        let (rows, shown) = self.by_scope(batch, numbers);
+        let (rows, shown) = self.by_scope(batch, runs);
         let pass = match (window, rows) {
             (Some(a), Some(b)) => Some(&a & &b),
             (a, b) => a.or(b),
@@ -292,51 +302,47 @@ impl RowGate {
     fn by_scope(
         &self,
         batch: &RecordBatch,
-        numbers: &Int32Array,
+        runs: &[Run],
     ) -> (Option<BooleanBuffer>, Option<Vec<ColumnSet>>) {
         let scope = &self.scope;
-        let numbers = numbers.values();
-        let len = numbers.len();
+        let len = batch.num_rows();
+        let open = || {
+            let mut open = BooleanBufferBuilder::new(len);
+            for run in runs {
+                open.append_n(run.rows, scope.is_open(run.no));
+            }
+            open.finish()
+        };
         if scope.is_uniform() {
-            return (
-                Some(BooleanBuffer::collect_bool(len, |row| {
-                    scope.is_open(value(numbers, row))
-                })),
-                None,
-            );
+            return (Some(open()), None);
         }
         if scope.every_cell() && scope.all_rows() {
-            let open = (!scope.all_open()).then(|| {
-                BooleanBuffer::collect_bool(len, |row| scope.is_open(value(numbers, row)))
-            });
-            return (open, None);
+            return ((!scope.all_open()).then(open), None);
         }
         let dates = self
             .event_date
             .map(|at| batch.column(at).as_primitive::<Date32Type>());
-        let everything = ColumnSet(u128::MAX);
         let mut shown = Vec::with_capacity(len);
-        let pass = BooleanBuffer::collect_bool(len, |row| {
-            let no = value(numbers, row);
-            let (pass, columns) = if scope.is_full(no) {
-                (true, everything)
-            } else if scope.all_open() || scope.is_open(no) {
-                let columns = covered(scope, no, dates, row);
-                (scope.all_rows() || !columns.is_empty(), columns)
+        let mut pass = BooleanBufferBuilder::new(len);
+        for run in runs {
+            if scope.is_full(run.no) {
+                shown.extend(std::iter::repeat_n(ColumnSet(u128::MAX), run.rows));
+                pass.append_n(run.rows, true);
+            } else if scope.all_open() || scope.is_open(run.no) {
+                let dense = scope.dense();
+                for row in shown.len()..shown.len() + run.rows {
+                    let day = dates.and_then(|dates| dates.is_valid(row).then(|| dates.value(row)));
+                    let columns = dense.covered(run.no, dates.is_some(), day);
+                    pass.append(scope.all_rows() || !columns.is_empty());
+                    shown.push(columns);
+                }
             } else {
-                (false, ColumnSet::EMPTY)
-            };
-            shown.push(columns);
-            pass
-        });
-        (Some(pass), Some(shown))
+                shown.extend(std::iter::repeat_n(ColumnSet::EMPTY, run.rows));
+                pass.append_n(run.rows, false);
+            }
+        }
+        (Some(pass.finish()), Some(shown))
     }
-}
-
-/// The columns that the grants of `no` show in this row.
-fn covered(scope: &ScanScope, no: i32, dates: Option<&Date32Array>, row: usize) -> ColumnSet {
-    let day = dates.and_then(|dates| dates.is_valid(row).then(|| dates.value(row)));
-    scope.dense().covered(no, dates.is_some(), day)
 }
 
 /// Where a column shows among the rows that passed; `None` when everywhere.
@@ -421,22 +427,56 @@ fn compact(value: ArrayRef) -> ArrayRef {
     }
 }
 
-#[inline]
-fn value(numbers: &[i32], row: usize) -> i32 {
-    numbers.get(row).copied().unwrap_or(-1)
+/// Rows of one enterprise that stand together.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    no: i32,
+    rows: usize,
 }
 
-/// The distinct numbers of a run-heavy slice.
-fn distinct(numbers: &[i32]) -> RoaringBitmap {
-    let mut set = RoaringBitmap::new();
-    let mut last = -1;
-    for &no in numbers {
-        if no != last {
-            if let Ok(no) = u32::try_from(no) {
-                set.insert(no);
-            }
-            last = no;
+/// The runs of a column of enterprise numbers.
+fn runs(numbers: &[i32]) -> Vec<Run> {
+    let runs = numbers.chunk_by(|a, b| a == b);
+    runs.map(|run| Run {
+        no: run.first().copied().unwrap_or(-1),
+        rows: run.len(),
+    })
+    .collect()
+}
+
+/// The runs of those rows that a mask leaves.
+fn counted(runs: &[Run], mask: &BooleanBuffer) -> Vec<Run> {
+    let mut start = 0;
+    let mut left = Vec::with_capacity(runs.len());
+    for run in runs {
+        let rows = mask.slice(start, run.rows).count_set_bits();
+        start += run.rows;
+        if rows > 0 {
+            left.push(Run { no: run.no, rows });
         }
     }
-    set
+    left
+}
+
+impl Checked {
+    fn new(batch: RecordBatch, runs: Vec<Run>, withheld: Vec<u64>) -> Self {
+        let counts: Vec<(u32, usize)> = runs
+            .into_iter()
+            .filter_map(|run| Some((u32::try_from(run.no).ok()?, run.rows)))
+            .collect();
+        let numbers = counts.iter().map(|(no, _)| *no);
+        // Files are sorted, so each batch nearly always is.
+        let sorted = counts.is_sorted_by(|(a, _), (b, _)| a < b);
+        let touched = if sorted {
+            RoaringBitmap::from_sorted_iter(numbers).unwrap_or_default()
+        } else {
+            numbers.collect()
+        };
+        Self {
+            batch,
+            counts,
+            touched,
+            withheld,
+        }
+    }
 }
