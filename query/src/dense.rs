@@ -155,6 +155,8 @@ pub struct ScanScope {
     full: RoaringBitmap,
     /// Every row that passes shows every needed column, whoever it belongs to.
     every_cell: bool,
+    /// Every open enterprise is full, and no other row passes.
+    uniform: bool,
     /// The only enterprises asked for, when the request or a conjunct names them.
     narrow: Option<RoaringBitmap>,
     open_bits: NumberSet,
@@ -218,6 +220,7 @@ impl ScanScope {
             full_bits: NumberSet::from_bitmap(&full),
             dense: Arc::clone(dense),
             all_rows: scope.all_rows,
+            uniform: !scope.all_rows && open == full,
             open,
             full,
             every_cell,
@@ -243,6 +246,7 @@ impl ScanScope {
             all_rows: self.all_rows,
             open_bits: NumberSet::from_bitmap(&open),
             full_bits: NumberSet::from_bitmap(&full),
+            uniform: !self.all_rows && open == full,
             open,
             full,
             every_cell: self.every_cell,
@@ -284,7 +288,7 @@ impl ScanScope {
 
     /// Whether every open enterprise is full: then one bit decides about a row and its cells.
     pub fn is_uniform(&self) -> bool {
-        !self.all_rows && self.open == self.full
+        self.uniform
     }
 
     /// How many enterprises the scope covers; `None` when rows of all are open.
