@@ -74,7 +74,7 @@ fn script(verb: &str, dir: &Path, more: Option<&str>) -> String {
 }
 
 /// Stops the broker in `dir` and removes the folder once this process is gone.
-fn watch(dir: &Path) -> ChildStdin {
+pub fn watch(dir: &Path) -> ChildStdin {
     use std::os::unix::process::CommandExt as _;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("scripts/kafka");

@@ -10,6 +10,7 @@ mod errors;
 mod kafka;
 mod killed;
 mod licences;
+mod links;
 mod owner;
 mod products;
 mod prompt;

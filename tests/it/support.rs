@@ -59,13 +59,18 @@ impl Answer {
     }
 }
 
-/// The binary, without what the environment of the tests says about hubs.
-pub fn qihui() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qihui"));
+/// Takes from a command what the environment of the tests says about hubs.
+pub fn forget_hubs(command: &mut Command) {
     let ours = |name: &OsStr| name.to_string_lossy().starts_with("QIHUI_");
     for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
         command.env_remove(name);
     }
+}
+
+/// The binary, without what the environment of the tests says about hubs.
+pub fn qihui() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qihui"));
+    forget_hubs(&mut command);
     // Whatever the locale, the answers are the same.
     command.env("LC_ALL", "tr_TR.UTF-8");
     command
