@@ -6,6 +6,7 @@ mod broker;
 mod demo;
 mod dependencies;
 mod disk;
+mod drawn;
 mod errors;
 mod kafka;
 mod killed;

@@ -1,5 +1,6 @@
 //! The service: a real server on an ephemeral port of the loopback, driven over real connections.
 
+mod answers;
 mod command_line;
 mod encrypted;
 mod hostile;

@@ -1,17 +1,16 @@
 //! The tours of the documents: every command is run as it stands there, and prints what stands there.
 //!
-//! Two things are not as they stand there: what [`alike`] names, and the port of the service, which is a free one. A
+//! Two things are not as they stand there: what [`crate::drawn`] names, and the port of the service, which is a free one. A
 //! document is brought up to date with `UPDATE_GOLDEN=1`: look at the diff.
 
-mod alike;
 mod document;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::broker;
+use crate::drawn::Draws;
 use crate::support::forget_hubs;
-use alike::Draws;
 use document::{Step, steps, with_outputs};
 
 /// Between the outputs of two steps.

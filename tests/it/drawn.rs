@@ -1,6 +1,8 @@
-//! Whether what a document shows is what was printed. Everything has to be equal but for the words in [`DRAWN`], which
-//! are drawn or depend on the clock. Of these the kind has to be the same, and one that is shown twice has to be printed
-//! twice, in the same places.
+//! What the program prints or answers is drawn or dated in places: identifiers, keys, hashes, times. Here is what these
+//! look like; everything else has to be equal.
+//!
+//! [`Draws`] compares what a document shows with what was printed: a drawn word may be another of its kind, but one that
+//! is shown twice has to be printed twice, in the same places. [`steadied`] puts the kind in place of the word.
 
 use std::collections::HashMap;
 
@@ -11,14 +13,14 @@ type Length = fn(&str) -> Option<usize>;
 
 /// What may differ. The first that fits counts.
 const DRAWN: [(&str, Length); 5] = [
-    ("an instant", instant),
-    ("a day", day),
-    (
-        "an identifier of a consent, subscription or hub",
-        identifier,
-    ),
-    ("a hash, key id or number of an event", hexadecimal),
-    ("a hash, key, signature or cursor", base64),
+    ("instant", instant),
+    ("day", day),
+    // Of a consent, a subscription, a hub.
+    ("id", identifier),
+    // Also key ids, nonces, ids of events and accesses.
+    ("hash", hexadecimal),
+    // Also signatures, cursors, page tokens.
+    ("key", base64),
 ];
 const INSTANT: usize = 0;
 const DAY: usize = 1;
@@ -106,6 +108,23 @@ fn pieces(line: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// Whether a day depends on the present.
+fn is_ahead(day: &str) -> bool {
+    let ahead = |day: NaiveDate| day - Utc::now().date_naive();
+    let range = TimeDelta::zero()..=TimeDelta::days(AHEAD_DAYS);
+    day.parse().is_ok_and(|day| range.contains(&ahead(day)))
+}
+
+/// A text with `<kind>` in place of everything that is drawn, and of instants. Days stay: whether one depends on the
+/// present changes with the present.
+pub fn steadied(text: &str) -> String {
+    let pieces = pieces(text).into_iter().map(|piece| match piece {
+        Piece::Fixed(text) | Piece::Drawn(DAY, text) => text.to_owned(),
+        Piece::Drawn(kind, _) => format!("<{}>", DRAWN[kind].0),
+    });
+    pieces.collect()
+}
+
 /// Which shown words stood for which printed ones so far.
 #[derive(Debug, Default)]
 pub struct Draws {
@@ -150,12 +169,7 @@ impl Draws {
         match kind {
             // Two that differ once may be the same another time.
             INSTANT => true,
-            DAY => {
-                let (today, day) = (Utc::now().date_naive(), printed.parse::<NaiveDate>());
-                shown == printed
-                    || day
-                        .is_ok_and(|day| day >= today && day <= today + TimeDelta::days(AHEAD_DAYS))
-            }
+            DAY => shown == printed || is_ahead(printed),
             _ => {
                 let first = self.printed.entry(shown.to_owned());
                 let back = self.shown.entry(printed.to_owned());
@@ -198,6 +212,10 @@ fn only_what_is_drawn_may_differ() {
     );
     assert!(alike(&hash, &"cd".repeat(32)) && !alike(&hash, key));
     assert!(alike(key, "5sTz7oesMRUf9YyyBY0A/UdTPPiHm3TBEDinrK56e8Q="));
+    assert_eq!(
+        steadied(&format!("{one} by 2026-03-01: {hash}\n{key}")),
+        "<id> by 2026-03-01: <hash>\n<key>"
+    );
     // A code of an enterprise, the number of a document and a long path are nobody's draw.
     assert!(!alike("91330782QH0000079P", "91330681QHA0ECXRXA"));
     assert!(!alike("20260433078200000000", "20260433078200000001"));
