@@ -4,7 +4,7 @@ use std::fs;
 
 use qihui_consent::signing::SigningKey;
 
-use crate::support::{Answer, Lab, qihui, request};
+use crate::support::{Answer, Lab, qihui, query, request};
 
 /// Checks that nothing an error says names the enterprise.
 #[track_caller]
@@ -145,47 +145,22 @@ fn queries_that_cannot_be_answered() {
         says_nothing_of(&answer, &lab.subject());
     }
     let sql = "SELECT count(*) FROM vat_declaration";
-    lab.run(&[
-        "query",
-        "--org",
-        "nobody",
-        "--purpose",
-        "policy.matching",
-        sql,
-    ])
-    .fails(3, "UnknownOrganisation", &["nobody"]);
-    let unassigned = [
-        "query",
-        "--org",
-        "city_bank",
-        "--purpose",
-        "credit.scoring",
-        sql,
-    ];
+    lab.run(&query("nobody", "policy.matching", &[sql])).fails(
+        3,
+        "UnknownOrganisation",
+        &["nobody"],
+    );
+    let unassigned = query("city_bank", "credit.scoring", &[sql]);
     lab.run(&unassigned)
         .fails(3, "PurposeNotAssigned", &["credit.scoring"]);
     // An assignment without agreement opens public data, and nothing else.
-    let open = [
-        "query",
-        "--org",
-        "city_bank",
-        "--purpose",
-        "matching.supply_demand",
-    ];
+    let open = query("city_bank", "matching.supply_demand", &[]);
     lab.json(&[&open[..], &["SELECT count(*) FROM enterprise_registration"]].concat())
         .done();
     lab.run(&[&open[..], &[sql]].concat())
         .fails(1, "DatasetNotInAgreement", &["vat_declaration"]);
     // A subject is named by a valid code that the hub knows; the code is not repeated.
-    let subject = [
-        "query",
-        "--org",
-        "city_bank",
-        "--purpose",
-        "policy.matching",
-        sql,
-        "--subject",
-    ];
+    let subject = query("city_bank", "policy.matching", &[sql, "--subject"]);
     let answer = lab.run(&[&subject[..], &["913300001429116510"]].concat());
     answer.fails(2, "UsccCheckDigit", &[]);
     says_nothing_of(&answer, "913300001429116510");

@@ -9,7 +9,7 @@ use qihui_catalog::Uscc;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Answer, Lab, files};
+use crate::support::{Answer, Lab, files, query};
 
 /// Runs a command in which no file may grow beyond so many kibibytes.
 fn limited(lab: &Lab, kibibytes: u64, arguments: &[&str]) -> Answer {
@@ -88,14 +88,11 @@ fn no_room_to_record_an_access() {
         lab.bank("SELECT count(*) FROM vat_declaration").done();
     }
     let (before, limit) = (length(&journal), length(&journal) / 1024);
-    let ask = [
-        "query",
-        "--org",
+    let ask = query(
         "tax_bureau",
-        "--purpose",
         "supervision.tax",
-        "SELECT uscc FROM vat_declaration",
-    ];
+        &["SELECT uscc FROM vat_declaration"],
+    );
     let answer = limited(&lab, limit, &ask);
     answer.fails(3, "LogUnavailable", &["nothing is released", "free space"]);
     assert_eq!(answer.stdout, "", "nothing was released");

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::broker::{Broker, Sent};
-use crate::support::{Answer, Lab, copy, files};
+use crate::support::{Answer, Lab, copy, files, query};
 
 /// How often the process is killed.
 const KILLS: u32 = 20;
@@ -64,18 +64,7 @@ columns:
 
 /// Lines of the licences that `synth` writes, bad ones included.
 fn lines(lab: &Lab) -> (String, Vec<String>) {
-    let feeds = lab.file("feeds");
-    let words = [
-        "synth",
-        "--enterprises",
-        "800",
-        "--months",
-        "6",
-        "--ugly",
-        "0.1",
-        "--out",
-    ];
-    lab.run(&[&words[..], &[&feeds]].concat()).done();
+    lab.synth("800", "6", "0.1");
     let mut all = Vec::new();
     for file in files(&lab.path().join("feeds")) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
@@ -113,15 +102,8 @@ fn feed_run(lab: &Lab, broker: &str, more: &[&str]) -> std::process::Command {
 
 fn table(lab: &Lab) -> Value {
     let sql = "SELECT * FROM admin_licence ORDER BY uscc, xk_wsh, xk_jdrq";
-    let query = [
-        "query",
-        "--org",
-        "office",
-        "--purpose",
-        "supervision.tax",
-        sql,
-    ];
-    lab.json(&query).done().json()["rows"].clone()
+    let words = query("office", "supervision.tax", &[sql]);
+    lab.json(&words).done().json()["rows"].clone()
 }
 
 fn in_quarantine(lab: &Lab) -> u64 {

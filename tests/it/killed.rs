@@ -17,19 +17,7 @@ const CHUNK: (&str, &str) = ("QIHUI_INGEST__CHUNK_ROWS", "25");
 
 fn feeds() -> Lab {
     let lab = Lab::empty();
-    let feeds = lab.file("feeds");
-    let words = [
-        "synth",
-        "--enterprises",
-        "60",
-        "--months",
-        "6",
-        "--ugly",
-        "0.1",
-        "--out",
-        &feeds,
-    ];
-    lab.run(&words).done();
+    lab.synth("60", "6", "0.1");
     lab.run(&[
         "org",
         "add",

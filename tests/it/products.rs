@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::support::Lab;
+use crate::support::{Lab, query};
 
 /// An agreement by statute about every column of some datasets, so that a test can see all there is.
 fn oversees(lab: &Lab, datasets: &[&str]) {
@@ -262,14 +262,7 @@ fn an_operators_model_takes_effect_as_a_recorded_version() {
     let path = "hub/catalog/models/licence_card.sql";
     let ask = || {
         let sql = "SELECT count(*) AS n, sum(licences) AS licences FROM licence_card";
-        lab.json(&[
-            "query",
-            "--org",
-            "city_bank",
-            "--purpose",
-            "matching.supply_demand",
-            sql,
-        ])
+        lab.json(&query("city_bank", "matching.supply_demand", &[sql]))
     };
     let documented = include_str!("../../docs/pipelines.md");
     assert!(

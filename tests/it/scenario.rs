@@ -5,7 +5,7 @@ use std::fs;
 use qihui_synth::Manifest;
 use serde_json::{Value, json};
 
-use crate::support::{Lab, copy, files, request};
+use crate::support::{Lab, copy, files, query, request};
 
 fn rows(answer: &Value) -> usize {
     answer["rows"].as_array().unwrap().len()
@@ -15,19 +15,7 @@ fn rows(answer: &Value) -> usize {
 #[test]
 fn feeds_are_taken_in_completely_and_once() {
     let lab = Lab::empty();
-    let feeds = lab.file("feeds");
-    lab.run(&[
-        "synth",
-        "--enterprises",
-        "60",
-        "--months",
-        "4",
-        "--ugly",
-        "0.15",
-        "--out",
-        &feeds,
-    ])
-    .done();
+    let feeds = lab.synth("60", "4", "0.15");
     let text = fs::read_to_string(lab.path().join("feeds/manifest.json")).unwrap();
     let manifest: Manifest = serde_json::from_str(&text).unwrap();
     let dry = lab
@@ -162,16 +150,11 @@ fn an_enterprise_decides_what_a_bank_sees() {
     assert_eq!(withdrawn["state"], "WITHDRAWN");
     assert_eq!(rows(&lab.bank(all).done().json()), 0);
     lab.sign(id).fails(1, "ConsentStateRefuses", &["WITHDRAWN"]);
-    let named = [
-        "query",
-        "--org",
+    let named = query(
         "city_bank",
-        "--purpose",
         "policy.matching",
-        "--subject",
-        &subject,
-        all,
-    ];
+        &["--subject", &subject, all],
+    );
     lab.run(&named).fails(3, "ConsentRevoked", &["subject 1"]);
 
     // The enterprise reads who accessed what.
@@ -212,14 +195,7 @@ fn diagnostics_and_log_hold_no_data() {
     let subject = lab.subject();
     let feeds = lab.file("feeds");
     let sql = format!("SELECT * FROM vat_declaration WHERE uscc = '{subject}'");
-    let ask = [
-        "query",
-        "--org",
-        "tax_bureau",
-        "--purpose",
-        "supervision.tax",
-        &sql,
-    ];
+    let ask = query("tax_bureau", "supervision.tax", &[&sql]);
     let run = ["feed", "run", "--all", "--from", &feeds];
     let id = lab.granted("uscc, xse");
     let (preview, withdraw) = (["consent", "preview", &id], ["consent", "withdraw", &id]);
@@ -381,17 +357,11 @@ fn a_changed_contract_waits_for_its_record() {
 fn the_answer_reaches_files_whole() {
     let lab = Lab::world();
     let target = lab.file("answer.csv");
-    let ask = [
-        "query",
-        "--org",
+    let ask = query(
         "tax_bureau",
-        "--purpose",
         "supervision.tax",
-        "--format",
-        "csv",
-        "--output",
-        &target,
-    ];
+        &["--format", "csv", "--output", &target],
+    );
     lab.run(&[&ask[..], &["SELECT uscc, xse FROM vat_declaration"]].concat())
         .done();
     let before = fs::read_to_string(&target).unwrap();

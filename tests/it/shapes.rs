@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Lab, request};
+use crate::support::{Lab, query, request};
 
 /// Replaces identifiers, hashes, times and keys.
 fn steady(value: &mut Value, lab: &Lab) {
@@ -40,13 +40,7 @@ fn steady(value: &mut Value, lab: &Lab) {
 fn documents_have_the_shape_that_scripts_rely_on() {
     let lab = Lab::world();
     let subject = lab.subject();
-    let bank = [
-        "query",
-        "--org",
-        "city_bank",
-        "--purpose",
-        "policy.matching",
-    ];
+    let bank = query("city_bank", "policy.matching", &[]);
     let snapshot = |name: &str, arguments: &[&str]| -> Value {
         let answer = lab.json(arguments).json();
         let mut steadied = answer.clone();

@@ -107,18 +107,7 @@ impl Lab {
 
     fn make_world() -> Self {
         let lab = Self::empty();
-        let feeds = lab.file("feeds");
-        let words = [
-            "synth",
-            "--enterprises",
-            ENTERPRISES,
-            "--months",
-            "3",
-            "--ugly",
-            "0.1",
-            "--out",
-        ];
-        lab.run(&[&words[..], &[&feeds]].concat()).done();
+        let feeds = lab.synth(ENTERPRISES, "3", "0.1");
         lab.run(&["feed", "run", "--all", "--from", &feeds]).done();
         let bank = [
             "org",
@@ -216,6 +205,15 @@ impl Lab {
         self.command(arguments).output().unwrap().into()
     }
 
+    /// Generates feeds of so many enterprises over so many months, with a share of something wrong; the folder, `feeds`.
+    pub fn synth(&self, enterprises: &str, months: &str, ugly: &str) -> String {
+        let feeds = self.file("feeds");
+        let size = ["--enterprises", enterprises, "--months", months];
+        let words = [&["synth", "--out", &feeds, "--ugly", ugly], &size[..]];
+        self.run(&words.concat()).done();
+        feeds
+    }
+
     /// With one JSON document.
     pub fn json(&self, arguments: &[&str]) -> Answer {
         self.run(&[arguments, &["--json"]].concat())
@@ -223,26 +221,12 @@ impl Lab {
 
     /// What the bank is answered.
     pub fn bank(&self, sql: &str) -> Answer {
-        self.json(&[
-            "query",
-            "--org",
-            "city_bank",
-            "--purpose",
-            "policy.matching",
-            sql,
-        ])
+        self.json(&query("city_bank", "policy.matching", &[sql]))
     }
 
     /// What the tax bureau is answered, which sees every declaration by law.
     pub fn tax(&self, sql: &str) -> Answer {
-        self.json(&[
-            "query",
-            "--org",
-            "tax_bureau",
-            "--purpose",
-            "supervision.tax",
-            sql,
-        ])
+        self.json(&query("tax_bureau", "supervision.tax", &[sql]))
     }
 
     /// Asks the enterprise for a consent over columns, and has it signed.
@@ -265,6 +249,11 @@ impl Lab {
             &self.file("owner.key"),
         ])
     }
+}
+
+/// The words of a query of an organisation for a purpose, and what follows them.
+pub fn query<'a>(org: &'a str, purpose: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["query", "--org", org, "--purpose", purpose], more].concat()
 }
 
 /// An agreement about VAT declarations.

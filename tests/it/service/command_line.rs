@@ -6,25 +6,18 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::shared::{ENDLESS, SOON, Service, forwarded};
-use crate::support::{Lab, agreement, request};
+use crate::support::{Lab, agreement, query, request};
 
 #[test]
 fn what_only_looks_says_the_same_through_the_service() {
     let lab = Lab::world();
     let id = lab.granted("uscc, xse");
     let sql = "SELECT uscc, xse FROM vat_declaration ORDER BY uscc, xse";
-    let query = [
-        "query",
-        "--org",
-        "tax_bureau",
-        "--purpose",
-        "supervision.tax",
-        "--format",
-    ];
+    let tax = query("tax_bureau", "supervision.tax", &["--format"]);
     let feeds = lab.json(&["feed", "list"]).done().json();
     let feed = feeds["feeds"][0]["name"].as_str().unwrap().to_owned();
-    let csv = [&query[..], &["csv", sql]].concat();
-    let table = [&query[..], &["table", sql]].concat();
+    let csv = [&tax[..], &["csv", sql]].concat();
+    let table = [&tax[..], &["table", sql]].concat();
     let looks: Vec<Vec<&str>> = vec![
         vec!["org", "list"],
         vec!["catalog", "list"],
@@ -38,14 +31,7 @@ fn what_only_looks_says_the_same_through_the_service() {
         vec!["consent", "list", "--org", "nobody"],
         csv,
         table,
-        vec![
-            "query",
-            "--org",
-            "nobody",
-            "--purpose",
-            "policy.matching",
-            sql,
-        ],
+        query("nobody", "policy.matching", &[sql]),
         vec!["consent", "show", "nothing"],
         vec!["frobnicate"],
         vec!["feed", "run"],
@@ -117,18 +103,11 @@ fn what_changes_something_changes_it_through_the_service() {
             .iter()
             .all(|row| row["xse"].is_null())
     );
-    let ask = [
-        "query",
-        "--org",
+    let ask = query(
         "tax_bureau",
-        "--purpose",
         "supervision.tax",
-        "--format",
-        "parquet",
-        "--output",
-        "answer.parquet",
-        sql,
-    ];
+        &["--format", "parquet", "--output", "answer.parquet", sql],
+    );
     forwarded(&lab, &ask);
     assert!(
         fs::read(lab.path().join("answer.parquet"))
@@ -203,19 +182,7 @@ fn a_new_contract_takes_effect_without_a_restart() {
 #[test]
 fn feeds_run_at_the_same_time_land_as_one_after_the_other() {
     let lab = Lab::empty();
-    let feeds = lab.file("feeds");
-    let words = [
-        "synth",
-        "--enterprises",
-        "30",
-        "--months",
-        "2",
-        "--ugly",
-        "0",
-        "--out",
-        &feeds,
-    ];
-    lab.run(&words).done();
+    lab.synth("30", "2", "0");
     let service = Service::start(&lab);
     let running: Vec<_> = (0..3)
         .map(|_| {
@@ -258,16 +225,11 @@ fn gate_3_whoever_typed_it_may_go_away() {
     let lab = Lab::world();
     let service = Service::start(&lab);
     let mut typed = lab
-        .command(&[
-            "query",
-            "--org",
+        .command(&query(
             "tax_bureau",
-            "--purpose",
             "supervision.tax",
-            "--format",
-            "csv",
-            ENDLESS,
-        ])
+            &["--format", "csv", ENDLESS],
+        ))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
