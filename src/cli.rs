@@ -266,6 +266,12 @@ impl Command {
         )
     }
 
+    /// Whether the command delivers a subscription, which a service does by itself.
+    #[must_use]
+    pub fn delivers(&self) -> bool {
+        matches!(self, Self::Subscription(SubscriptionCommand::Deliver(_)))
+    }
+
     /// Makes every path in it one from `directory`, the working directory of whoever typed it.
     pub fn resolve(&mut self, directory: &std::path::Path) {
         // A new command with a path in it belongs here: no arm may be a wildcard.
@@ -506,7 +512,7 @@ pub enum SubscriptionCommand {
     },
     /// Fetch the next page of a subscription that is delivered by pull
     Pull(PullArgs),
-    /// Deliver a subscription by Kafka, until interrupted
+    /// Deliver a subscription by Kafka, until interrupted; `serve` does so by itself
     Deliver(DeliverArgs),
 }
 
@@ -566,7 +572,7 @@ pub struct PullArgs {
 pub struct DeliverArgs {
     /// The subscription
     pub id: String,
-    /// Kafka brokers, `host:port` joined by commas
+    /// Kafka brokers, `host:port` joined by commas [default: as configured]
     #[arg(long, value_name = "BROKERS")]
     pub brokers: Option<String>,
     /// End once the subscriber holds what it may see

@@ -1,12 +1,13 @@
 //! `[kafka]`: where the cluster is, and as whom the hub goes there.
 //!
-//! Feeds say which topic they read; this says where. Secrets are never part of the configuration, which is recorded in
+//! Feeds say which topic they read, subscriptions which they write; this says where. Secrets are never part of the configuration, which is recorded in
 //! the log: they lie in files of their own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use qihui_ingest::KafkaSettings;
+use qihui_pipelines::topics::kafka::KafkaSettings as DeliverySettings;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::ProgramError;
@@ -85,6 +86,17 @@ impl Kafka {
         })
     }
 
+    /// The settings as deliveries of topics take them.
+    ///
+    /// # Errors
+    /// [`ProgramError::FileUnreadable`]: the password cannot be read.
+    pub fn delivery(&self) -> Result<DeliverySettings, ProgramError> {
+        Ok(DeliverySettings {
+            client: self.security()?,
+            ..DeliverySettings::new(&self.brokers)
+        })
+    }
+
     /// How connections are secured, in the client library's words.
     ///
     /// # Errors
@@ -124,7 +136,8 @@ pub(crate) fn template() -> String {
     } = Kafka::default();
     format!(
         "[kafka]
-# Where to find brokers, for feeds that read a topic: host:port, separated by commas.
+# Where to find brokers, for feeds that read a topic and subscriptions that are delivered by Kafka: host:port, separated by
+# commas.
 # brokers = \"\"
 # What the names of consumer groups begin with; the feed's name follows.
 # group = \"{group}\"

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -25,6 +26,9 @@ use crate::identity::command::authorise;
 use crate::identity::{IdentityError, Principal};
 use crate::layout::Layout;
 use crate::report::Report;
+
+/// How long what still runs in threads of its own may take when everything is done.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// What the program touches besides its files.
 pub struct Surroundings<'a> {
@@ -126,7 +130,8 @@ fn execute(
         clock: Arc::clone(&surroundings.clock),
         shared: None,
     };
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
         let _full_disk = survive_full_disks();
         let token = token.as_deref();
         if command.needs_hub() {
@@ -149,7 +154,10 @@ fn execute(
             _ => Box::pin(commands::dispatch(command, &mut context)).await?,
         };
         Ok(Done::Here(report))
-    })
+    });
+    // What is waited for in vain, for example a broker that does not answer, must not keep the process.
+    runtime.shutdown_timeout(LEAVING);
+    done
 }
 
 /// Does a command in the service profile: as far as the bearer of the token may.
@@ -211,6 +219,10 @@ pub(crate) async fn run_over(
         Err(error) => explained(&error),
         Ok(cli) if !cli.command.needs_hub() => {
             Err(ProgramError::NotWhileServing("this command").into())
+        }
+        // The service delivers by itself, one delivery of a subscription at a time.
+        Ok(cli) if cli.command.delivers() => {
+            Err(ProgramError::NotWhileServing("subscription deliver").into())
         }
         Ok(mut cli) => {
             cli.command.resolve(&line.directory);

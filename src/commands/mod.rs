@@ -12,10 +12,10 @@ mod pipeline;
 pub(crate) mod preview;
 mod query;
 pub(crate) mod signatory;
-mod subscription;
+pub(crate) mod subscription;
 mod synth;
 mod token;
-mod topic;
+pub(crate) mod topic;
 
 use std::path::Path;
 

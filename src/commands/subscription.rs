@@ -1,51 +1,71 @@
 //! `subscription add | list | show | end | pull | deliver`.
 
-use qihui_consent::ledger::Subscription;
-use qihui_pipelines::topics::kafka::{KafkaSettings, Until};
+use qihui_catalog::{OrgId, PurposeCode, TopicName};
+use qihui_consent::ledger::{Delivery, Subscription};
+use qihui_pipelines::topics::error::TopicError;
+use qihui_pipelines::topics::kafka::{Until, topic_name};
 use qihui_pipelines::topics::page::PageLimits;
 use qihui_pipelines::topics::pull::PullRequest;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Context, with_hub};
-use crate::cli::{DeliverArgs, PullArgs, SubscriptionAddArgs, SubscriptionCommand};
+use crate::cli::{DeliverArgs, PullArgs, SubscriptionCommand};
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;
+use crate::identity::command::reaches;
+use crate::identity::{Operation, Principal};
 use crate::report::{Report, table};
 
 pub(super) async fn run(
     command: SubscriptionCommand,
     context: &mut Context<'_>,
 ) -> Result<Report, Failure> {
+    let opening = &context.opening;
     match command {
-        SubscriptionCommand::Add(args) => Box::pin(add(args, context)).await,
-        SubscriptionCommand::List => with_hub(&context.opening, list).await,
-        SubscriptionCommand::Show { id } => Box::pin(show(&id, context)).await,
-        SubscriptionCommand::End { id } => end(&id, context).await,
+        SubscriptionCommand::Add(args) => {
+            let about = (args.org, args.topic, args.purpose);
+            let delivery = args.delivery.into();
+            let added = with_hub(opening, async |hub| subscribe(hub, about, delivery).await);
+            Box::pin(added).await
+        }
+        SubscriptionCommand::List => {
+            let principal = context.principal.as_ref();
+            with_hub(opening, async |hub| list(hub, principal).await).await
+        }
+        SubscriptionCommand::Show { id } => {
+            with_hub(opening, async |hub| show(hub, &id).await).await
+        }
+        SubscriptionCommand::End { id } => with_hub(opening, async |hub| end(hub, &id).await).await,
         SubscriptionCommand::Pull(args) => Box::pin(pull(args, context)).await,
         SubscriptionCommand::Deliver(args) => Box::pin(deliver(args, context)).await,
     }
 }
 
-async fn add(args: SubscriptionAddArgs, context: &Context<'_>) -> Result<Report, Failure> {
-    with_hub(&context.opening, async |hub| {
-        let topics = hub.topics()?;
-        topics.check(&args.org, &args.purpose, &args.topic).await?;
-        let about = (args.org, args.topic, args.purpose);
-        let delivery = args.delivery.into();
-        let ledger = hub.ledger();
-        let added = ledger.add_subscription(hub.catalog()?, about, delivery, hub.principal());
-        let added = added.await?;
-        hub.acknowledge().await?;
-        let text = format!("subscription {} is in force", added.subscription_id);
-        Ok(Report::new(json!({ "subscription": added }), text))
-    })
-    .await
+/// Subscribes an organisation to a topic, if something of it could be delivered.
+pub(crate) async fn subscribe(
+    hub: &Hub,
+    about: (OrgId, TopicName, PurposeCode),
+    delivery: Delivery,
+) -> Result<Report, Failure> {
+    let (org, topic, purpose) = &about;
+    hub.topics()?.check(org, purpose, topic).await?;
+    let ledger = hub.ledger();
+    let added = ledger.add_subscription(hub.catalog()?, about, delivery, hub.principal());
+    let added = added.await?;
+    hub.acknowledge().await?;
+    let text = format!("subscription {} is in force", added.subscription_id);
+    Ok(Report::new(json!({ "subscription": added }), text))
 }
 
-async fn list(hub: &Hub) -> Result<Report, Failure> {
-    let subscriptions = hub.ledger().subscriptions().await?;
+/// The subscriptions within reach, ended ones too; without a principal, all.
+pub(crate) async fn list(hub: &Hub, principal: Option<&Principal>) -> Result<Report, Failure> {
+    let mut subscriptions = hub.ledger().subscriptions().await?;
+    if let Some(principal) = principal {
+        let operation = Operation::SubscriptionList;
+        subscriptions.retain(|one| reaches(principal, operation, one).is_ok());
+    }
     let rows = subscriptions.iter().map(|subscription| {
         vec![
             subscription.subscription_id.clone(),
@@ -76,45 +96,52 @@ fn state(subscription: &Subscription) -> &'static str {
     }
 }
 
-async fn show(id: &str, context: &Context<'_>) -> Result<Report, Failure> {
-    with_hub(&context.opening, async |hub| {
-        let topics = hub.topics()?;
-        let subscription = topics.subscription(id).await?;
-        let progress = topics.progress_of(id)?;
-        let next = progress.as_ref().map_or(1, |progress| progress.next_page);
-        let under_way = progress.is_some_and(|progress| progress.pending.is_some());
-        let text = format!(
-            "{id}: {} is brought topic {} for {} by {}; the next page is {next}{}",
-            subscription.org,
-            subscription.topic,
-            subscription.purpose,
-            subscription.delivery.as_str(),
-            if under_way { ", under way" } else { "" },
-        );
-        let json = json!({
-            "subscription": subscription,
-            "next_page": next,
-            "under_way": under_way,
-        });
-        Ok(Report::new(json, text))
-    })
-    .await
+/// A subscription, ended or not, and how far it was brought.
+pub(crate) async fn show(hub: &Hub, id: &str) -> Result<Report, Failure> {
+    let all = hub.ledger().subscriptions().await?;
+    let found = all.into_iter().find(|one| one.subscription_id == id);
+    let subscription = found.ok_or_else(|| TopicError::UnknownSubscription {
+        id: id.chars().take(64).collect(),
+    })?;
+    let progress = hub.topics()?.progress_of(&subscription.subscription_id)?;
+    let next = progress.as_ref().map_or(1, |progress| progress.next_page);
+    let under_way = progress.is_some_and(|progress| progress.pending.is_some());
+    let Subscription {
+        org,
+        topic,
+        purpose,
+        delivery,
+        ..
+    } = &subscription;
+    let mut text = format!(
+        "{id}: {org} is brought topic {topic} for {purpose} by {}; {}; the next page is {next}{}",
+        delivery.as_str(),
+        state(&subscription),
+        if under_way { ", under way" } else { "" },
+    );
+    let mut json = json!({
+        "subscription": subscription,
+        "next_page": next,
+        "under_way": under_way,
+    });
+    if *delivery == Delivery::Kafka {
+        let topic = topic_name(org.as_str(), topic.as_str());
+        text += &format!("\nits events are in the topic {topic} of the broker");
+        json["kafka_topic"] = json!(topic);
+    }
+    Ok(Report::new(json, text))
 }
 
-async fn end(id: &str, context: &Context<'_>) -> Result<Report, Failure> {
-    with_hub(&context.opening, async |hub| {
-        let ended = hub.ledger().end_subscription(id).await?;
-        hub.acknowledge().await?;
-        Ok(Report::new(
-            json!({ "subscription": ended }),
-            format!("subscription {id} has ended"),
-        ))
-    })
-    .await
+/// Ends a subscription: nothing more is delivered.
+pub(crate) async fn end(hub: &Hub, id: &str) -> Result<Report, Failure> {
+    let ended = hub.ledger().end_subscription(id).await?;
+    hub.acknowledge().await?;
+    let text = format!("subscription {} has ended", ended.subscription_id);
+    Ok(Report::new(json!({ "subscription": ended }), text))
 }
 
 async fn pull(args: PullArgs, context: &mut Context<'_>) -> Result<Report, Failure> {
-    let (embedded, stdout) = (context.json, &mut *context.stdout);
+    let stdout = &mut *context.stdout;
     with_hub(&context.opening, async |hub| {
         let default = PageLimits::default();
         let request = PullRequest {
@@ -126,16 +153,10 @@ async fn pull(args: PullArgs, context: &mut Context<'_>) -> Result<Report, Failu
                 ..default
             },
         };
-        let topics = hub.topics()?;
-        if embedded {
-            let mut page = Vec::new();
-            topics.pull(&request, &mut page).await?;
-            let document = String::from_utf8(page)
-                .map_err(|_| ProgramError::OutputFailed("the page is no text".to_owned()))?;
-            return Ok(Report::with_document(document, ""));
-        }
-        let pulled = topics.pull(&request, stdout).await?;
-        let mut report = Report::new(Value::Null, "").note(format!("next: {}", pulled.next));
+        let pulled = hub.topics()?.pull(&request, stdout).await?;
+        // The page is the document, and has left as one: what is to come is the end of its line.
+        let mut report =
+            Report::with_document(String::new(), "").note(format!("next: {}", pulled.next));
         if let Some(released) = pulled.released {
             report = report.note(format!(
                 "{} events; recorded as entries {} and {} of the log",
@@ -149,7 +170,10 @@ async fn pull(args: PullArgs, context: &mut Context<'_>) -> Result<Report, Failu
 
 async fn deliver(args: DeliverArgs, context: &mut Context<'_>) -> Result<Report, Failure> {
     with_hub(&context.opening, async |hub| {
-        let settings = KafkaSettings::new(&args.brokers.unwrap_or_default());
+        let mut settings = hub.config().kafka.delivery()?;
+        if let Some(brokers) = args.brokers {
+            settings.brokers = brokers;
+        }
         let topics = hub.topics()?;
         let delivered = if args.once {
             topics.deliver(&settings, &args.id, Until::UpToDate).await?

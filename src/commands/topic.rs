@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use qihui_catalog::{Catalog, CatalogErrors, TopicSpec};
+use qihui_catalog::{Catalog, CatalogErrors, TopicName, TopicSpec};
 use serde_json::{Value, json};
 
 use super::{Context, with_hub};
@@ -22,7 +22,8 @@ pub(super) async fn run(command: TopicCommand, context: &Context<'_>) -> Result<
     }
 }
 
-async fn list(hub: &Hub) -> Result<Report, Failure> {
+/// The topics, each with whether its version is in the log: otherwise it has no effect.
+async fn known(hub: &Hub) -> Result<Vec<(Arc<TopicSpec>, bool)>, Failure> {
     let unrecorded = hub.unrecorded().await?;
     let recorded = |topic: &TopicSpec| {
         !unrecorded
@@ -30,21 +31,34 @@ async fn list(hub: &Hub) -> Result<Report, Failure> {
             .any(|artefact| artefact.kind == "topic" && artefact.id == topic.name.as_str())
     };
     let topics = hub.catalog()?.topics.values();
-    let json: Vec<Value> = topics
-        .clone()
-        .map(|topic| {
-            json!({
-                "topic": topic.name,
-                "title": topic.title_en,
-                "title_cn": topic.title_cn,
-                "dataset": topic.dataset,
-                "columns": topic.columns,
-                "version": topic.version,
-                "recorded": recorded(topic),
-            })
-        })
-        .collect();
-    let rows = topics.map(|topic| {
+    Ok(topics
+        .map(|topic| (Arc::clone(topic), recorded(topic)))
+        .collect())
+}
+
+fn entry((topic, recorded): &(Arc<TopicSpec>, bool)) -> Value {
+    json!({
+        "topic": topic.name,
+        "title": topic.title_en,
+        "title_cn": topic.title_cn,
+        "dataset": topic.dataset,
+        "columns": topic.columns,
+        "version": topic.version,
+        "recorded": recorded,
+    })
+}
+
+/// A topic; none: there is no such topic.
+pub(crate) async fn show(hub: &Hub, name: &TopicName) -> Result<Option<Value>, Failure> {
+    let topics = known(hub).await?;
+    let found = topics.iter().find(|(topic, _)| topic.name == *name);
+    Ok(found.map(entry))
+}
+
+pub(crate) async fn list(hub: &Hub) -> Result<Report, Failure> {
+    let topics = known(hub).await?;
+    let json: Vec<Value> = topics.iter().map(entry).collect();
+    let rows = topics.iter().map(|(topic, recorded)| {
         vec![
             topic.name.to_string(),
             topic.title_en.clone(),
@@ -52,7 +66,7 @@ async fn list(hub: &Hub) -> Result<Report, Failure> {
             topic.dataset.to_string(),
             topic.columns.len().to_string(),
             topic.version.clone(),
-            (if recorded(topic) { "yes" } else { "no" }).to_owned(),
+            (if *recorded { "yes" } else { "no" }).to_owned(),
         ]
     });
     let header = [
@@ -102,6 +116,7 @@ async fn add(file: &Path, context: &Context<'_>) -> Result<Report, Failure> {
         };
         hub.ledger().record_artefacts(&only).await?;
         hub.acknowledge().await?;
+        hub.install_topic(&topic);
         let text = format!(
             "topic {} is in force, version {}",
             topic.name, topic.version

@@ -32,7 +32,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use qihui_audit::{AuditLog, Clock, LogKeys};
 use qihui_catalog::{
-    Artefact, Catalog, CatalogErrors, DatasetId, EnterpriseNo, EnterpriseNumbers, Uscc,
+    Artefact, Catalog, CatalogErrors, DatasetId, EnterpriseNo, EnterpriseNumbers, TopicSpec, Uscc,
 };
 use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
@@ -217,6 +217,18 @@ impl Hub {
     /// Puts this view's catalogue in force for every view that is made from now on.
     pub fn install_catalog(&self) {
         *self.shared.catalog.write() = self.catalog.clone();
+    }
+
+    /// Puts a topic in force, and nothing else of the catalogue, for every view that is made from now on.
+    pub fn install_topic(&self, topic: &TopicSpec) {
+        let mut present = self.shared.catalog.write();
+        if let Ok(catalog) = present.as_mut() {
+            let mut catalog_with = Catalog::clone(catalog);
+            catalog_with
+                .topics
+                .insert(topic.name.clone(), Arc::new(topic.clone()));
+            *catalog = Arc::new(catalog_with);
+        }
     }
 
     /// Where everything lies.

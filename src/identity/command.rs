@@ -1,7 +1,9 @@
 //! What the commands of the program are to the table of operations: in the service profile the command line asks for no
 //! more than the API gives.
 
-use qihui_catalog::ConsentId;
+use qihui_catalog::{ConsentId, OrgId, PurposeCode};
+use qihui_consent::ledger::Subscription;
+use qihui_pipelines::topics::error::TopicError;
 
 use super::{About, IdentityError, Operation, Principal};
 use crate::cli::{
@@ -51,19 +53,9 @@ pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> R
             };
             Ok(principal.may_on(O::EnterpriseAccesses, &about)?)
         }
-        Command::Topic(TopicCommand::List) => may(O::CatalogList),
+        Command::Topic(TopicCommand::List) => may(O::TopicList),
         Command::Topic(TopicCommand::Add { .. }) => all(O::CatalogRecord),
-        Command::Subscription(SubscriptionCommand::Add(_) | SubscriptionCommand::End { .. }) => {
-            all(O::AgreementAdd)
-        }
-        Command::Subscription(SubscriptionCommand::List | SubscriptionCommand::Show { .. }) => {
-            all(O::AgreementList)
-        }
-        // Rows leave by these; until they are operations of the API, only the holder of the hub has them.
-        Command::Subscription(SubscriptionCommand::Pull(_) | SubscriptionCommand::Deliver(_)) => {
-            let operation = O::Query;
-            Err(IdentityError::OutOfReach { operation }.into())
-        }
+        Command::Subscription(command) => subscription(principal, hub, command).await,
         Command::Token(_) => Err(IdentityError::NoLocalIssuer.into()),
         Command::Init(_)
         | Command::Synth(_)
@@ -71,6 +63,100 @@ pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> R
         | Command::Demo(_)
         | Command::Serve(_) => Ok(()),
     }
+}
+
+async fn subscription(
+    principal: &Principal,
+    hub: &Hub,
+    command: &SubscriptionCommand,
+) -> Result<(), Failure> {
+    use Operation as O;
+    let (operation, id) = match command {
+        // What is out of reach is left out of the list: see `commands::subscription`.
+        SubscriptionCommand::List => return Ok(principal.may(O::SubscriptionList)?),
+        SubscriptionCommand::Add(args) => {
+            return Ok(subscribe(principal, &args.org, &args.purpose)?);
+        }
+        SubscriptionCommand::Deliver(args) => {
+            let operation = O::SubscriptionDeliver;
+            principal.may_on(operation, &About::default())?;
+            // Where events go is the configuration's to say, which is in the log.
+            return match args.brokers {
+                Some(_) => Err(IdentityError::OutOfReach { operation }.into()),
+                None => Ok(()),
+            };
+        }
+        SubscriptionCommand::Show { id } => (O::SubscriptionShow, id),
+        SubscriptionCommand::End { id } => (O::SubscriptionEnd, id),
+        SubscriptionCommand::Pull(args) => (O::SubscriptionPull, &args.id),
+    };
+    on_subscription(principal, hub, (operation, id)).await?;
+    Ok(())
+}
+
+/// Refuses a subscription for an organisation that is out of reach. A subscriber subscribes for purposes in its token.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn subscribe(
+    principal: &Principal,
+    org: &OrgId,
+    purpose: &PurposeCode,
+) -> Result<(), IdentityError> {
+    on_purpose(principal, (Operation::SubscriptionAdd, org, purpose))
+}
+
+/// Refuses what is about another organisation; and, where only one's own is in reach, about a purpose that is not in the
+/// token.
+fn on_purpose(
+    principal: &Principal,
+    (operation, org, purpose): (Operation, &OrgId, &PurposeCode),
+) -> Result<(), IdentityError> {
+    let about = About {
+        org: Some(org),
+        ..About::default()
+    };
+    principal.may_on(operation, &about)?;
+    let everything = principal.may_on(operation, &About::default()).is_ok();
+    if everything || principal.purposes.contains(purpose) {
+        return Ok(());
+    }
+    Err(IdentityError::OutOfReach { operation })
+}
+
+/// Refuses an operation on a subscription that is out of reach; gives the subscription. One that does not exist is out
+/// of everybody's reach who does not reach all.
+///
+/// # Errors
+/// [`IdentityError`], or what the ledger says.
+pub async fn on_subscription(
+    principal: &Principal,
+    hub: &Hub,
+    (operation, id): (Operation, &str),
+) -> Result<Subscription, Failure> {
+    principal.may(operation)?;
+    let all = hub.ledger().subscriptions().await?;
+    let found = all.into_iter().find(|one| one.subscription_id == id);
+    let Some(found) = found else {
+        principal.may_on(operation, &About::default())?;
+        let id = id.chars().take(64).collect();
+        return Err(TopicError::UnknownSubscription { id }.into());
+    };
+    reaches(principal, operation, &found)?;
+    Ok(found)
+}
+
+/// Refuses an operation on a subscription that is out of reach.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn reaches(
+    principal: &Principal,
+    operation: Operation,
+    subscription: &Subscription,
+) -> Result<(), IdentityError> {
+    let Subscription { org, purpose, .. } = subscription;
+    on_purpose(principal, (operation, org, purpose))
 }
 
 /// Refuses a query for an organisation or a purpose that is not in the token.

@@ -64,6 +64,10 @@ operations! {
     CatalogShow = "catalog_show",
     /// Show the purposes.
     PurposeList = "purpose_list",
+    /// List topics.
+    TopicList = "topic_list",
+    /// Show a topic.
+    TopicShow = "topic_show",
     /// Put a new version of the catalogue in force.
     CatalogRecord = "catalog_record",
     /// List organisations.
@@ -90,6 +94,18 @@ operations! {
     ConsentOperate = "consent_operate",
     /// Ask SQL.
     Query = "query",
+    /// List subscriptions.
+    SubscriptionList = "subscription_list",
+    /// Show a subscription and how far it was brought.
+    SubscriptionShow = "subscription_show",
+    /// Subscribe an organisation to a topic.
+    SubscriptionAdd = "subscription_add",
+    /// End a subscription.
+    SubscriptionEnd = "subscription_end",
+    /// Fetch the next page of a subscription.
+    SubscriptionPull = "subscription_pull",
+    /// Deliver a subscription by Kafka while no service does.
+    SubscriptionDeliver = "subscription_deliver",
     /// Look at the record of an access.
     AccessShow = "access_show",
     /// List who accessed an enterprise's data.
@@ -144,6 +160,7 @@ pub fn reach(role: Role, operation: Operation) -> Option<Reach> {
         (O::CatalogList | O::CatalogShow | O::PurposeList | O::LogCheckpoint | O::LogTile, _) => {
             Some(All)
         }
+        (O::TopicList | O::TopicShow, _) => Some(All),
         (O::LogProof, R::Enterprise | R::Analyst | R::Steward | R::Auditor | R::Operator) => {
             Some(All)
         }
@@ -160,6 +177,22 @@ pub fn reach(role: Role, operation: Operation) -> Option<Reach> {
             Some(Enterprises)
         }
         (O::Query, R::Analyst) => Some(Organisation),
+        // A subscription opens nothing by itself, so organisations take theirs out themselves; ending one takes away, so
+        // whoever answers for the hub may. Rows leave by pages alone, and to their receiver alone.
+        (O::SubscriptionList | O::SubscriptionShow, R::Steward | R::Auditor | R::Operator) => {
+            Some(All)
+        }
+        (O::SubscriptionAdd, R::Steward) => Some(All),
+        (O::SubscriptionEnd, R::Steward | R::Operator) => Some(All),
+        (
+            O::SubscriptionList
+            | O::SubscriptionShow
+            | O::SubscriptionAdd
+            | O::SubscriptionEnd
+            | O::SubscriptionPull,
+            R::Subscriber,
+        ) => Some(Organisation),
+        (O::SubscriptionDeliver, R::Operator) => Some(All),
         (O::AccessShow, R::Analyst) => Some(Own),
         (O::AccessShow, R::Auditor) => Some(All),
         (O::EnterpriseAccesses, R::Enterprise) => Some(Enterprises),
@@ -209,6 +242,10 @@ mod tests {
     #[test]
     fn nobody_but_an_analyst_sees_rows_and_only_stewards_give_the_first_key() {
         for role in Role::ALL {
+            assert_eq!(
+                reach(role, Operation::SubscriptionPull),
+                (role == Role::Subscriber).then_some(Reach::Organisation),
+            );
             assert_eq!(
                 reach(role, Operation::Query).is_some(),
                 role == Role::Analyst

@@ -17,8 +17,12 @@ use http_body::{Body, Frame};
 use qihui_query::access::{Outlet, ReleasePermit};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
+use super::ServeError;
+use super::problem::Problem;
 use super::wire::{Delivery, Wire};
+use crate::failure::Failure;
 
 /// How much of an answer may be under way before the gate waits.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -67,6 +71,25 @@ pub(crate) fn answer(
         ended: false,
     };
     (outlet, body, started)
+}
+
+/// Waits for the first bytes of an answer that `running` writes, or for its end: with no bytes it is either empty or says
+/// why there are none.
+pub(crate) async fn begun<E>(
+    started: oneshot::Receiver<()>,
+    mut running: JoinHandle<Result<(), E>>,
+) -> Result<(), Problem>
+where
+    E: Into<Failure>,
+{
+    let ended = tokio::select! {
+        first = started => match first {
+            Ok(()) => return Ok(()),
+            Err(_) => running.await,
+        },
+        ended = &mut running => ended,
+    };
+    Ok(ended.map_err(|_| ServeError::Panicked)??)
 }
 
 impl BodyOutlet {

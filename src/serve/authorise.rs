@@ -144,7 +144,9 @@ pub(crate) async fn guard(
                     request.extensions_mut().insert(caller);
                     match operation {
                         // These have limits of their own.
-                        Operation::Query | Operation::FeedRun => next.run(request).await,
+                        Operation::Query | Operation::FeedRun | Operation::SubscriptionPull => {
+                            next.run(request).await
+                        }
                         _ => in_time(&service, next.run(request)).await,
                     }
                 }

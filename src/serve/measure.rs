@@ -53,3 +53,13 @@ pub(crate) fn connected(begins: bool) {
         connections.decrement(1.0);
     }
 }
+
+/// So many deliveries run.
+pub(crate) fn delivering(deliveries: usize) {
+    gauge!("qihui_deliveries").set(u32::try_from(deliveries).unwrap_or(u32::MAX));
+}
+
+/// A delivery failed.
+pub(crate) fn delivery_failed(code: &'static str) {
+    counter!("qihui_delivery_failures_total", "code" => code).increment(1);
+}

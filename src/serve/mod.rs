@@ -1,4 +1,5 @@
-//! `serve`: the HTTP API, and the command line of this machine, over one hub that is open as long as the service runs.
+//! `serve`: the HTTP API, the command line of this machine and the deliveries by Kafka, over one hub that is open as long as
+//! the service runs.
 //!
 //! Promises:
 //! - **Nothing is reached unauthorised.** Every route has an operation, its `operationId`; who may do it is looked up
@@ -10,12 +11,13 @@
 //!   recorded as such, and the hub is closed.
 //!
 //! Where to read on: [`api`] has the routes, [`problem`] says how failures become answers, [`connection`] what a
-//! connection is, [`local`] how the command line gets in.
+//! connection is, [`local`] how the command line gets in, [`deliveries`] what goes out by itself.
 
 mod answer;
 pub mod api;
 mod authorise;
 mod connection;
+mod deliveries;
 mod errors;
 mod idempotency;
 mod local;
@@ -178,6 +180,7 @@ pub(crate) async fn run(args: &ServeArgs, opening: &Opening) -> Result<Report, F
     let socket = local::listen(&opening.layout.socket())?;
     announce(address, tls.is_some(), service_profile);
     let connections = connection::Connections::new(&service, router, tls);
+    let delivering = tokio::spawn(deliveries::run(hub.clone(), draining.clone()));
     let serving = connections.serve(listener, socket, draining);
     tokio::pin!(serving);
     let keeping = tokio::spawn(keep_up(hub.clone()));
@@ -193,7 +196,8 @@ pub(crate) async fn run(args: &ServeArgs, opening: &Opening) -> Result<Report, F
     let grace = Duration::from_secs(service.limits.stop_seconds);
     let ended = tokio::time::timeout(grace, &mut serving).await.is_ok();
     begin_stop.send_replace(true);
-    let quiet = idle(&service).await;
+    let delivered = tokio::time::timeout(CLOSING, delivering).await.is_ok();
+    let quiet = idle(&service).await && delivered;
     keeping.abort();
     // What could not be removed is taken for a service that is gone.
     let _ = std::fs::remove_file(opening.layout.socket());

@@ -157,9 +157,14 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         | "ConsentChanged"
         | "AlreadySigned"
         | "ConflictingForm"
-        | "CannotSupersede" => StatusCode::CONFLICT,
+        | "CannotSupersede"
+        | "CursorOutdated"
+        | "CursorRequired"
+        | "OtherDelivery" => StatusCode::CONFLICT,
         "SignatureMismatch" => StatusCode::FORBIDDEN,
-        "InternalError" | "UploadFailed" | "OutputFailed" => StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError" | "UploadFailed" | "OutputFailed" | "ProgressUnusable" => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
         _ if code.starts_with("Log") || code == "LedgerUnavailable" => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -239,6 +244,9 @@ mod tests {
             ("ConsentExpired", Kind::Denied, 403),
             ("UnknownConsent", Kind::Failed, 404),
             ("OrganisationExists", Kind::Failed, 409),
+            ("CursorForeign", Kind::Denied, 403),
+            ("CursorInvalid", Kind::Usage, 400),
+            ("CursorRequired", Kind::Usage, 409),
             ("BadSql", Kind::Failed, 422),
             ("DatasetNotInAgreement", Kind::Failed, 422),
             ("LogUnavailable", Kind::Denied, 503),

@@ -78,7 +78,9 @@ pub enum TopicError {
         reason: String,
     },
     /// No broker is named.
-    #[error("no Kafka broker is named; say where one is, `--brokers host:port`")]
+    #[error(
+        "no Kafka broker is named; configure `kafka.brokers`, or say where one is, `--brokers host:port`"
+    )]
     NoBroker,
     /// The broker does not answer, or refuses.
     #[error("Kafka does not take the delivery: {reason}; it is tried again, and nothing is lost")]

@@ -38,9 +38,10 @@ use tokio::sync::watch;
 
 use super::error::TopicError;
 use super::event::{Envelope, Event, Events};
+use super::events::{self, BrokerGone, Connected, PageLeft};
 use super::page::{Draft, Drafted, PageLimits};
 use super::progress::Progress;
-use super::{Desk, Topics};
+use super::{DECIDE_EVERY, Desk, LOOK_EVERY, Topics};
 
 /// The topic of the progresses.
 pub const PROGRESS_TOPIC: &str = "qihui.progress";
@@ -53,12 +54,10 @@ pub const RELEASE_STEP: usize = 8 << 20;
 const ABORT_TIME: Duration = Duration::from_secs(1);
 /// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
-/// How often the hub looks for changes.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often it decides anew though nothing seems to have changed: grants run out by themselves.
-const DECIDE_EVERY: Duration = Duration::from_secs(5);
 /// How long it waits before it tries again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// A connection that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(60);
 
 type Producer = ThreadedProducer<DefaultProducerContext>;
 
@@ -124,14 +123,58 @@ impl Until {
         }
     }
 
-    /// Waits, but not beyond the end.
-    async fn wait(&mut self, time: Duration) {
+    /// Ends when told.
+    async fn over(&mut self) {
         match self {
-            Self::UpToDate => tokio::time::sleep(time).await,
+            Self::UpToDate => std::future::pending().await,
             Self::Told(told) => {
-                let _ = tokio::time::timeout(time, told.wait_for(|over| *over)).await;
+                let _ = told.wait_for(|over| *over).await;
             }
         }
+    }
+
+    /// Waits, but not beyond the end.
+    async fn wait(&mut self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.over()).await;
+    }
+}
+
+/// How a delivery goes.
+struct Course<'a> {
+    subscription: &'a str,
+    delivered: Delivered,
+    /// Since when it waits for a broker.
+    waiting: Option<Instant>,
+}
+
+impl Course<'_> {
+    fn connected(&mut self, topic: &str) {
+        let waited = self.waiting.take().map(|since| since.elapsed());
+        let subscription = self.subscription;
+        Connected {
+            subscription,
+            topic,
+            waited,
+        }
+        .emit();
+    }
+
+    fn broke_off(&mut self, reason: &str) {
+        let subscription = self.subscription;
+        if self.waiting.is_none() {
+            self.waiting = Some(Instant::now());
+            BrokerGone {
+                subscription,
+                reason,
+            }
+            .emit();
+        }
+    }
+}
+
+impl Drop for Course<'_> {
+    fn drop(&mut self) {
+        events::over(self.subscription);
     }
 }
 
@@ -293,74 +336,76 @@ impl Topics {
         if settings.brokers.is_empty() {
             return Err(TopicError::NoBroker);
         }
-        let mut delivered = Delivered::default();
+        let mut course = Course {
+            subscription,
+            delivered: Delivered::default(),
+            waiting: None,
+        };
         let mut pause = RETRY.0;
         while !until.is_over() {
-            let before = delivered;
-            match self
-                .attend(settings, subscription, &mut until, &mut delivered)
-                .await
-            {
+            let (before, begun) = (course.delivered, Instant::now());
+            match self.attend(settings, &mut until, &mut course).await {
                 Ok(()) => break,
                 Err(TopicError::BrokerUnavailable { reason })
                     if matches!(until, Until::Told(_)) =>
                 {
-                    if delivered != before {
+                    if course.delivered != before || begun.elapsed() >= LASTING {
                         pause = RETRY.0;
                     }
-                    tracing::warn!(subscription, reason, "waiting for Kafka; nothing is lost");
+                    course.broke_off(&reason);
                     until.wait(pause).await;
                     pause = (pause * 2).min(RETRY.1);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(delivered)
+        Ok(course.delivered)
     }
 
     /// Delivers over one connection, until the end or until it breaks.
     async fn attend(
         &self,
         settings: &KafkaSettings,
-        subscription: &str,
         until: &mut Until,
-        delivered: &mut Delivered,
+        course: &mut Course<'_>,
     ) -> Result<(), TopicError> {
-        let desk = self.desk(subscription, Delivery::Kafka).await?;
+        let desk = self.desk(course.subscription, Delivery::Kafka).await?;
         let mut turn = desk.lane.turn.lock().await;
         let on_disk = self.progress(&desk, &mut turn)?;
-        let connecting = connect(settings, self.gate.hub(), &desk);
-        let (line, arrived) = match until {
-            Until::UpToDate => connecting.await?,
+        let (line, arrived) = tokio::select! {
+            connected = connect(settings, self.gate.hub(), &desk) => connected?,
             // A broker that does not answer must not keep the hub from ending. Nothing is under way yet.
-            Until::Told(told) => tokio::select! {
-                connected = connecting => connected?,
-                _ = told.wait_for(|over| *over) => return Ok(()),
-            },
+            () = until.over() => return Ok(()),
         };
+        course.connected(&line.topic);
         let mut progress = reconciled(on_disk, arrived);
         self.save(&desk, &progress)?;
         let line = Arc::new(line);
         let mut seen = None;
         let mut decided = Instant::now();
         while !until.is_over() {
-            let moment = self.gate.moment(&desk.recipient.dataset).await?;
+            let moment = self.look(&desk.recipient.dataset).await?;
             if seen == Some(moment) && decided.elapsed() < DECIDE_EVERY {
                 until.wait(LOOK_EVERY).await;
                 continue;
             }
             // Ended subscriptions and changed topics take effect here.
-            let desk = self.desk(subscription, Delivery::Kafka).await?;
+            let desk = self.desk(course.subscription, Delivery::Kafka).await?;
             let present = self.gate.view(&desk.recipient).await?;
             let before = progress.clone();
             let drafter = desk.drafter(self, settings.limits);
-            match drafter.draft(&mut progress, &present).await? {
+            let drafted = tokio::select! {
+                drafted = drafter.draft(&mut progress, &present) => drafted?,
+                // What was looked at for nothing is looked at again: the file counts.
+                () = until.over() => return Ok(()),
+            };
+            match drafted {
                 Drafted::Page(draft) => {
                     let sent = self.ship_page(&desk, &line, &mut progress, *draft).await;
                     match sent {
                         Ok(events) => {
-                            delivered.pages += 1;
-                            delivered.events += events;
+                            course.delivered.pages += 1;
+                            course.delivered.events += events;
                         }
                         Err(TopicError::Query(QueryError::ConsentChanged)) => {
                             progress.pending = None;
@@ -373,6 +418,7 @@ impl Topics {
                 Drafted::UpToDate => {
                     seen = Some(moment);
                     decided = Instant::now();
+                    events::up_to_date(course.subscription);
                 }
             }
             if progress != before {
@@ -439,6 +485,12 @@ impl Topics {
             });
         }
         released?;
+        PageLeft {
+            subscription: &desk.subscription,
+            page: record.page,
+            events: record.events,
+        }
+        .emit();
         *progress = after;
         self.save(desk, progress)?;
         Ok(record.events)

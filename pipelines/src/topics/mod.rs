@@ -23,6 +23,7 @@ pub mod cursor;
 pub mod diff;
 pub mod error;
 pub mod event;
+mod events;
 pub mod interval;
 pub mod json;
 pub mod kafka;
@@ -34,6 +35,7 @@ pub mod pull;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp, TopicName};
@@ -47,6 +49,17 @@ use event::Envelope;
 use page::{Drafter, PageLimits, Views};
 use progress::{Progress, Store};
 
+/// How often it is looked whether something changed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often is decided anew though nothing seems to have changed: grants run out by themselves.
+const DECIDE_EVERY: Duration = Duration::from_secs(5);
+
+/// What can only change together with a view; see [`Gate::moment`].
+pub type Moment = (u64, Option<u64>, i64);
+
+/// The last look at a dataset: when, and what was seen.
+type Look = Arc<tokio::sync::Mutex<Option<(Instant, Moment)>>>;
+
 /// The deliveries of one hub.
 pub struct Topics {
     gate: Arc<Gate>,
@@ -54,6 +67,7 @@ pub struct Topics {
     cursors: Arc<CursorKey>,
     principal: String,
     lanes: Arc<Mutex<HashMap<String, Arc<Lane>>>>,
+    looks: Arc<Mutex<HashMap<DatasetId, Look>>>,
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -116,6 +130,7 @@ impl Topics {
             cursors: Arc::new(CursorKey::new(&store.cursor_key()?)),
             principal: principal.to_owned(),
             lanes: Arc::default(),
+            looks: Arc::default(),
             kept: Arc::new(Mutex::new(kept.collect())),
             store,
         };
@@ -139,6 +154,7 @@ impl Topics {
             cursors: Arc::clone(&self.cursors),
             principal: principal.to_owned(),
             lanes: Arc::clone(&self.lanes),
+            looks: Arc::clone(&self.looks),
             kept: Arc::clone(&self.kept),
         }
     }
@@ -225,6 +241,24 @@ impl Topics {
             recipient,
             lane,
         })
+    }
+
+    /// What is there of a dataset now, or was a moment ago: however many wait for changes, one of them looks.
+    async fn look(&self, dataset: &DatasetId) -> Result<Moment, TopicError> {
+        let look = {
+            let mut looks = self.looks.lock();
+            Arc::clone(looks.entry(dataset.clone()).or_default())
+        };
+        let mut last = look.lock().await;
+        if let Some((at, moment)) = *last
+            && at.elapsed() < LOOK_EVERY
+        {
+            return Ok(moment);
+        }
+        let at = Instant::now();
+        let moment = self.gate.moment(dataset).await?;
+        *last = Some((at, moment));
+        Ok(moment)
     }
 
     fn shape(&self, recipient: &Recipient) -> Result<Shape, TopicError> {

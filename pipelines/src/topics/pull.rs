@@ -6,8 +6,15 @@
 //!
 //! A page is a JSON object: `subscription`, `page` (absent when there are no events), `events` (CloudEvents in their
 //! JSON format), `next` (the cursor to ask with) and `more` (whether to ask again at once).
+//!
+//! A subscriber that has everything can wait for the next change: [`Topics::bring`] says that there is nothing,
+//! [`Topics::changed`] waits, [`Topics::say_nothing`] answers that nothing came.
+
+use std::io;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use qihui_query::QueryError;
 use qihui_query::access::delivery::{Delivery, PageRecord, PageSink, Released};
 use qihui_query::access::{Outlet, ReleasePermit};
@@ -15,9 +22,10 @@ use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
 use super::event::{Envelope, Events};
+use super::events::PageLeft;
 use super::page::{Draft, Drafted, PageLimits};
 use super::progress::Progress;
-use super::{Desk, Topics};
+use super::{DECIDE_EVERY, Desk, LOOK_EVERY, Moment, Topics};
 use crate::topics::error::TopicError;
 
 /// How often a page is made anew when something is taken away while it is made.
@@ -56,7 +64,7 @@ pub struct Pulled {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
-fn refused(error: std::io::Error) -> QueryError {
+fn refused(error: io::Error) -> QueryError {
     QueryError::Output {
         message: error.kind().to_string(),
     }
@@ -65,6 +73,8 @@ fn refused(error: std::io::Error) -> QueryError {
 struct Out<'a> {
     out: &'a mut dyn Outlet,
     bytes: &'a [u8],
+    /// Whether some of it may have left.
+    handed_over: bool,
 }
 
 #[async_trait]
@@ -78,6 +88,7 @@ impl PageSink for Out<'_> {
     }
 
     async fn send(&mut self) -> Result<(), QueryError> {
+        self.handed_over = true;
         self.out.release(self.bytes).map_err(refused)
     }
 
@@ -97,8 +108,25 @@ impl Topics {
         request: &PullRequest,
         out: &mut dyn Outlet,
     ) -> Result<Pulled, TopicError> {
+        let pulled = self.bring(request, out).await?;
+        if pulled.page.is_some() {
+            return Ok(pulled);
+        }
+        self.say_nothing(pulled, out).await
+    }
+
+    /// Brings the next page into `out`, if there is anything to bring. If there is not, nothing is written, no entry is made,
+    /// and the answer has no page: [`Topics::say_nothing`] writes one.
+    ///
+    /// # Errors
+    /// As [`Topics::pull`].
+    pub async fn bring(
+        &self,
+        request: &PullRequest,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, TopicError> {
         let desk = self.desk(&request.subscription, Delivery::Pull).await?;
-        let mut turn = desk.lane.turn.lock().await;
+        let mut turn = while_there(out.gone(), desk.lane.turn.lock()).await?;
         let mut progress = self.progress(&desk, &mut turn)?;
         self.take_cursor(request, &desk, &mut progress)?;
         let result = self.next_page(request, &desk, &mut progress, out).await;
@@ -150,10 +178,9 @@ impl Topics {
         for _ in 0..ATTEMPTS {
             let present = self.gate.view(&desk.recipient).await?;
             let before = progress.clone();
-            let drafted = desk
-                .drafter(self, request.limits)
-                .draft(progress, &present)
-                .await?;
+            let drafter = desk.drafter(self, request.limits);
+            // Given up in the middle, `progress` is no longer looked at: the file counts.
+            let drafted = while_there(out.gone(), drafter.draft(progress, &present)).await??;
             let draft = match drafted {
                 Drafted::Page(draft) => draft,
                 Drafted::UpToDate | Drafted::Working => {
@@ -162,18 +189,17 @@ impl Topics {
                         self.save(desk, progress)?;
                     }
                     let more = matches!(drafted, Drafted::Working);
-                    return self.nothing(request, progress, more, out).await;
+                    return Ok(self.nothing(request, progress, more));
                 }
             };
-            match self.send(request, desk, progress, &draft, out).await {
-                Err(TopicError::Query(QueryError::ConsentChanged)) => {}
-                other => return other,
+            if let Some(pulled) = self.send(request, desk, progress, &draft, out).await? {
+                return Ok(pulled);
             }
         }
         Err(QueryError::ConsentChanged.into())
     }
 
-    /// Notes the page, then lets it leave.
+    /// Notes the page, then lets it leave; none: something was taken away before anything left.
     async fn send(
         &self,
         request: &PullRequest,
@@ -181,7 +207,7 @@ impl Topics {
         progress: &mut Progress,
         draft: &Draft,
         out: &mut dyn Outlet,
-    ) -> Result<Pulled, TopicError> {
+    ) -> Result<Option<Pulled>, TopicError> {
         let page = draft.pending.page;
         let next = self.cursors.cursor(&request.subscription, page + 1);
         let envelope = desk.envelope(self.gate.hub(), page, draft.pending.at);
@@ -198,12 +224,26 @@ impl Topics {
             sha256: hex::encode(digest(&SHA256, &bytes)),
             by_enterprise: draft.events.by_enterprise(),
         };
-        let mut sink = Out { out, bytes: &bytes };
+        let mut sink = Out {
+            out,
+            bytes: &bytes,
+            handed_over: false,
+        };
         let released = self
             .gate
             .release(&desk.recipient, &draft.view, &record, &mut sink)
-            .await?;
-        Ok(Pulled {
+            .await;
+        let released = match released {
+            Err(QueryError::ConsentChanged) if !sink.handed_over => return Ok(None),
+            released => released?,
+        };
+        PageLeft {
+            subscription: &desk.subscription,
+            page,
+            events: record.events,
+        }
+        .emit();
+        Ok(Some(Pulled {
             subscription: request.subscription.clone(),
             page: Some(page),
             events: record.events,
@@ -211,39 +251,88 @@ impl Topics {
             next,
             more: true,
             released: Some(released),
-        })
+        }))
     }
 
-    /// Says that there is nothing to bring. No row leaves, so there is nothing to record.
-    async fn nothing(
+    fn nothing(&self, request: &PullRequest, progress: &Progress, more: bool) -> Pulled {
+        let subscription = request.subscription.clone();
+        Pulled {
+            page: None,
+            events: 0,
+            bytes: 0,
+            next: self.cursors.cursor(&subscription, progress.next_page),
+            more,
+            released: None,
+            subscription,
+        }
+    }
+
+    /// Answers that there was nothing to bring. No row leaves, so there is nothing to record.
+    ///
+    /// # Errors
+    /// `out` takes nothing.
+    pub async fn say_nothing(
         &self,
-        request: &PullRequest,
-        progress: &Progress,
-        more: bool,
+        pulled: Pulled,
         out: &mut dyn Outlet,
     ) -> Result<Pulled, TopicError> {
-        let next = self
-            .cursors
-            .cursor(&request.subscription, progress.next_page);
         let answer = serde_json::json!({
-            "subscription": request.subscription,
+            "subscription": pulled.subscription,
             "events": [],
-            "next": next,
-            "more": more,
+            "next": pulled.next,
+            "more": pulled.more,
         });
         let bytes = answer.to_string();
         out.ready().await.map_err(refused)?;
         out.release(bytes.as_bytes()).map_err(refused)?;
         out.finish().await.map_err(refused)?;
         Ok(Pulled {
-            subscription: request.subscription.clone(),
-            page: None,
-            events: 0,
             bytes: bytes.len() as u64,
-            next,
-            more,
-            released: None,
+            ..pulled
         })
+    }
+
+    /// What [`Topics::changed`] is to compare with: taken before [`Topics::bring`], so that no change falls between.
+    ///
+    /// # Errors
+    /// The subscription is unknown, or a store cannot be read.
+    pub async fn moment(&self, subscription: &str) -> Result<Moment, TopicError> {
+        let desk = self.desk(subscription, Delivery::Pull).await?;
+        self.look(&desk.recipient.dataset).await
+    }
+
+    /// Waits until something happened since `seen` that the subscriber's view may depend on, and no longer than `time`; the
+    /// view may have changed by itself as well, so this ends from time to time without any reason.
+    ///
+    /// # Errors
+    /// As [`Topics::moment`].
+    pub async fn changed(
+        &self,
+        subscription: &str,
+        seen: Moment,
+        time: Duration,
+    ) -> Result<(), TopicError> {
+        let until = Instant::now() + time.min(DECIDE_EVERY);
+        let desk = self.desk(subscription, Delivery::Pull).await?;
+        while self.look(&desk.recipient.dataset).await? == seen {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY.min(left)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Works as long as there is somebody to work for.
+async fn while_there<T>(
+    gone: BoxFuture<'static, ()>,
+    work: impl Future<Output = T>,
+) -> Result<T, TopicError> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = gone => Err(refused(io::ErrorKind::BrokenPipe.into()).into()),
     }
 }
 

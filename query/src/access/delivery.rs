@@ -663,20 +663,24 @@ impl Gate {
     }
 
     /// Lets a page leave under the release lock after a last look; whether anything was handed over.
+    ///
+    /// All of it has to leave within [`DELIVERY_SECONDS`] of the decision: later, a grant may have ended that it counted on.
     async fn let_go(&self, view: &View, sink: &mut dyn PageSink) -> (Result<(), QueryError>, bool) {
         let Some(epochs) = &view.epochs else {
             return (Err(QueryError::ConsentChanged), false);
         };
+        let time_left = || {
+            let age = u64::try_from(self.now().0.saturating_sub(view.at.0)).unwrap_or(0);
+            Duration::from_millis((DELIVERY_SECONDS * 1000).saturating_sub(age))
+        };
         sink.begin(ReleasePermit::new(Arc::clone(epochs)));
-        if let Err(error) = sink.ready().await {
+        if let Err(error) = in_time(time_left(), sink.ready()).await {
             return (Err(error), false);
         }
         let sent = {
             let lock = self.parts.ledger.release_lock();
             let _reading = lock.read().await;
-            let age = self.now().0.saturating_sub(view.at.0);
-            // Later, a grant may have ended that the decision counted on.
-            if u64::try_from(age).unwrap_or(0) >= DELIVERY_SECONDS * 1000 {
+            if time_left().is_zero() {
                 return (Err(QueryError::ConsentChanged), false);
             }
             if let Err(error) = epochs.check() {
@@ -684,10 +688,13 @@ impl Gate {
             }
             sink.send().await
         };
-        match sent {
-            Ok(()) => (sink.finish().await, true),
-            Err(error) => (Err(error), true),
+        if sent.is_err() {
+            return (sent, true);
         }
+        let left = in_time(time_left(), sink.finish()).await;
+        // A way out closes when something was taken away as well: that is the better reason.
+        let left = left.map_err(|error| epochs.check().err().unwrap_or(error));
+        (left, true)
     }
 
     /// The topic of this name, if its version is in the log.
@@ -794,6 +801,17 @@ fn joining() -> QueryError {
     QueryError::Internal {
         what: "joining batches",
     }
+}
+
+/// What a sink is given time for.
+async fn in_time(
+    time: Duration,
+    work: impl Future<Output = Result<(), QueryError>>,
+) -> Result<(), QueryError> {
+    let done = tokio::time::timeout(time, work).await;
+    done.unwrap_or(Err(QueryError::TimedOut {
+        seconds: DELIVERY_SECONDS,
+    }))
 }
 
 /// The scope that opens nothing.

@@ -12,6 +12,7 @@ mod health;
 mod log;
 mod parties;
 mod queries;
+mod topics;
 
 use std::sync::Arc;
 
@@ -93,6 +94,11 @@ pub(crate) fn routes() -> (Router<Arc<Service>>, OpenApi) {
         .routes(routes!(consents::text))
         .routes(routes!(consents::operate))
         .routes(routes!(queries::query))
+        .routes(routes!(topics::list))
+        .routes(routes!(topics::show))
+        .routes(routes!(topics::subscriptions, topics::subscribe))
+        .routes(routes!(topics::subscription, topics::end))
+        .routes(routes!(topics::page))
         .routes(routes!(accesses::show))
         .routes(routes!(accesses::of_enterprise))
         .routes(routes!(log::checkpoint))

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use super::{Answered, Shared, body_of, read};
 use crate::failure::Failure;
 use crate::identity::{IdentityError, command};
-use crate::serve::answer::{BodyOutlet, answer};
+use crate::serve::answer::{BodyOutlet, answer, begun};
 use crate::serve::authorise::Caller;
 use crate::serve::wire::Wire;
 use crate::serve::{ServeError, Service, measure};
@@ -88,17 +88,11 @@ pub(crate) async fn query(
     };
     // In a task of its own: when the client goes away, the access still gets its end.
     let trailers = run.trailers;
-    let mut running = tokio::spawn(async move {
+    let running = tokio::spawn(async move {
         let _room = room;
         Box::pin(run.until_its_end(outlet)).await
     });
-    tokio::select! {
-        first = started => if first.is_err() {
-            // It ended without a byte: either well, and then the answer is empty, or it says why not.
-            running.await.map_err(|_| ServeError::Panicked)??;
-        },
-        ended = &mut running => ended.map_err(|_| ServeError::Panicked)??,
-    }
+    begun(started, running).await?;
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
