@@ -421,6 +421,18 @@ fn in_the_service_profile_every_command_needs_a_token() {
         json!(["analyst"]),
         json!({ "org": "tax_bureau", "purposes": ["supervision.tax"] }),
     );
+    let subscriber = |org: &str, purpose: &str| {
+        let claims = json!({ "org": org, "purposes": [purpose] });
+        let token = with_roles(json!(["subscriber"]), claims);
+        lab.write(&format!("subscriber-of-{org}.jwt"), token)
+    };
+    let bank = subscriber("city_bank", "policy.matching");
+    let tax = subscriber("tax_bureau", "supervision.tax");
+    let operator = lab.write("operator.jwt", with_roles(json!(["operator"]), json!({})));
+    let filings = lab.write(
+        "filings.yaml",
+        super::subscriptions::topic("filings", "uscc, pzxh, xse"),
+    );
     let steward = lab.write("steward.jwt", steward);
     let analyst_file = lab.write("analyst.jwt", &analyst);
     let config = format!(
@@ -463,9 +475,66 @@ fn in_the_service_profile_every_command_needs_a_token() {
         assert!(counted["rows"][0]["n"].as_i64().unwrap() > 0);
     };
     commands(&lab);
+    // Topics: taken out and read by their receiver.
+    let words = ["topic", "add", &filings, "--token-file"];
+    let topic = |token: &str| lab.json(&[&words[..], &[token]].concat());
+    topic(&bank).fails(3, "OperationNotAllowed", &[]);
+    topic(&steward).done();
+    let add = |token: &str| {
+        let words = [
+            "subscription",
+            "add",
+            "--org",
+            "city_bank",
+            "--topic",
+            "filings",
+            "--purpose",
+            "policy.matching",
+            "--token-file",
+            token,
+        ];
+        lab.json(&words)
+    };
+    add(&tax).fails(3, "OutOfReach", &[]);
+    let made = add(&bank).done().json();
+    let id = made["subscription"]["subscription_id"].as_str().unwrap();
+    let subscribed = |lab: &Lab| {
+        let ask = |words: &[&str], token: &str| {
+            let words = [&["subscription"], words, &["--token-file", token]].concat();
+            lab.json(&words)
+        };
+        let listed = |token| ask(&["list"], token).done().json()["subscriptions"].clone();
+        assert_eq!(listed(&bank).as_array().unwrap().len(), 1);
+        assert_eq!(listed(&tax), json!([]));
+        ask(&["list"], &analyst_file).fails(3, "OperationNotAllowed", &[]);
+        ask(&["show", id], &bank).done();
+        ask(&["show", id], &tax).fails(3, "OutOfReach", &[]);
+        let page = ask(&["pull", id], &bank).done().json();
+        assert_eq!(page["events"], json!([]));
+        ask(&["pull", id], &tax).fails(3, "OutOfReach", &[]);
+        ask(&["pull", id], &steward).fails(3, "OperationNotAllowed", &[]);
+        ask(&["end", id], &tax).fails(3, "OutOfReach", &[]);
+    };
+    subscribed(&lab);
+    // Where events go is said by the configuration, not by whoever types.
+    let deliver = |token: &str, more: &[&str]| {
+        let words = [
+            "subscription",
+            "deliver",
+            id,
+            "--once",
+            "--token-file",
+            token,
+        ];
+        lab.json(&[&words[..], more].concat())
+    };
+    deliver(&bank, &[]).fails(3, "OperationNotAllowed", &[]);
+    deliver(&operator, &["--brokers", "127.0.0.1:1"]).fails(3, "OutOfReach", &[]);
+    deliver(&operator, &[]).fails(1, "NoBroker", &["kafka.brokers"]);
     // The same through the service, and over the network.
     let service = Service::start(&lab);
     commands(&lab);
+    subscribed(&lab);
     let question = super::shared::ask_tax("SELECT count(*) AS n FROM vat_declaration");
     service
         .post("/v1/queries", question)

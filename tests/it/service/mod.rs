@@ -2,6 +2,7 @@
 
 mod answers;
 mod command_line;
+mod deliveries;
 mod encrypted;
 mod hostile;
 mod identity;
@@ -10,3 +11,4 @@ mod rights;
 mod shared;
 mod stopping;
 mod story;
+mod subscriptions;

@@ -47,6 +47,7 @@ struct World {
     service: Service,
     consent: String,
     feed: String,
+    subscription: String,
 }
 
 fn world() -> World {
@@ -61,7 +62,21 @@ fn world() -> World {
         .is(201)
         .json();
     let feeds = lab.json(&["feed", "list"]).done().json();
+    let file = lab.write(
+        "topic.yaml",
+        super::subscriptions::topic("filings", "uscc, pzxh"),
+    );
+    lab.run(&["topic", "add", &file]).done();
+    let wish = json!({ "topic": "filings", "purpose": "policy.matching" });
+    let subscribed = service
+        .post("/v1/subscriptions", wish.to_string())
+        .with_bearer(&lab.subscriber())
+        .send()
+        .is(201)
+        .json();
+    let subscription = subscribed["subscription"]["subscription_id"].as_str();
     World {
+        subscription: subscription.unwrap().to_owned(),
         consent: asked["consent_id"].as_str().unwrap().to_owned(),
         feed: feeds["feeds"][0]["name"].as_str().unwrap().to_owned(),
         service,
@@ -79,6 +94,8 @@ impl World {
             .replace("{index}", "0")
             .replace("{feed}", &self.feed)
             .replace("{run}", "1")
+            .replace("{topic}", "filings")
+            .replace("{subscription_id}", &self.subscription)
             .replace("{path}", "0/000.p/1")
     }
 
@@ -120,6 +137,7 @@ fn nothing_is_reached_without_a_token_or_with_a_role_that_may_not() {
             Operation::CatalogRecord,
             Operation::LogVerify,
             Operation::PipelineRun,
+            Operation::SubscriptionDeliver,
         ];
         assert!(
             has_route || of_the_command_line.contains(operation),
@@ -267,6 +285,56 @@ fn what_is_anothers_is_out_of_reach() {
         .with_bearer(&tax)
         .send()
         .is(200);
+    // Another organisation's subscription, with every operation that reaches a subscriber's own.
+    let receiver = lab.subscriber_of("tax_bureau", "supervision.tax");
+    let subscription = format!("/v1/subscriptions/{}", world.subscription);
+    let brought_to_the_bank =
+        json!({ "org": "city_bank", "topic": "filings", "purpose": "policy.matching" });
+    let calls = [
+        (Operation::SubscriptionShow, service.get(&subscription)),
+        (
+            Operation::SubscriptionEnd,
+            service.call("DELETE", &subscription),
+        ),
+        (
+            Operation::SubscriptionPull,
+            service.post(&format!("{subscription}/pages"), "{}"),
+        ),
+        (
+            Operation::SubscriptionAdd,
+            service.post("/v1/subscriptions", brought_to_the_bank.to_string()),
+        ),
+        (
+            Operation::ConsentRequest,
+            service.post("/v1/consents", request(&subject, "uscc, xse", 90)),
+        ),
+        (Operation::ConsentShow, service.get(&consent)),
+        (
+            Operation::ConsentList,
+            service.get("/v1/consents?org=city_bank"),
+        ),
+    ]
+    .map(|(operation, call)| (operation, call.with_bearer(&receiver).send()));
+    let lists = [
+        Operation::OrganisationList,
+        Operation::AgreementList,
+        Operation::SubscriptionList,
+    ];
+    for operation in Operation::ALL {
+        let reaches = reach(Role::Subscriber, *operation) == Some(Reach::Organisation);
+        let tried = lists.contains(operation) || calls.iter().any(|(one, _)| one == operation);
+        assert_eq!(reaches, tried, "{operation} is not tried");
+    }
+    for (_, reply) in calls {
+        reply.fails(403, "OutOfReach");
+    }
+    let listed = service
+        .get("/v1/subscriptions")
+        .with_bearer(&receiver)
+        .send()
+        .is(200)
+        .json();
+    assert_eq!(listed["subscriptions"], json!([]));
     // An access is its maker's; to others it does not exist.
     let path = format!("/v1/accesses/{}", answer.header("qihui-access-id"));
     service.get(&path).with_bearer(&tax).send().is(200);
