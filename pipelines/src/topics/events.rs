@@ -12,6 +12,11 @@ const UP_TO_DATE: &str = "qihui_topic_up_to_date_timestamp_seconds";
 /// Whether a delivery waits for a broker: 1 or 0.
 const WAITING: &str = "qihui_topic_waiting_for_broker";
 
+/// A delivery begins, and looks for its broker.
+pub(super) fn connecting(subscription: &str) {
+    metrics::gauge!(WAITING, "subscription" => subscription.to_owned()).set(1.0);
+}
+
 /// A page left.
 pub(super) struct PageLeft<'a> {
     pub subscription: &'a Subscription,

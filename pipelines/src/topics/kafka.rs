@@ -52,6 +52,8 @@ pub const RELEASE_TIME: Duration = Duration::from_secs(2);
 pub const RELEASE_STEP: usize = 8 << 20;
 /// How long an abort may take after that.
 const ABORT_TIME: Duration = Duration::from_secs(1);
+/// How long a broker may take to say anything at all.
+const HELLO_TIME: Duration = Duration::from_secs(5);
 /// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
 /// How long it waits before it tries again, at first and at most.
@@ -341,6 +343,7 @@ impl Topics {
             delivered: Delivered::default(),
             waiting: None,
         };
+        events::connecting(subscription);
         let mut pause = RETRY.0;
         while !until.is_over() {
             let (before, begun) = (course.delivered, Instant::now());
@@ -644,11 +647,22 @@ async fn make_topics(settings: &KafkaSettings, topic: &str) -> Result<(), TopicE
         .config()
         .create()
         .map_err(|error| unavailable(&error))?;
+    // Whoever waits for brokers that are gone is to know it soon.
+    let greeted = tokio::task::spawn_blocking(move || {
+        let greeted = admin.inner().fetch_metadata(None, HELLO_TIME);
+        greeted.map(|_| admin)
+    });
+    let greeted = greeted.await.map_err(|_| QueryError::Internal {
+        what: "connecting to Kafka",
+    })?;
+    let admin = greeted.map_err(|error| unavailable(&error))?;
     // The broker's own replication.
     let replication = || TopicReplication::Fixed(-1);
     let events = NewTopic::new(topic, settings.partitions.max(1), replication());
     let progress = NewTopic::new(PROGRESS_TOPIC, 1, replication()).set("cleanup.policy", "compact");
-    let options = AdminOptions::new().operation_timeout(Some(CONNECT_TIME));
+    let options = AdminOptions::new()
+        .operation_timeout(Some(CONNECT_TIME))
+        .request_timeout(Some(CONNECT_TIME));
     let made = admin.create_topics([&events, &progress], &options).await;
     for result in made.map_err(|error| unavailable(&error))? {
         match result {

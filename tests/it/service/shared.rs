@@ -74,6 +74,12 @@ impl Service {
         kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
     }
 
+    /// Waits until it says a line on stderr.
+    pub fn says(&self, is: impl Fn(&String) -> bool) {
+        let said = self.said.lock().unwrap();
+        while !is(&said.recv_timeout(SOON).unwrap()) {}
+    }
+
     /// Waits for its end.
     pub fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let begun = Instant::now();
