@@ -134,7 +134,7 @@ async fn attend(hub: Hub, subscription: String, mut told: watch::Receiver<bool>)
         match code {
             // Ended in the meantime.
             "UnknownSubscription" => return,
-            "NoBroker" | "DeliveryTakenOver" => {
+            "NoBroker" | "KafkaBadSettings" | "DeliveryTakenOver" => {
                 tracing::error!(subscription, code, reason, "delivery stopped");
                 let _ = told.wait_for(|told| *told).await;
                 return;

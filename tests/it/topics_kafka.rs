@@ -131,6 +131,15 @@ async fn a_committed_reader_sees_each_change_once() {
     assert_eq!(held(&received), world.view().await);
     assert_eq!(received.len(), 10);
 
+    // What no waiting heals is said at once, even to a delivery that follows.
+    let mut wrong = settings.clone();
+    wrong
+        .client
+        .insert("security.protocol".to_owned(), "x".to_owned());
+    let (_tell, told) = tokio::sync::watch::channel(false);
+    let error = world.topics.deliver(&wrong, &id, Until::Told(told)).await;
+    assert_eq!(error.unwrap_err().code(), "KafkaBadSettings");
+
     // Killed after a commit, before it was noted: what is on disk says less than the broker.
     let file = world.folder.join(format!("topics/{id}.json"));
     world.land(&[Record::plain(1, 1, "second")]).await;

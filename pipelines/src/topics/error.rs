@@ -82,6 +82,12 @@ pub enum TopicError {
         "no Kafka broker is named; configure `kafka.brokers`, or say where one is, `--brokers host:port`"
     )]
     NoBroker,
+    /// The client library refused the configuration.
+    #[error("the configuration under [kafka] does not work: {reason}")]
+    BadSettings {
+        /// What it says, without values.
+        reason: String,
+    },
     /// The broker does not answer, or refuses.
     #[error("Kafka does not take the delivery: {reason}; it is tried again, and nothing is lost")]
     BrokerUnavailable {
@@ -109,6 +115,7 @@ impl Coded for TopicError {
             Self::CursorRequired => "CursorRequired",
             Self::ProgressUnusable { .. } => "ProgressUnusable",
             Self::NoBroker => "NoBroker",
+            Self::BadSettings { .. } => "KafkaBadSettings",
             Self::BrokerUnavailable { .. } => "BrokerUnavailable",
             Self::DeliveryTakenOver { .. } => "DeliveryTakenOver",
         }
@@ -118,7 +125,10 @@ impl Coded for TopicError {
         match self {
             Self::Query(error) => error.kind(),
             Self::CursorForeign | Self::KeyNotDisclosed { .. } => Kind::Denied,
-            Self::CursorInvalid | Self::CursorRequired | Self::OtherDelivery { .. } => Kind::Usage,
+            Self::CursorInvalid
+            | Self::CursorRequired
+            | Self::OtherDelivery { .. }
+            | Self::BadSettings { .. } => Kind::Usage,
             _ => Kind::Failed,
         }
     }

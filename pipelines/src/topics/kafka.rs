@@ -301,9 +301,18 @@ fn enqueue<'a>(
     }
 }
 
+/// What an error of the client library means: that the broker is to be waited for, or that waiting is in vain.
 fn unavailable(error: &KafkaError) -> TopicError {
-    TopicError::BrokerUnavailable {
-        reason: error.to_string(),
+    match error {
+        KafkaError::ClientConfig(_, reason, name, _) => TopicError::BadSettings {
+            reason: format!("`{name}`: {reason}"),
+        },
+        KafkaError::ClientCreation(reason) => TopicError::BadSettings {
+            reason: reason.clone(),
+        },
+        other => TopicError::BrokerUnavailable {
+            reason: other.to_string(),
+        },
     }
 }
 

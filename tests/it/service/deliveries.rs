@@ -155,6 +155,7 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     let shown = forwarded(&lab, &["subscription", "show", &id]).json();
     assert_eq!(shown["kafka_topic"], name.as_str());
     let up_to_date = format!("qihui_topic_up_to_date_timestamp_seconds{{subscription=\"{id}\"}}");
+    let waiting = format!("qihui_topic_waiting_for_broker{{subscription=\"{id}\"}}");
     await_figure(&lab, &service, &up_to_date, |at| at > 0.0);
     let settings = KafkaSettings::new(&broker.address);
     let brought = until_up_to_date(&lab, &settings, &name).len();
@@ -181,6 +182,12 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     await_figure(&lab, &service, &figure, |events| {
         (events - (brought as f64 + 5.0)).abs() < 0.5
     });
+    // A catalogue that comes in force is in force for deliveries: they begin anew, and go on where they were.
+    let file = lab.write("topic.yaml", topic("beside", "uscc, pzxh"));
+    forwarded(&lab, &["topic", "add", &file]);
+    await_figure(&lab, &service, &waiting, |waits| waits > 0.5);
+    declare(&lab, [one(7, 1)]);
+    await_key(&reader, &one(7, 1).key());
     // One delivery at a time: the service's own.
     lab.json(&["subscription", "deliver", &id, "--once"]).fails(
         1,
@@ -197,7 +204,7 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     until_up_to_date(&lab, &settings, &later);
     let received = read_committed(&settings, &name).unwrap();
     assert!(!held(&received).contains_key(&one(6, 1).key()));
-    assert!(received.len() == brought + 5 && other != id);
+    assert!(received.len() == brought + 6 && other != id);
     let begun = Instant::now();
     service.tell();
     let (status, said) = service.ended();
