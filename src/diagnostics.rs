@@ -20,8 +20,11 @@ pub(crate) fn install(level: Level) {
     };
     let ours = Targets::new().with_target("qihui", level);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // The filter is of all and not of the layer: that one keeps what it said last in the thread, and whoever only asks
+    // whether something would be said (sqlx does, at every statement) would silence the event that comes next.
     // A demonstration or a test runs many commands in one process.
     let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(ours))
+        .with(ours)
+        .with(layer)
         .try_init();
 }
