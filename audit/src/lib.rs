@@ -62,7 +62,7 @@ pub use faults::{Fault, Faults};
 pub use format::{MAX_BODY_BYTES, MAX_SUBJECTS_BYTES};
 pub use keys::{BODY_KEY_FILE, LogKeys, SIGNING_KEY_FILE, VerifyKeys};
 pub use leaf::{Leaf, MAX_KIND_BYTES, MAX_LEAF_BYTES};
-pub use log::{AuditLog, LogOptions};
+pub use log::{AuditLog, Checkpoint, LogOptions};
 pub use merkle::{Hash, leaf_hash};
 pub use proof::{check_consistency, check_inclusion};
 pub use read::{Scan, StoredEntry, body_commitment};

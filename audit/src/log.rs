@@ -53,6 +53,17 @@ impl Default for LogOptions {
     }
 }
 
+/// A checkpoint, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The signed note (C2SP tlog-checkpoint).
+    pub note: String,
+    /// How many entries it covers.
+    pub size: u64,
+    /// The root of their tree.
+    pub root: Hash,
+}
+
 /// A tamper-evident log, open for reading and appending. One at a time per directory; share it by reference.
 ///
 /// Dropping it finishes what waits, publishes the tiles and gives the directory free; [`AuditLog::close`] does the
@@ -272,6 +283,21 @@ impl AuditLog {
     /// [`LogError::Checkpoint`] when it cannot be written as a note.
     pub fn checkpoint(&self) -> Result<String> {
         note::signed(&self.shared.public.origin, &self.head())
+    }
+
+    /// The newest checkpoint together with what it says, for proofs that are to lead to it. Tiles and bundles are
+    /// published as far as it reaches before it is given away, so that whoever has it can fetch them.
+    ///
+    /// # Errors
+    /// [`LogError::Checkpoint`]; what [`AuditLog::publish`] gives.
+    pub fn published_checkpoint(&self) -> Result<Checkpoint> {
+        let head = self.shared.derived.publish_newest(|| self.head())?;
+        let note = note::signed(&self.shared.public.origin, &head)?;
+        Ok(Checkpoint {
+            note,
+            size: head.size,
+            root: head.root,
+        })
     }
 
     /// The signed-note verifier key of this log.

@@ -83,20 +83,19 @@ async fn verified(outside: Option<&Path>, context: &Context<'_>) -> Result<Repor
 /// The proof for people is a C2SP tlog-proof, which other tools of such logs read.
 fn proof(hub: &Hub, index: u64) -> Result<Report, Failure> {
     let log = hub.log();
-    let note = log.checkpoint()?;
-    let (size, root) = log.root();
+    let checkpoint = log.published_checkpoint()?;
     let entry = log.read(index)?;
-    let path = log.inclusion_proof(index, size)?;
+    let path = log.inclusion_proof(index, checkpoint.size)?;
     let leaf = entry.leaf.encode();
     let leaf_text = String::from_utf8_lossy(&leaf);
     let json = json!({
         "index": index,
-        "size": size,
-        "root": hex::encode(root),
+        "size": checkpoint.size,
+        "root": hex::encode(checkpoint.root),
         "leaf": leaf_text,
         "leaf_hash": hex::encode(entry.leaf.hash()),
         "proof": path.iter().map(hex::encode).collect::<Vec<_>>(),
-        "checkpoint": note,
+        "checkpoint": checkpoint.note,
         "verifier_key": log.vkey(),
     });
     let mut text = format!("c2sp.org/tlog-proof@v1\nindex {index}\n");
@@ -105,7 +104,7 @@ fn proof(hub: &Hub, index: u64) -> Result<Report, Failure> {
         text.push('\n');
     }
     text.push('\n');
-    text += note.trim_end();
+    text += checkpoint.note.trim_end();
     Ok(Report::new(json, text).note(format!("leaf: {leaf_text}")))
 }
 

@@ -93,6 +93,15 @@ impl Derived {
         self.current(&mut self.built.lock(), head)
     }
 
+    /// Publishes the newest head, which is asked for while nothing else is published: so the tiles of exactly this head
+    /// are there when it is returned.
+    pub(crate) fn publish_newest(&self, newest: impl FnOnce() -> Head) -> Result<Head> {
+        let mut built = self.built.lock();
+        let head = newest();
+        self.current(&mut built, &head)?;
+        Ok(head)
+    }
+
     /// Entries covered by the published checkpoint, as far as this process knows.
     pub(crate) fn published_size(&self) -> u64 {
         self.built.lock().published

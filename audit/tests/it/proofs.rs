@@ -241,3 +241,46 @@ fn tiles_grow_with_the_log_and_old_partial_ones_go() {
     assert!(dir.join("tile/0/003.p/44").is_file());
     assert_eq!(fs::read(dir.join("tile/0/000")).unwrap().len(), 256 * 32);
 }
+
+/// A proof leads to the checkpoint that it comes with, and the tiles of a checkpoint are there when it is, whatever is
+/// appended meanwhile.
+#[test]
+fn aud_2_a_checkpoint_comes_with_its_tiles() {
+    let scratch = scratch();
+    let dir = scratch.path().join("log");
+    create(&dir);
+    let log = open(&dir, small_segments(30_000));
+    std::thread::scope(|scope| {
+        let writers = [0, 1].map(|writer| {
+            let log = &log;
+            scope.spawn(move || {
+                for n in 0..300 {
+                    let body = body(writer * 1000 + n);
+                    log.append(&entry("t", body.as_bytes(), &[])).unwrap();
+                }
+            })
+        });
+        while !writers
+            .iter()
+            .all(std::thread::ScopedJoinHandle::is_finished)
+        {
+            let checkpoint = log.published_checkpoint().unwrap();
+            let mut lines = checkpoint.note.lines().skip(1);
+            let size: u64 = lines.next().unwrap().parse().unwrap();
+            assert_eq!(size, checkpoint.size);
+            assert_eq!(log.root_at(size).unwrap(), checkpoint.root);
+            let Some(last) = size.checked_sub(1) else {
+                continue;
+            };
+            let leaf = log.read(last).unwrap().leaf.hash();
+            let proof = log.inclusion_proof(last, size).unwrap();
+            assert!(check_inclusion(&proof, size, &checkpoint.root, last, &leaf));
+            let tile = format!("tile/0/{:03}", last / 256);
+            let partial = dir.join(format!("{tile}.p/{}", size % 256));
+            // A partial tile goes once the full one is there.
+            assert!(partial.exists() || dir.join(tile).exists(), "{size}");
+        }
+    });
+    let last = log.published_checkpoint().unwrap();
+    assert_eq!((last.size, last.note), (600, log.checkpoint().unwrap()));
+}

@@ -106,8 +106,8 @@ fn page(
 ) -> Result<(Value, Option<i64>), Failure> {
     let log = hub.log();
     // Before anything is read: every proof is for this head, which holds all that is listed.
-    let checkpoint = log.checkpoint()?;
-    let (size, _) = log.root();
+    let checkpoint = log.published_checkpoint()?;
+    let size = checkpoint.size;
     let mut accesses = Vec::new();
     let mut next = None;
     if let Some(no) = hub.number_of(uscc)? {
@@ -134,7 +134,7 @@ fn page(
     let document = json!({
         "accesses": accesses,
         "size": size,
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint.note,
         "verifier_key": log.vkey(),
     });
     Ok((document, next))

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use http::{HeaderValue, header};
 use qihui_audit::{AuditLog, LogError};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::Path as _;
 use utoipa::openapi::OpenApi;
 
@@ -26,7 +26,10 @@ const TILES: &str = "/v1/log/tile/{*path}";
     responses((status = 200, description = "A signed note (c2sp.org/tlog-checkpoint).", body = String,
         content_type = "text/plain")))]
 pub(crate) async fn checkpoint(caller: Caller) -> Answered {
-    let note = caller.hub.log().checkpoint().map_err(Failure::from)?;
+    let hub = caller.hub.clone();
+    let published = tokio::task::spawn_blocking(move || hub.log().published_checkpoint());
+    let published = published.await.map_err(|_| ServeError::Panicked)?;
+    let note = published.map_err(Failure::from)?.note;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let mut response = ([(header::CONTENT_TYPE, kind)], note).into_response();
     if let Ok(key) = HeaderValue::from_str(&caller.hub.log().vkey()) {
@@ -43,22 +46,28 @@ pub(crate) async fn checkpoint(caller: Caller) -> Answered {
             content_type = "application/problem+json")))]
 pub(crate) async fn proof(caller: Caller, Path(index): Path<String>) -> Answered {
     let index: u64 = super::identifier(&index, "index")?;
-    let log = caller.hub.log();
-    let note = log.checkpoint().map_err(Failure::from)?;
-    let (size, root) = log.root();
-    if index >= size {
+    let hub = caller.hub.clone();
+    let proven = tokio::task::spawn_blocking(move || proven(hub.log(), index));
+    let document = proven.await.map_err(|_| ServeError::Panicked)??;
+    Ok(document_of(&document))
+}
+
+/// An entry with its proof, and the checkpoint that the proof leads to.
+fn proven(log: &AuditLog, index: u64) -> Result<Value, Failure> {
+    let checkpoint = log.published_checkpoint()?;
+    if index >= checkpoint.size {
         return Err(ServeError::UnknownTile.into());
     }
-    let (leaf, proof) = proof_of(log, index, size).map_err(Failure::from)?;
-    Ok(document_of(&json!({
+    let (leaf, proof) = proof_of(log, index, checkpoint.size)?;
+    Ok(json!({
         "index": index,
-        "size": size,
-        "root": hex::encode(root),
+        "size": checkpoint.size,
+        "root": hex::encode(checkpoint.root),
         "leaf": leaf,
         "proof": proof,
-        "checkpoint": note,
+        "checkpoint": checkpoint.note,
         "verifier_key": log.vkey(),
-    })))
+    }))
 }
 
 /// The leaf of an entry, and its inclusion proof in the tree of a size, hexadecimal.
