@@ -9,6 +9,7 @@ use qihui_consent::signing::SigningKey;
 use serde_json::{Map, Value, json};
 
 use super::shared::{Call, Reply, Service, ask_bank, forwarded};
+use super::subscriptions::topic;
 use crate::drawn::steadied;
 use crate::support::{Lab, agreement, files, request};
 
@@ -280,6 +281,45 @@ fn feeds_and_their_runs() {
     );
     let foreign = at("/quarantine?page=another");
     told("quarantine_list.BadPageToken", get(&foreign));
+    service.stop();
+}
+
+#[test]
+fn topics_and_subscriptions() {
+    let lab = Lab::world();
+    lab.write("filings.yaml", topic("filings", "uscc, pzxh, skssqq, xse"));
+    lab.run(&["topic", "add", "filings.yaml"]).done();
+    lab.granted_stream("uscc, pzxh, skssqq, xse");
+    let service = Service::start(&lab);
+    let subscriber = lab.subscriber();
+    let told = |name: &str, call: Call<'_>| told(&lab, name, call.with_bearer(&subscriber));
+    let post = |path, body: Value| service.post(path, body.to_string());
+    told("topic_list", service.get("/v1/topics"));
+    told("topic_show", service.get("/v1/topics/filings"));
+    told("topic_show.UnknownTopic", service.get("/v1/topics/none"));
+    let wish = json!({ "topic": "filings", "purpose": "policy.matching" });
+    let add = |wish: &Value| post("/v1/subscriptions", wish.clone());
+    let made = told("subscription_add", add(&wish)).json();
+    told("subscription_add.SubscriptionExists", add(&wish));
+    told("subscription_list", service.get("/v1/subscriptions"));
+    let id = made["subscription"]["subscription_id"].as_str().unwrap();
+    let one = format!("/v1/subscriptions/{id}");
+    let pages = format!("{one}/pages");
+    told("subscription_show", service.get(&one));
+    told("subscription_pull", post(&pages, json!({ "events": 1 })));
+    told(
+        "subscription_pull.CursorInvalid",
+        post(&pages, json!({ "cursor": "another" })),
+    );
+    told("subscription_end", service.call("DELETE", &one));
+    told(
+        "subscription_pull.UnknownSubscription",
+        post(&pages, json!({})),
+    );
+    told(
+        "subscription_show.OutOfReach",
+        service.get("/v1/subscriptions/s-0"),
+    );
     service.stop();
 }
 
