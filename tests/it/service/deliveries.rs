@@ -145,6 +145,7 @@ fn await_key(reader: &BaseConsumer, key: &str) -> Instant {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what was measured")]
 fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions() {
     let broker = Broker::shared();
     let lab = Lab::world();
@@ -215,6 +216,7 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what was measured")]
 fn gate_3_a_service_killed_while_it_delivers_brings_each_change_once() {
     let broker = Broker::shared();
     let lab = Lab::world();
@@ -280,6 +282,7 @@ fn gate_3_a_service_killed_while_it_delivers_brings_each_change_once() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what was measured")]
 fn while_there_is_no_broker_the_service_waits_and_ends_when_told() {
     let lab = Lab::world();
     let id = subscribe(&lab, "nowhere");

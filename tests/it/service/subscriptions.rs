@@ -407,6 +407,7 @@ fn subscriptions_are_of_their_organisation_and_purpose() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what was measured")]
 fn a_subscriber_that_waits_is_told_at_once() {
     let lab = Lab::world();
     let (subject, token) = (lab.subject(), lab.subscriber());
