@@ -113,6 +113,8 @@ pub struct FeedSpec {
     pub delimiter: u8,
     /// The form of its messages, for XML.
     pub message: Option<MessageForm>,
+    /// The sheets of a workbook that hold its records; empty: all that are shown.
+    pub sheets: BTreeSet<String>,
     /// Source column to contract column. Several names may stand for one column; a file carries at most one of them.
     /// Source names are compared without surrounding white space and without regard to ASCII case.
     pub columns: BTreeMap<String, String>,

@@ -1,8 +1,8 @@
-//! Writing small files of state so that they are there after a power cut.
+//! Writing files of state so that they are there after a power cut.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -13,16 +13,31 @@ use std::{
 /// # Errors
 /// What the system says; `path` is then as it was, or as it shall be.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_with(path, |file| file.write_all(content))
+}
+
+/// As [`replace`], with content that is written piece by piece.
+///
+/// # Errors
+/// As [`replace`], and what `content` says.
+pub(crate) fn replace_with(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let staged = path.with_added_extension("new");
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&staged)?;
-        file.write_all(content)?;
-        file.sync_all()?;
+        let mut writer = BufWriter::new(file);
+        content(&mut writer)?;
+        writer
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?
+            .sync_all()?;
         fs::rename(&staged, path)?;
         sync_parent(path)
     };

@@ -50,6 +50,7 @@ mod tests;
 mod text;
 mod value;
 mod workbook;
+mod workbook_parts;
 mod xml;
 
 pub use checkpoint::{Checkpoint, Delta, DeltaError, PassId, Position};

@@ -17,7 +17,7 @@ use crate::{
     frame::{Frame, Framer},
     limits::Limits,
     plan::{Plan, QUOTE},
-    reader::{Records, failed, reject, whole},
+    reader::{Records, failed, reject, weight, whole},
     reason::{Problem, Reason},
     source::Source,
     text::TextDecoder,
@@ -85,7 +85,10 @@ impl LineRecords {
         let mut decoder = TextDecoder::new(plan.encoding());
         let mut framer = Framer::new(input(source, offset, part)?, start, plan.quoting(), limits);
         let splitter = match plan.feed.format {
-            FeedFormat::Xlsx => sheet_header(&mut framer, plan, source, part, limits)?,
+            FeedFormat::Xlsx => {
+                check_headers(plan, source, limits)?;
+                sheet_header(&mut framer, plan, source, part, limits)?
+            }
             _ => {
                 pass_mark(&mut framer, plan, &source.name)?;
                 file_header(&mut framer, &mut decoder, plan, source, limits)?
@@ -135,7 +138,7 @@ impl LineRecords {
         let mut rejected = reject(
             &self.source,
             frame.at,
-            &[raw],
+            (&[], raw),
             problems,
             self.limits.kept_bytes,
         );
@@ -169,10 +172,14 @@ impl Records for LineRecords {
         }
     }
 
-    fn next(&mut self, gatherer: &mut Gatherer, rejected: &mut Vec<Rejected>) -> Result<bool> {
+    fn next(
+        &mut self,
+        gatherer: &mut Gatherer,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Option<u64>> {
         let frame = self.framer.next();
         let Some(frame) = frame.map_err(|error| failed(&self.source, error))? else {
-            return Ok(false);
+            return Ok(None);
         };
         if self.decoder.needs_evidence(self.framer.bytes(&frame)) {
             self.decoder.learn(self.source.evidence()?);
@@ -180,7 +187,7 @@ impl Records for LineRecords {
         if let Err(problems) = self.take(&frame, gatherer) {
             rejected.push(self.rejected(&frame, problems));
         }
-        Ok(true)
+        Ok(Some(weight(0, frame.length, self.limits.kept_bytes)))
     }
 
     fn take_hash(&mut self) -> Digest {
@@ -220,6 +227,21 @@ fn bad_header(file: String, plan: &Plan, fault: HeaderFault) -> IngestError {
         feed: plan.feed.name.to_string(),
         fault,
     }
+}
+
+/// Looks at the header of every sheet, so that a workbook is refused before the first of its rows is taken.
+fn check_headers(plan: &Plan, source: &Source, limits: &Limits) -> Result<()> {
+    for (part, begins) in source.parts.iter().enumerate() {
+        let start = Position {
+            offset: begins.start,
+            line: begins.line,
+            record: 0,
+        };
+        let rows = input(source, start.offset, part)?;
+        let mut framer = Framer::new(rows, start, plan.quoting(), limits);
+        sheet_header(&mut framer, plan, source, part, limits)?;
+    }
+    Ok(())
 }
 
 /// Finds the header row of a sheet: the first of its rows in which at least half of the expected columns are.

@@ -32,6 +32,8 @@ use crate::{
 const BLOCK_BYTES: usize = 1 << 20;
 /// The most attributes of an element; messages have two or three.
 pub(crate) const MAX_ATTRIBUTES: usize = 32;
+/// The longest start tag of an envelope, in bytes: it is read again with each message.
+const MAX_ENVELOPE_BYTES: usize = 4 << 10;
 const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// One message as it stands in the source, or what is left of a document that cannot be read on.
@@ -60,6 +62,8 @@ struct Document {
     /// Its name, with prefix, as it stands there.
     envelope_name: Vec<u8>,
     phase: Phase,
+    /// Whether anything but white space was there: from then on nothing declares an encoding.
+    begun: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -249,7 +253,7 @@ impl<R: Read> MessageFramer<R> {
             let (step, window) = self.look(0)?;
             let next = match step {
                 Step::Token(kind, length) => {
-                    self.outside(kind, window.start..window.start + length)
+                    self.outside(kind, window.start..window.start + length)?
                 }
                 // Nothing is left of the document, and what it has to have was there.
                 Step::Fault(Reason::Truncated) if window.is_empty() => self.document_over(),
@@ -273,15 +277,18 @@ impl<R: Read> MessageFramer<R> {
     }
 
     /// What a token between records means; none when it is passed over.
-    fn outside(&mut self, kind: Kind, at: Range<usize>) -> Option<Next> {
-        let rest = |fault| Some(Next::Rest(fault));
+    fn outside(&mut self, kind: Kind, at: Range<usize>) -> io::Result<Option<Next>> {
+        let rest = |fault| Ok(Some(Next::Rest(fault)));
         let last = at.len() == self.available() && self.is_whole();
         let token = &self.buffer[at.clone()];
         match (kind, self.document.phase) {
-            (Kind::Text, phase) => return self.text_outside(phase, at, last),
+            (Kind::Text, phase) => return Ok(self.text_outside(phase, at, last)),
             (Kind::Aside, Phase::Epilogue) => {}
             (Kind::Aside, _) if last => return rest(Reason::Truncated),
-            (Kind::Aside, Phase::Prologue) if token.starts_with(b"<?xml") => {
+            (Kind::Aside, Phase::Prologue) if is_declaration(token) => {
+                if self.document.begun {
+                    return rest(Reason::BadXml);
+                }
                 match declared_encoding(token) {
                     Some(encoding) => self.document.encoding = encoding,
                     None => return rest(Reason::UnknownEncoding),
@@ -291,7 +298,7 @@ impl<R: Read> MessageFramer<R> {
             (Kind::Start | Kind::Empty, Phase::Prologue) => {
                 let name = xml::local(xml::name(token));
                 if name == self.form.message.as_bytes() {
-                    return Some(Next::Message);
+                    return Ok(Some(Next::Message));
                 }
                 if name != self.form.envelope.as_bytes() {
                     return rest(Reason::UnknownKey);
@@ -303,14 +310,48 @@ impl<R: Read> MessageFramer<R> {
                     return rest(fault);
                 }
             }
-            (Kind::Start | Kind::Empty, Phase::Envelope) => return Some(Next::Message),
+            (Kind::Start | Kind::Empty, Phase::Envelope) => return Ok(Some(Next::Message)),
             (Kind::End, Phase::Envelope) if xml::name(token) == self.document.envelope_name => {
-                self.document.phase = Phase::Epilogue;
+                return self.envelope_end(at.len());
             }
             _ => return rest(Reason::BadXml),
         }
+        self.document.begun = true;
         self.consume(at.len());
-        None
+        Ok(None)
+    }
+
+    /// The end tag of the envelope, `tag` bytes long, comes next. It is passed over with what may follow it. If
+    /// something else does, what is left of the document begins with the tag: no position is ever between the two, so
+    /// that reading goes on from every position as if it had never stopped.
+    fn envelope_end(&mut self, tag: usize) -> io::Result<Option<Next>> {
+        let mut at = tag;
+        while at <= self.message_bytes && !self.ends_behind(at)? {
+            let (step, window) = self.look(at)?;
+            let fault = match step {
+                Step::Token(Kind::Aside, length) => {
+                    at += length;
+                    continue;
+                }
+                Step::Token(Kind::Text, length) => {
+                    let text = &self.buffer[window.start..window.start + length];
+                    if text.iter().all(|byte| xml::is_white(*byte)) {
+                        at += length;
+                        continue;
+                    }
+                    Reason::BadXml
+                }
+                Step::Fault(fault) => fault,
+                _ => Reason::BadXml,
+            };
+            return Ok(Some(Next::Rest(fault)));
+        }
+        if at > self.message_bytes {
+            return Ok(Some(Next::Rest(Reason::RecordTooLong)));
+        }
+        self.document.phase = Phase::Epilogue;
+        self.consume(at);
+        Ok(None)
     }
 
     /// White space between records is passed over; but the last byte of a document that ends too early is a record,
@@ -333,7 +374,9 @@ impl<R: Read> MessageFramer<R> {
             .map(|white| mark + white);
         if let Some(white) = white {
             self.consume(white);
-            return Some(Next::Rest(if last && phase == Phase::Envelope {
+            // The last byte of a message that nothing closes (see `message`).
+            let is_left_over = self.position.offset + 1 == self.document_end();
+            return Some(Next::Rest(if is_left_over && phase == Phase::Envelope {
                 Reason::Truncated
             } else {
                 Reason::BadXml
@@ -350,6 +393,9 @@ impl<R: Read> MessageFramer<R> {
     /// Enters the envelope whose start tag stands at `tag`.
     fn enter(&mut self, tag: Range<usize>, kind: Kind) -> Result<(), Reason> {
         let raw = &self.buffer[tag];
+        if raw.len() > MAX_ENVELOPE_BYTES {
+            return Err(Reason::RecordTooLong);
+        }
         let text = if self.gb18030() {
             encoding_rs::GB18030
                 .decode_without_bom_handling_and_without_replacement(raw)
@@ -516,7 +562,7 @@ impl<R: Read> MessageFramer<R> {
             let step = xml::step(&self.buffer[window.clone()], whole, self.gb18030());
             // Between records it matters whether something follows.
             let open = at == 0
-                && matches!(step, Step::Token(_, length) if length == window.len() && length < BLOCK_BYTES);
+                && matches!(step, Step::Token(_, length) if length == window.len() && length <= BLOCK_BYTES);
             if whole || !(step == Step::More || open) {
                 return Ok((step, window));
             }
@@ -623,6 +669,13 @@ fn track(
             nesting.close(xml::name(token))
         }
     }
+}
+
+/// Whether an instruction is the XML declaration, and not one whose name begins alike.
+fn is_declaration(instruction: &[u8]) -> bool {
+    let rest = instruction.strip_prefix(b"<?xml");
+    rest.and_then(<[u8]>::first)
+        .is_some_and(|byte| *byte == b'?' || xml::is_white(*byte))
 }
 
 /// The encoding that an XML declaration names; none when it is one that is not taken.

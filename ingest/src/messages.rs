@@ -15,7 +15,7 @@ use crate::{
     message::{MessageFrame, MessageFramer},
     message_fields::MessageFields,
     plan::Plan,
-    reader::{Records, failed, reject, whole},
+    reader::{Records, failed, reject, weight, whole},
     reason::{Problem, Reason},
     source::Source,
     text::TextDecoder,
@@ -76,13 +76,14 @@ impl MessageRecords {
         })
     }
 
-    /// Takes the lines of a message in; what is wrong with all of it is said.
+    /// Takes the lines of a message in, and says how many they are and what they weigh; what is wrong with all of it is
+    /// said.
     fn take(
         &mut self,
         frame: &MessageFrame,
         gatherer: &mut Gatherer,
         rejected: &mut Vec<Rejected>,
-    ) -> Result<u64, Reason> {
+    ) -> Result<(u64, u64), Reason> {
         if let Some(fault) = frame.fault {
             return Err(fault);
         }
@@ -101,10 +102,12 @@ impl MessageRecords {
         }
         // The head is what stands before the first line.
         let head = &raw[..frame.lines.first().map_or(0, |line| line.start)];
-        let (mut counted, mut line) = (0, frame.at.line);
+        let (mut counted, mut line, mut weighed) = (0, frame.at.line, 0);
+        let kept_bytes = self.limits.kept_bytes;
         for (index, range) in frame.lines.iter().enumerate() {
             line += memchr_iter(b'\n', &raw[counted..range.start]).count() as u64;
             counted = range.start;
+            weighed += weight(head.len(), range.len() as u64, kept_bytes);
             let at = Position {
                 offset: frame.at.offset + range.start as u64,
                 line,
@@ -117,17 +120,11 @@ impl MessageRecords {
                 gatherer,
                 row_at(at, range.len(), range.start, head.len()),
             ) {
-                let raw = [head, &raw[range.clone()]];
-                rejected.push(reject(
-                    &self.source,
-                    at,
-                    &raw,
-                    problems,
-                    self.limits.kept_bytes,
-                ));
+                let raw = (head, &raw[range.clone()]);
+                rejected.push(reject(&self.source, at, raw, problems, kept_bytes));
             }
         }
-        Ok(lines as u64)
+        Ok((lines as u64, weighed))
     }
 }
 
@@ -160,27 +157,32 @@ impl Records for MessageRecords {
         position.map_err(|error| failed(&self.source, error))
     }
 
-    fn next(&mut self, gatherer: &mut Gatherer, rejected: &mut Vec<Rejected>) -> Result<bool> {
+    fn next(
+        &mut self,
+        gatherer: &mut Gatherer,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Option<u64>> {
         let frame = self.framer.next();
         let Some(frame) = frame.map_err(|error| failed(&self.source, error))? else {
-            return Ok(false);
+            return Ok(None);
         };
-        let records = match self.take(&frame, gatherer, rejected) {
-            Ok(lines) => lines,
+        let (records, weighed) = match self.take(&frame, gatherer, rejected) {
+            Ok(taken) => taken,
             Err(fault) => {
                 let raw = self.framer.bytes(&frame);
                 let kept_bytes = self.limits.kept_bytes;
-                let mut record = reject(&self.source, frame.at, &[raw], whole(fault), kept_bytes);
+                let raw = (&[][..], raw);
+                let mut record = reject(&self.source, frame.at, raw, whole(fault), kept_bytes);
                 if let Some(sha256) = frame.sha256 {
                     record.sha256 = sha256;
                     record.length = frame.length;
                 }
                 rejected.push(record);
-                1
+                (1, weight(0, frame.length, kept_bytes))
             }
         };
         self.framer.count(records);
-        Ok(true)
+        Ok(Some(weighed))
     }
 
     fn take_hash(&mut self) -> Digest {

@@ -6,7 +6,8 @@
 //!
 //! Format: `quarantine/<feed>/<SHA-256 of the source>/<from>-<to>.jsonl`, one file per chunk of a source (offsets in
 //! 16 hexadecimal digits), replaced as a whole; one JSON object a line, ordered by offset. `raw` is the record in
-//! base64, or its first `kept_bytes` when `length` says that it was longer; `sha256` is always of the whole record.
+//! base64, or its first `kept_bytes` when `length` says that it was longer; of the head that a line of a message comes
+//! with, no more than 8 KiB. `sha256` is always of the whole record. One entry is in memory at a time.
 //!
 //! **Personal columns.** Columns of level L4 are dropped before anything lands. A quarantined record is the exception:
 //! whoever has to correct it must be able to tell which bytes were sent, and bytes that could not be taken apart
@@ -14,9 +15,9 @@
 //! folders 0700), why nothing but [`Quarantine::raw`] returns the bytes, and why no log, report or error does.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     fs,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
@@ -114,20 +115,21 @@ impl Quarantine {
             }
         }
         let mut seen: (String, HashSet<u64>) = Default::default();
-        Ok(files.into_iter().flat_map(move |(source, path)| {
+        let entries = files.into_iter().flat_map(|(source, path)| {
+            let entries: Box<dyn Iterator<Item = Result<QuarantineEntry>>> = match lines(&path) {
+                Ok(lines) => Box::new(lines.map(move |line| line?.parse(&path))),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            };
+            entries.map(move |entry| (source.clone(), entry))
+        });
+        Ok(entries.filter_map(move |(source, entry)| {
             if seen.0 != source {
                 seen = (source, HashSet::new());
             }
-            let lines = read(&path);
-            let entries: Vec<Result<QuarantineEntry>> = match lines {
-                Ok(lines) => lines
-                    .into_values()
-                    .filter(|line| seen.1.insert(line.entry.offset))
-                    .map(|l| Ok(l.entry))
-                    .collect(),
-                Err(error) => vec![Err(error)],
-            };
-            entries
+            match entry {
+                Ok(entry) if !seen.1.insert(entry.offset) => None,
+                entry => Some(entry),
+            }
         }))
     }
 
@@ -140,11 +142,14 @@ impl Quarantine {
                 .filter(|name| name.ends_with(".jsonl"))
             {
                 let path = dir.join(&source).join(file);
-                if let Some(line) = read(&path)?.into_values().find(|line| line.entry.id == id) {
-                    let bytes = BASE64
-                        .decode(&line.raw)
-                        .map_err(|_| damaged(&path, 0, "`raw` is not base64"))?;
-                    return Ok(Some(bytes));
+                for text in lines(&path)? {
+                    let text = text?;
+                    let line: Line = text.parse(&path)?;
+                    if line.entry.id == id {
+                        let bytes = BASE64.decode(&line.raw);
+                        let broken = |_| damaged(&path, text.number, "`raw` is not base64");
+                        return bytes.map(Some).map_err(broken);
+                    }
                 }
             }
         }
@@ -155,24 +160,36 @@ impl Quarantine {
     /// [`Quarantine::settle`], so that a record is never in neither place.
     pub(crate) fn persist(&self, origin: &Origin, rejected: &[&Rejected]) -> Result<()> {
         let path = self.path(origin);
-        let earlier = if path.exists() {
-            read(&path)?
-        } else {
-            BTreeMap::new()
-        };
-        if rejected.is_empty() && earlier.is_empty() {
+        let mut earlier = None;
+        if path.exists() {
+            earlier = Some(lines(&path)?);
+        } else if rejected.is_empty() {
             return Ok(());
         }
-        let mut lines = earlier;
-        lines.extend(
-            rejected
-                .iter()
-                .map(|rejected| (rejected.offset, line(origin, rejected))),
-        );
         if let Some(dir) = path.parent() {
             store::make_dir(dir)?;
         }
-        write(&path, lines.values())
+        let mut rejected = rejected.to_vec();
+        rejected.sort_by_key(|rejected| rejected.offset);
+        let mut rejected = rejected.into_iter().peekable();
+        let failed = |error| IngestError::io_at("writing", &path, error);
+        let new = |out: &mut dyn Write, rejected: &Rejected| -> Result<()> {
+            serde_json::to_writer(&mut *out, &line(origin, rejected))
+                .map_err(|error| failed(error.into()))?;
+            out.write_all(b"\n").map_err(failed)
+        };
+        store::replace_with(&path, |out| {
+            for text in earlier.into_iter().flatten() {
+                let text = text?;
+                while let Some(before) = rejected.next_if(|r| r.offset < text.head.offset) {
+                    new(out, before)?;
+                }
+                if rejected.peek().is_none_or(|r| r.offset > text.head.offset) {
+                    text.write(out).map_err(failed)?;
+                }
+            }
+            rejected.try_for_each(|rejected| new(out, rejected))
+        })
     }
 
     /// After the commit of a run: drops the entries of earlier runs over the same part of the source, whose records
@@ -186,18 +203,10 @@ impl Quarantine {
             if to <= origin.from.offset || from >= origin.to.offset {
                 continue;
             }
-            let path = dir.join(&name);
-            let lines = read(&path)?;
-            let stays = |line: &Line| {
-                let inside = (origin.from.offset..origin.to.offset).contains(&line.entry.offset);
-                line.entry.run == origin.run || !inside
-            };
-            let kept: Vec<&Line> = lines.values().filter(|line| stays(line)).collect();
-            if kept.is_empty() {
-                store::remove(&path)?;
-            } else if kept.len() < lines.len() {
-                write(&path, kept.into_iter())?;
-            }
+            keep(&dir.join(&name), |head| {
+                let inside = (origin.from.offset..origin.to.offset).contains(&head.offset);
+                head.run == origin.run || !inside
+            })?;
         }
         Ok(())
     }
@@ -210,14 +219,7 @@ impl Quarantine {
             if bounds(&name).is_none_or(|(_, to)| to <= origin.from.offset) {
                 continue;
             }
-            let path = dir.join(&name);
-            let lines = read(&path)?;
-            let kept: Vec<&Line> = lines.range(..origin.from.offset).map(|(_, l)| l).collect();
-            if kept.is_empty() {
-                store::remove(&path)?;
-            } else if kept.len() < lines.len() {
-                write(&path, kept.into_iter())?;
-            }
+            keep(&dir.join(&name), |head| head.offset < origin.from.offset)?;
         }
         Ok(())
     }
@@ -287,33 +289,74 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<u64, Line>> {
-    let file = fs::File::open(path).map_err(|error| IngestError::io_at("reading", path, error))?;
-    let mut lines = BTreeMap::new();
-    for (number, text) in (1..).zip(BufReader::new(file).lines()) {
-        let text = text.map_err(|error| IngestError::io_at("reading", path, error))?;
-        let line: Line = serde_json::from_str(&text)
-            .map_err(|_| damaged(path, number, "it is not an entry of a quarantine"))?;
-        if line.entry.v != FORMAT {
-            return Err(damaged(
-                path,
-                number,
-                "it was written by another version of this program",
-            ));
-        }
-        lines.insert(line.entry.offset, line);
-    }
-    Ok(lines)
+/// What is looked at of an entry without reading all of it.
+#[derive(Debug, Deserialize)]
+struct Head {
+    v: u8,
+    run: i64,
+    offset: u64,
 }
 
-fn write<'a>(path: &Path, lines: impl Iterator<Item = &'a Line>) -> Result<()> {
-    let mut content = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut content, line)
-            .map_err(|error| IngestError::io_at("writing", path, error.into()))?;
-        content.push(b'\n');
+/// A line of a file, as it stands there.
+struct TextLine {
+    number: usize,
+    text: String,
+    head: Head,
+}
+
+impl TextLine {
+    fn parse<'a, T: Deserialize<'a>>(&'a self, path: &Path) -> Result<T> {
+        serde_json::from_str(&self.text).map_err(|_| damaged(path, self.number, NO_ENTRY))
     }
-    store::replace(path, &content)
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(self.text.as_bytes())?;
+        out.write_all(b"\n")
+    }
+}
+
+const NO_ENTRY: &str = "it is not an entry of a quarantine";
+
+/// The lines of a file, one in memory at a time.
+fn lines(path: &Path) -> Result<impl Iterator<Item = Result<TextLine>> + use<>> {
+    let path = path.to_owned();
+    let file = fs::File::open(&path).map_err(|error| IngestError::io_at("reading", &path, error))?;
+    let lines = (1..).zip(BufReader::new(file).lines());
+    Ok(lines.map(move |(number, text)| {
+        let text = text.map_err(|error| IngestError::io_at("reading", &path, error))?;
+        let head: Head =
+            serde_json::from_str(&text).map_err(|_| damaged(&path, number, NO_ENTRY))?;
+        if head.v != FORMAT {
+            let fault = "it was written by another version of this program";
+            return Err(damaged(&path, number, fault));
+        }
+        Ok(TextLine { number, text, head })
+    }))
+}
+
+/// Drops the entries of a file that do not stay, and the file with the last of them.
+fn keep(path: &Path, stays: impl Fn(&Head) -> bool) -> Result<()> {
+    let (mut kept, mut dropped) = (0_u64, 0_u64);
+    for line in lines(path)? {
+        *if stays(&line?.head) { &mut kept } else { &mut dropped } += 1;
+    }
+    if kept == 0 {
+        return store::remove(path);
+    }
+    if dropped == 0 {
+        return Ok(());
+    }
+    let rest = lines(path)?;
+    store::replace_with(path, |out| {
+        for line in rest {
+            let line = line?;
+            if stays(&line.head) {
+                let written = line.write(out);
+                written.map_err(|error| IngestError::io_at("writing", path, error))?;
+            }
+        }
+        Ok(())
+    })
 }
 
 fn damaged(path: &Path, line: usize, fault: &str) -> IngestError {

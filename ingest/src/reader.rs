@@ -6,7 +6,7 @@
 use std::{io, sync::Arc};
 
 use qihui_catalog::FeedFormat;
-use ring::digest::{Digest, SHA256, digest};
+use ring::digest::{Context, Digest, SHA256, digest};
 
 use crate::{
     IngestError,
@@ -27,8 +27,12 @@ pub(crate) trait Records: Send {
     fn position(&mut self) -> Result<Position>;
 
     /// Reads on by one record, or by all records of one message: good ones go to `gatherer`, others to `rejected`.
-    /// False at the end.
-    fn next(&mut self, gatherer: &mut Gatherer, rejected: &mut Vec<Rejected>) -> Result<bool>;
+    /// Returns their [`weight`]; none at the end.
+    fn next(
+        &mut self,
+        gatherer: &mut Gatherer,
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<Option<u64>>;
 
     /// SHA-256 of everything passed since the last call.
     fn take_hash(&mut self) -> Digest;
@@ -76,14 +80,17 @@ impl ChunkReader {
         const OFTEN: u64 = 4096;
         let from = self.position()?;
         let mut to = from;
-        let mut rejected = Vec::new();
+        let (mut rejected, mut weight) = (Vec::new(), 0);
+        let most = self.limits.chunk_bytes as u64;
         while to.record - from.record < self.limits.chunk_rows as u64
-            && to.offset - from.offset < self.limits.chunk_bytes as u64
+            && to.offset - from.offset < most
+            && weight < most
         {
             let before = to.record;
-            if !self.records.next(&mut self.gatherer, &mut rejected)? {
+            let Some(more) = self.records.next(&mut self.gatherer, &mut rejected)? else {
                 break;
-            }
+            };
+            weight += more;
             to = self.position()?;
             if to.record / OFTEN != before / OFTEN {
                 seen(to);
@@ -92,8 +99,7 @@ impl ChunkReader {
         if to.record == from.record {
             return Ok(None);
         }
-        let mut input_hash = [0; 32];
-        input_hash.copy_from_slice(self.records.take_hash().as_ref());
+        let input_hash = bytes_of(self.records.take_hash());
         Ok(Some(Chunk {
             from,
             to,
@@ -114,19 +120,38 @@ pub(crate) fn whole(code: Reason) -> Vec<Problem> {
     vec![Problem { code, column: None }]
 }
 
-/// A record for quarantine, whose bytes are `raw` one after the other.
+/// How much of the head that lines of a message share is kept with each of them, in bytes.
+const KEPT_HEAD_BYTES: usize = 8 << 10;
+
+/// What a record weighs in its chunk: the bytes that are kept of it if it cannot land, whether it can or not, so that
+/// chunks end where they end whatever the table holds.
+pub(crate) fn weight(head: usize, record: u64, kept_bytes: usize) -> u64 {
+    let whole = record.saturating_add(head.min(KEPT_HEAD_BYTES) as u64);
+    whole.min(kept_bytes as u64)
+}
+
+/// A record for quarantine: `record`, and what stands before it in its message.
 pub(crate) fn reject(
     source: &Source,
     at: Position,
-    raw: &[&[u8]],
+    (head, record): (&[u8], &[u8]),
     problems: Vec<Problem>,
     kept_bytes: usize,
 ) -> Rejected {
     let (part, line) = source.place(at.offset, at.line);
+    let mut hash = Context::new(&SHA256);
+    hash.update(head);
+    hash.update(record);
+    let head_kept = &head[..head.len().min(KEPT_HEAD_BYTES)];
+    let kept = head_kept.iter().chain(record).take(kept_bytes);
     Rejected {
+        offset: at.offset,
         part,
         line,
-        ..reject_bytes(at.offset, &raw.concat(), problems, kept_bytes)
+        length: (head.len() + record.len()) as u64,
+        sha256: bytes_of(hash.finish()),
+        problems,
+        kept: kept.copied().collect(),
     }
 }
 
@@ -141,7 +166,7 @@ pub(crate) fn reject_row(
         row.offset.saturating_sub(row.head_before.into()),
         row.head_length as usize,
     )?;
-    let raw = source.read_at(row.offset, row.length as usize)?;
+    let record = source.read_at(row.offset, row.length as usize)?;
     let at = Position {
         offset: row.offset,
         line: row.line,
@@ -150,7 +175,7 @@ pub(crate) fn reject_row(
     Ok(reject(
         source,
         at,
-        &[&head, &raw],
+        (&head, &record),
         vec![problem],
         kept_bytes,
     ))
@@ -168,14 +193,14 @@ pub(crate) fn reject_bytes(
         part: None,
         line: offset,
         length: raw.len() as u64,
-        sha256: hash(raw),
+        sha256: bytes_of(digest(&SHA256, raw)),
         problems,
         kept: raw[..raw.len().min(kept_bytes)].to_vec(),
     }
 }
 
-fn hash(bytes: &[u8]) -> [u8; 32] {
+fn bytes_of(digest: Digest) -> [u8; 32] {
     let mut sha256 = [0; 32];
-    sha256.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sha256.copy_from_slice(digest.as_ref());
     sha256
 }

@@ -252,7 +252,7 @@ impl Source {
             FeedFormat::Xml => Some(unpack_documents(again()?, &name, state_dir, limits)?),
             FeedFormat::Xlsx => {
                 not_empty(stamp.bytes, &name, feed)?;
-                let unpacked = unpack_workbook(again()?, &name, state_dir, limits)?;
+                let unpacked = unpack_workbook(again()?, &name, feed, state_dir, limits)?;
                 not_empty(unpacked.bytes, &name, feed)?;
                 Some(unpacked)
             }
@@ -415,7 +415,13 @@ fn unpack_documents(file: File, name: &str, state_dir: &Path, limits: &Limits) -
     })
 }
 
-fn unpack_workbook(file: File, name: &str, state_dir: &Path, limits: &Limits) -> Result<Unpacked> {
+fn unpack_workbook(
+    file: File,
+    name: &str,
+    feed: &FeedSpec,
+    state_dir: &Path,
+    limits: &Limits,
+) -> Result<Unpacked> {
     const OLD_OFFICE: &[u8] = b"\xD0\xCF\x11\xE0";
     if begins_with(&file, OLD_OFFICE)
         .map_err(|error| IngestError::io(format!("reading `{name}`"), error))?
@@ -423,7 +429,7 @@ fn unpack_workbook(file: File, name: &str, state_dir: &Path, limits: &Limits) ->
         let fault = "it is of the form before xlsx, or protected by a password";
         return Err(IngestError::workbook(name, fault.into()));
     }
-    let text = workbook::write_text(file, name, state_dir, limits)?;
+    let text = workbook::write_text(file, name, &feed.sheets, state_dir, limits)?;
     Ok(Unpacked {
         text: text.text,
         bytes: text.bytes,

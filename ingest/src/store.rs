@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::Path,
 };
@@ -35,6 +35,24 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
 /// See [`durable::replace`].
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     durable::replace(path, content).map_err(|error| IngestError::io_at("writing", path, error))
+}
+
+/// See [`durable::replace_with`].
+pub(crate) fn replace_with(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let mut fault = None;
+    let replaced = durable::replace_with(path, |file| {
+        content(file).map_err(|error| {
+            fault = Some(error);
+            io::Error::other("its content could not be made")
+        })
+    });
+    match fault {
+        Some(fault) => Err(fault),
+        None => replaced.map_err(|error| IngestError::io_at("writing", path, error)),
+    }
 }
 
 /// Removes `path` durably.

@@ -17,51 +17,46 @@
 //! | error | `#REF!` and the like |
 //! | formula | the value that was kept with it |
 //!
-//! A bare number in a column of days or times counts days (1 to 2,958,465); `20240506` is too great for that and is a
-//! day as it stands.
+//! A bare number in a column of days or times counts days; `20240506` is too great for that and is a day as it stands.
+//! Where a cell does not show its number as a day, the number has to be one of a plausible day ([`PLAUSIBLE_YEARS`]):
+//! `202405` is a month that somebody wrote as a number, and no day of the year 2454.
 //!
-//! The library that reads cells believes what a workbook says of itself. So it is given a copy that holds only the
-//! parts that are needed, each checked first: tags that fit each other, depth, length, count of strings and formats,
-//! no DTD, a dimension that goes from a first to a last cell.
+//! The library that reads cells believes what a workbook says of itself. So it is given a copy that holds nothing but
+//! cells ([`crate::workbook_parts`]).
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::File,
-    io::{BufReader, BufWriter, Write as _},
+    io::BufReader,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
 };
 
-use calamine::{DataRef, Reader as _, SheetType, SheetVisible, Xlsx, XlsxError};
-use chrono::{Days, NaiveDate};
-use memchr::memmem;
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+use calamine::{DataRef, Reader as _, Xlsx};
+use chrono::{Datelike as _, Days, NaiveDate};
 
 use crate::{
-    archive::{Archive, Entry, FileReader},
+    archive::{Archive, FileReader},
     error::{IngestError, Result},
     limits::Limits,
     reason::Reason,
     source::Part,
-    spool::{self, Spool},
-    xml::{self, Kind, Nesting, Step},
+    spool::Spool,
+    workbook_parts,
 };
 
+/// The form of the text that is written here. Whoever changes what stands for a workbook counts it up: a reading that
+/// was begun with another form is not continued.
+pub(crate) const TEXT_FORM: u32 = 2;
 /// The most rows and columns of a sheet, as in every spreadsheet.
-const MAX_ROWS: u32 = 1_048_576;
-const MAX_COLUMNS: u32 = 16_384;
-/// The most sheets that are shown.
-const MAX_SHEETS: usize = 256;
-/// The most texts that cells share.
-const MAX_STRINGS: u64 = 4 << 20;
-/// The most formats of cells.
-const MAX_FORMATS: u64 = 1 << 16;
-/// The most bytes of the shared texts, and of every other part but sheets.
-const MAX_STRINGS_BYTES: u64 = 128 << 20;
-const MAX_PART_BYTES: u64 = 16 << 20;
-/// The longest text of one cell with its markup, in bytes. A cell holds 32,767 characters.
-const MAX_CELL_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_ROWS: u32 = 1_048_576;
+pub(crate) const MAX_COLUMNS: u32 = 16_384;
+/// How much of a row is held before it is written, in bytes; one cell comes on top.
+const HELD_BYTES: usize = 256 << 10;
+/// The years of days that are written as bare numbers.
+const PLAUSIBLE_YEARS: std::ops::Range<i32> = 1950..2100;
 /// The last day that spreadsheets know, 9999-12-31, counted from 1900.
 const LAST_DAY: f64 = 2_958_465.0;
 /// From here on a number has lost digits.
@@ -85,27 +80,33 @@ pub(crate) struct WorkbookText {
     pub dates: DateSystem,
 }
 
-/// Writes the workbook `file`, known to people as `name`, as text.
+/// Writes the workbook `file`, known to people as `name`, as text: the sheets named `wanted`, or all that are shown.
 pub(crate) fn write_text(
     file: File,
     name: &str,
+    wanted: &BTreeSet<String>,
     state_dir: &Path,
     limits: &Limits,
 ) -> Result<WorkbookText> {
     let mut archive = Archive::open(file, name, limits)?;
-    let (checked, dates) = checked_copy(&mut archive, name, state_dir)?;
-    let spool = Spool::new(state_dir, name, limits.archive_bytes)?;
+    let copy = workbook_parts::copy(&mut archive, name, wanted, state_dir)?;
     let mut writer = TextWriter {
         name,
-        spool,
+        spool: Spool::new(state_dir, name, limits.archive_bytes)?,
         parts: Vec::new(),
-        dates,
-        line: String::new(),
+        dates: copy.dates,
+        row: Row::default(),
+        cell: String::new(),
     };
     // What the library does not expect it may answer with a panic; that costs the file and not the process.
-    let written = catch_unwind(AssertUnwindSafe(|| writer.write(checked)));
+    let written = catch_unwind(AssertUnwindSafe(|| writer.write(copy.file, &copy.sheets)));
     written.unwrap_or_else(|_| Err(IngestError::workbook(name, "its parts are damaged".into())))?;
-    let TextWriter { spool, parts, .. } = writer;
+    let TextWriter {
+        spool,
+        parts,
+        dates,
+        ..
+    } = writer;
     Ok(WorkbookText {
         bytes: spool.bytes,
         text: spool.finish()?,
@@ -114,85 +115,80 @@ pub(crate) fn write_text(
     })
 }
 
-/// Writes the rows of the sheets that are shown.
+/// Writes the rows of the sheets.
 struct TextWriter<'a> {
     name: &'a str,
     spool: Spool,
     parts: Vec<Part>,
     dates: DateSystem,
-    /// The row in hand.
-    line: String,
+    row: Row,
+    /// The text of the cell in hand.
+    cell: String,
+}
+
+/// The row in hand.
+#[derive(Default)]
+struct Row {
+    number: u32,
+    /// The column of the last cell that holds anything.
+    column: u32,
+    /// What is not written yet.
+    text: String,
+    /// Whether a part of it is written.
+    begun: bool,
+    /// How many rows of the sheet are written.
+    before: u32,
 }
 
 impl TextWriter<'_> {
-    fn write(&mut self, checked: File) -> Result<()> {
+    fn write(&mut self, copy: File, sheets: &[String]) -> Result<()> {
         let reader = BufReader::new(FileReader {
-            file: checked,
+            file: copy,
             offset: 0,
         });
-        let mut workbook = Xlsx::new(reader).map_err(|error| {
-            let fault = match error {
-                XlsxError::Password => "it is protected by a password",
-                _ => "its parts do not fit together",
-            };
-            IngestError::workbook(self.name, fault.into())
-        })?;
-        let shown: Vec<String> = workbook
-            .sheets_metadata()
-            .iter()
-            .filter(|sheet| {
-                sheet.typ == SheetType::WorkSheet && sheet.visible == SheetVisible::Visible
-            })
-            .map(|sheet| sheet.name.clone())
-            .collect();
-        if shown.len() > MAX_SHEETS {
-            let fault = format!("it shows {} sheets, the limit is {MAX_SHEETS}", shown.len());
-            return Err(IngestError::workbook(self.name, fault));
-        }
-        shown
-            .iter()
-            .try_for_each(|sheet| self.sheet(&mut workbook, sheet))
+        let damaged =
+            |_| IngestError::workbook(self.name, "its parts do not fit together".to_owned());
+        let mut workbook = Xlsx::new(reader).map_err(damaged)?;
+        (1..)
+            .zip(sheets)
+            .try_for_each(|(number, sheet)| self.sheet(&mut workbook, number, sheet))
     }
 
-    fn sheet(&mut self, workbook: &mut Xlsx<BufReader<FileReader>>, sheet: &str) -> Result<()> {
+    fn sheet(
+        &mut self,
+        workbook: &mut Xlsx<BufReader<FileReader>>,
+        number: u32,
+        sheet: &str,
+    ) -> Result<()> {
         let (start, first_line) = (self.spool.bytes, self.spool.line);
-        // Rows written so far, and the row in hand with the next free column.
-        let (mut written, mut row, mut column) = (0, 0, 0);
         let name = self.name;
         let fault = |row: u32| {
             let at = row.saturating_add(1);
             IngestError::workbook(name, format!("the sheet `{sheet}` is damaged at row {at}"))
         };
         let mut cells = workbook
-            .worksheet_cells_reader(sheet)
+            .worksheet_cells_reader(&number.to_string())
             .map_err(|_| fault(0))?;
-        self.line.clear();
-        while let Some(cell) = cells.next_cell().map_err(|_| fault(row))? {
-            let (at_row, at_column) = cell.get_position();
-            if at_row != row {
-                self.end_row(&mut written, row)?;
-                column = 0;
+        self.row = Row::default();
+        // The first column that is free.
+        let mut free = 0;
+        while let Some(cell) = cells.next_cell().map_err(|_| fault(self.row.number))? {
+            let (row, column) = cell.get_position();
+            if row > self.row.number {
+                self.end_row(row)?;
+                free = 0;
             }
-            if at_row < row || at_column < column || at_row >= MAX_ROWS || at_column >= MAX_COLUMNS
-            {
-                return Err(fault(at_row));
+            if row < self.row.number || column < free || row >= MAX_ROWS || column >= MAX_COLUMNS {
+                return Err(fault(row));
             }
-            row = at_row;
-            let before = self.line.len();
-            for _ in column..at_column {
-                self.line.push('\t');
-            }
-            let tabs = self.line.len();
-            write_cell(cell.get_value(), self.dates, &mut self.line);
-            if self.line.len() == tabs {
-                // An empty cell: its place is kept by the next one that is not.
-                self.line.truncate(before);
-            } else {
-                self.line.push('\t');
-                column = at_column + 1;
+            self.cell.clear();
+            write_cell(cell.get_value(), self.dates, &mut self.cell);
+            if !self.cell.is_empty() {
+                self.add_cell(column)?;
+                free = column + 1;
             }
         }
-        self.end_row(&mut written, row)?;
+        self.end_row(0)?;
         if self.spool.bytes > start {
             self.parts.push(Part {
                 name: Some(Arc::from(sheet)),
@@ -203,20 +199,41 @@ impl TextWriter<'_> {
         Ok(())
     }
 
-    /// Writes the row in hand, if anything is in it, and the empty ones before it.
-    fn end_row(&mut self, written: &mut u32, row: u32) -> Result<()> {
-        // The tab behind the last cell.
-        self.line.pop();
-        if self.line.is_empty() {
-            return Ok(());
+    /// Adds the cell in hand to its row, behind the tabs of the columns before it.
+    fn add_cell(&mut self, column: u32) -> Result<()> {
+        for _ in self.row.column..column {
+            self.row.text.push('\t');
         }
-        for _ in *written..row {
-            self.spool.write(b"\n")?;
+        self.row.column = column;
+        self.row.text.push_str(&self.cell);
+        if self.row.text.len() > HELD_BYTES {
+            self.write_row()?;
         }
-        self.line.push('\n');
-        self.spool.write(self.line.as_bytes())?;
-        self.line.clear();
-        *written = row + 1;
+        Ok(())
+    }
+
+    /// Writes what is held of the row in hand, and the empty rows before it.
+    fn write_row(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.row.begun, true) {
+            for _ in self.row.before..self.row.number {
+                self.spool.write(b"\n")?;
+            }
+        }
+        self.spool.write(self.row.text.as_bytes())?;
+        self.row.text.clear();
+        Ok(())
+    }
+
+    /// Ends the row in hand, if anything is in it, and goes on with row number `next`.
+    fn end_row(&mut self, next: u32) -> Result<()> {
+        if self.row.begun || !self.row.text.is_empty() {
+            self.row.text.push('\n');
+            self.write_row()?;
+            self.row.before = self.row.number + 1;
+        }
+        self.row.begun = false;
+        self.row.column = 0;
+        self.row.number = next;
         Ok(())
     }
 }
@@ -232,9 +249,11 @@ fn write_cell(value: &DataRef<'_>, dates: DateSystem, out: &mut String) {
         }
         DataRef::Float(number) => write_number(*number, out),
         DataRef::Bool(flag) => out.push_str(if *flag { "TRUE" } else { "FALSE" }),
-        DataRef::DateTime(moment) => {
-            if !moment.is_datetime() || write_moment(moment.as_f64(), dates, out).is_none() {
-                write_number(moment.as_f64(), out);
+        DataRef::DateTime(serial) => {
+            let shown = serial.is_datetime().then(|| moment(serial.as_f64(), dates));
+            match shown.flatten() {
+                Some(moment) => write_moment(moment, out),
+                None => write_number(serial.as_f64(), out),
             }
         }
         DataRef::DateTimeIso(text) | DataRef::DurationIso(text) => escape(text, out),
@@ -331,8 +350,8 @@ fn positional(mantissa: &str, exponent: i32, out: &mut String) {
     }
 }
 
-/// Writes the day (and time, if it is not midnight) that a count of days stands for; none when it is no day.
-fn write_moment(serial: f64, dates: DateSystem, out: &mut String) -> Option<()> {
+/// The day and the milliseconds of it that a count of days stands for; none when it is no day.
+fn moment(serial: f64, dates: DateSystem) -> Option<(NaiveDate, u32)> {
     const DAY_MS: u32 = 86_400_000;
     if !(0.0..=LAST_DAY + 1.0).contains(&serial) {
         return None;
@@ -356,9 +375,11 @@ fn write_moment(serial: f64, dates: DateSystem, out: &mut String) -> Option<()> 
         (DateSystem::From1900, _) => NaiveDate::from_ymd_opt(1899, 12, 30),
     };
     let day = epoch?.checked_add_days(Days::new(days))?;
-    if chrono::Datelike::year(&day) > 9999 {
-        return None;
-    }
+    (day.year() <= 9999).then_some((day, millis))
+}
+
+/// Writes a day, and its time if it is not midnight.
+fn write_moment((day, millis): (NaiveDate, u32), out: &mut String) {
     let _ = write!(out, "{day}");
     if millis > 0 {
         let seconds = millis / 1000;
@@ -368,7 +389,6 @@ fn write_moment(serial: f64, dates: DateSystem, out: &mut String) -> Option<()> 
             let _ = write!(out, ".{:03}", millis % 1000);
         }
     }
-    Some(())
 }
 
 /// The cells of a line.
@@ -393,7 +413,9 @@ pub(crate) fn read_cell(
         && let Ok(serial) = cell.parse::<f64>()
         && serial.abs() <= LAST_DAY + 1.0
     {
-        return write_moment(serial, dates, out).ok_or(Reason::BadDate);
+        let moment = moment(serial, dates).filter(|(day, _)| PLAUSIBLE_YEARS.contains(&day.year()));
+        write_moment(moment.ok_or(Reason::BadDate)?, out);
+        return Ok(());
     }
     unescape(cell, out);
     Ok(())
@@ -414,244 +436,4 @@ fn unescape(text: &str, out: &mut String) {
         rest = characters.as_str();
     }
     out.push_str(rest);
-}
-
-/// What a part of a workbook is to its reader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PartKind {
-    Sheet,
-    Strings,
-    Styles,
-    /// The workbook, its theme, and how parts hang together.
-    Frame,
-    /// Pictures, drawings, properties: not needed.
-    Other,
-}
-
-fn part_kind(name: &str) -> PartKind {
-    let name = name.replace('\\', "/").to_ascii_lowercase();
-    let file = name.rsplit('/').next().unwrap_or_default();
-    if !(file.ends_with(".xml") || file.ends_with(".rels")) {
-        return PartKind::Other;
-    }
-    match file {
-        "sharedstrings.xml" => PartKind::Strings,
-        "styles.xml" => PartKind::Styles,
-        ".rels" => PartKind::Frame,
-        _ if file.starts_with("workbook") => PartKind::Frame,
-        _ if name.contains("worksheets/_rels/") => PartKind::Other,
-        _ if name.contains("worksheets/") => PartKind::Sheet,
-        _ if name.contains("theme/") && !file.ends_with(".rels") => PartKind::Frame,
-        _ => PartKind::Other,
-    }
-}
-
-/// Copies the parts that are needed, each checked, into a workbook that lies about nothing.
-fn checked_copy(archive: &mut Archive, name: &str, state_dir: &Path) -> Result<(File, DateSystem)> {
-    let failed = |error: std::io::Error| IngestError::io(format!("unpacking `{name}`"), error);
-    let zip_failed = |error: zip::result::ZipError| failed(error.into());
-    let mut copy = ZipWriter::new(BufWriter::new(spool::nameless(state_dir)?));
-    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    let mut dates = DateSystem::From1900;
-    let entries: Vec<Entry> = archive.entries.clone();
-    for entry in entries {
-        let kind = part_kind(&entry.name);
-        let most = match kind {
-            PartKind::Other => continue,
-            PartKind::Sheet => u64::MAX,
-            PartKind::Strings => MAX_STRINGS_BYTES,
-            PartKind::Styles | PartKind::Frame => MAX_PART_BYTES,
-        };
-        let refused =
-            |fault: &str| IngestError::workbook(name, format!("its part `{}` {fault}", entry.name));
-        if entry.bytes > most {
-            return Err(refused(&format!("is longer than {most} bytes")));
-        }
-        copy.start_file(&*entry.name, stored).map_err(zip_failed)?;
-        let mut check = PartCheck::new(kind);
-        archive.unpack(&entry, |block| {
-            check.take(block, false).map_err(refused)?;
-            copy.write_all(block).map_err(failed)
-        })?;
-        check.take(&[], true).map_err(refused)?;
-        if check.from_1904 {
-            dates = DateSystem::From1904;
-        }
-    }
-    let file = copy
-        .finish()
-        .map_err(zip_failed)?
-        .into_inner()
-        .map_err(|error| failed(error.into_error()))?;
-    Ok((file, dates))
-}
-
-/// Follows the tags of one part.
-struct PartCheck {
-    kind: PartKind,
-    nesting: Nesting,
-    /// What is not looked at yet.
-    rest: Vec<u8>,
-    /// Bytes since the last tag.
-    text: u64,
-    /// Texts or formats so far.
-    count: u64,
-    from_1904: bool,
-}
-
-impl PartCheck {
-    fn new(kind: PartKind) -> Self {
-        Self {
-            kind,
-            nesting: Nesting::default(),
-            rest: Vec::new(),
-            text: 0,
-            count: 0,
-            from_1904: false,
-        }
-    }
-
-    /// Looks at the next block; `ended` says that it is the last.
-    fn take(&mut self, block: &[u8], ended: bool) -> Result<(), &'static str> {
-        let joined;
-        let bytes = if self.rest.is_empty() {
-            block
-        } else {
-            self.rest.extend_from_slice(block);
-            joined = std::mem::take(&mut self.rest);
-            &joined
-        };
-        let mut at = 0;
-        while at < bytes.len() {
-            match xml::step(&bytes[at..], ended, false) {
-                Step::Token(kind, length) => {
-                    self.token(kind, &bytes[at..at + length])?;
-                    at += length;
-                }
-                Step::More => break,
-                Step::Fault(Reason::DoctypeRefused) => return Err("has a DTD"),
-                Step::Fault(Reason::RecordTooLong) => return Err("has a tag of more than 1 MiB"),
-                Step::Fault(_) => return Err("is cut short or damaged"),
-            }
-        }
-        self.rest = bytes[at..].to_vec();
-        if ended && self.nesting.depth() > 0 {
-            return Err("is cut short");
-        }
-        Ok(())
-    }
-
-    fn token(&mut self, kind: Kind, token: &[u8]) -> Result<(), &'static str> {
-        self.text = if kind == Kind::Text {
-            self.text.saturating_add(token.len() as u64)
-        } else {
-            0
-        };
-        if self.text > MAX_CELL_BYTES {
-            return Err("has a text of more than 1 MiB");
-        }
-        let name = xml::name(token);
-        let fits = match kind {
-            Kind::Start => {
-                self.tag(xml::local(name), token)?;
-                self.nesting.open(name)
-            }
-            Kind::Empty => self.tag(xml::local(name), token).map(|()| Ok(()))?,
-            Kind::End => self.nesting.close(name),
-            Kind::Text | Kind::CData | Kind::Aside => Ok(()),
-        };
-        fits.map_err(|fault| match fault {
-            Reason::TooDeep => "has elements too deep inside each other",
-            _ => "has tags that do not fit each other",
-        })
-    }
-
-    /// What tags claim.
-    fn tag(&mut self, local: &[u8], token: &[u8]) -> Result<(), &'static str> {
-        let (counted, most) = match self.kind {
-            PartKind::Strings => (local == b"si", MAX_STRINGS),
-            PartKind::Styles => (
-                matches!(local, b"xf" | b"font" | b"fill" | b"border" | b"numFmt"),
-                MAX_FORMATS,
-            ),
-            _ => (false, 0),
-        };
-        self.count += u64::from(counted);
-        if counted && self.count > most {
-            return Err("has too many texts or formats");
-        }
-        match (self.kind, local) {
-            (PartKind::Strings, b"sst") => {
-                let claimed = attribute(token, b"uniqueCount");
-                let fine =
-                    claimed.is_none_or(|text| number(text).is_some_and(|n| n <= MAX_STRINGS));
-                fine.then_some(()).ok_or("claims more texts than any has")
-            }
-            (PartKind::Sheet, b"dimension") => {
-                let fine = attribute(token, b"ref").is_none_or(is_area);
-                fine.then_some(()).ok_or("claims an area that no sheet has")
-            }
-            (PartKind::Frame, b"workbookPr") => {
-                let flag = attribute(token, b"date1904");
-                self.from_1904 |= matches!(flag, Some(b"1" | b"true"));
-                Ok(())
-            }
-            // A sheet must not be read as what it is not.
-            (PartKind::Frame, b"Relationship")
-                if memmem::find(token, b"officeDocument\"").is_some()
-                    && memmem::find(token, b"worksheets").is_some() =>
-            {
-                Err("calls a sheet the workbook")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The value of an attribute of a tag, as it stands there.
-fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let mut rest = tag;
-    while let Some(at) = memmem::find(rest, name) {
-        let before = at.checked_sub(1).and_then(|i| rest.get(i));
-        let after = &rest[at + name.len()..];
-        let value = after.trim_ascii_start().strip_prefix(b"=");
-        if before.is_some_and(|byte| xml::is_white(*byte))
-            && let Some([quote @ (b'"' | b'\''), value @ ..]) = value.map(<[u8]>::trim_ascii_start)
-        {
-            return memchr::memchr(*quote, value).map(|end| &value[..end]);
-        }
-        rest = after;
-    }
-    None
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok()
-}
-
-/// Whether `text` names a cell, or a first and a last one.
-fn is_area(text: &[u8]) -> bool {
-    let mut cells = text.split(|byte| *byte == b':').map(cell_at);
-    match (cells.next(), cells.next(), cells.next()) {
-        (Some(Some(_)), None, None) => true,
-        (Some(Some(first)), Some(Some(last)), None) => first.0 <= last.0 && first.1 <= last.1,
-        _ => false,
-    }
-}
-
-/// Column and row of a cell such as `AB12`.
-fn cell_at(text: &[u8]) -> Option<(u32, u32)> {
-    let letters = text
-        .iter()
-        .take_while(|byte| byte.is_ascii_alphabetic())
-        .count();
-    let (letters, digits) = text.split_at(letters);
-    if !(1..=3).contains(&letters.len()) || !(1..=7).contains(&digits.len()) {
-        return None;
-    }
-    let column = letters.iter().fold(0, |column, letter| {
-        column * 26 + u32::from(letter.to_ascii_uppercase() - b'A') + 1
-    });
-    let row = number(digits).and_then(|row| u32::try_from(row).ok())?;
-    ((1..=MAX_COLUMNS).contains(&column) && (1..=MAX_ROWS).contains(&row)).then_some((column, row))
 }

@@ -50,6 +50,9 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         .optional("delimiter")
         .map_or(Some(b','), |node| delimiter(&node, format));
     let message = message::read(fields.optional("message"), format, root);
+    let sheets = fields
+        .optional("sheets")
+        .map_or_else(|| Some(BTreeSet::new()), |node| sheets(&node, format));
     let columns = fields.required("columns").and_then(|node| columns(&node));
     let topic = match source {
         Some(Source::Kafka) => fields
@@ -78,6 +81,7 @@ pub(super) fn read(root: &Node<'_>) -> Option<FeedSpec> {
         topic: topic?,
         delimiter: delimiter?,
         message: message?,
+        sheets: sheets?,
         columns: columns?,
         ignored: ignored?,
         constants: constants?,
@@ -176,6 +180,13 @@ fn delimiter(node: &Node<'_>, format: Option<FeedFormat>) -> Option<u8> {
     ])
 }
 
+fn sheets(node: &Node<'_>, format: Option<FeedFormat>) -> Option<BTreeSet<String>> {
+    if format.is_some_and(|format| format != FeedFormat::Xlsx) {
+        node.problem(codes::RULE, "only workbooks have sheets");
+    }
+    names(node)
+}
+
 fn columns(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
     let columns = map(Some(node.clone()), |value| {
         let name = value.text()?;
@@ -262,6 +273,9 @@ pub(super) fn write(feed: &FeedSpec) -> Value {
     }
     if let Some(form) = &feed.message {
         document["message"] = message::write(form);
+    }
+    if !feed.sheets.is_empty() {
+        document["sheets"] = json!(feed.sheets);
     }
     if !feed.ignored.is_empty() {
         document["ignored"] = json!(feed.ignored);

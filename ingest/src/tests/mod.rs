@@ -195,6 +195,7 @@ pub(crate) fn feed(format: FeedFormat, encoding: Encoding) -> FeedSpec {
         topic: None,
         delimiter: b',',
         message: (format == FeedFormat::Xml).then(message_form),
+        sheets: BTreeSet::new(),
         columns: columns.into_iter().map(text).collect(),
         ignored: BTreeSet::from(["note".to_owned()]),
         constants: BTreeMap::from([text(("department", "税务"))]),

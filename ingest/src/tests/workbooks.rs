@@ -341,9 +341,14 @@ fn the_text_form_is_stable() {
     let fixture = Fixture::xlsx();
     let path = fixture.write("payments.xlsx", &content);
     let file = fs::File::open(&path).unwrap();
-    let text =
-        crate::workbook::write_text(file, "payments.xlsx", &fixture.state(), &Limits::DEFAULT)
-            .unwrap();
+    let text = crate::workbook::write_text(
+        file,
+        "payments.xlsx",
+        &fixture.feed.sheets,
+        &fixture.state(),
+        &Limits::DEFAULT,
+    )
+    .unwrap();
     let mut shown = String::new();
     let mut reader = crate::archive::FileReader {
         file: text.text,

@@ -1,0 +1,811 @@
+//! The parts of a workbook, written anew before a library reads them.
+//!
+//! The library that reads cells believes what a workbook says of itself: how many texts there are, which part is which,
+//! how large a sheet is. So it never sees the workbook. It reads a copy that is written here: the parts that the
+//! workbook's relationships lead to, and of each only the elements and attributes that cells are made of. Promises: no
+//! tag and no claim is copied, each tag is written anew from a name and from attributes that a strict parser read; a
+//! cell has at most one value, in the form of its type; hidden sheets are not in the copy; tags fit each other, depth,
+//! texts and counts are capped, a DTD is refused.
+//!
+//! | part | what is kept |
+//! |---|---|
+//! | sheet | `sheetData`, `row` (`r`), `c` (`r`, `s`, `t`), `v` or `is`, `r` and `t` in it (`xml:space`) |
+//! | shared strings | `si`, `r` and `t` in it |
+//! | styles | `numFmt` (`numFmtId`, `formatCode`), `xf` of `cellXfs` (`numFmtId`) |
+//! | workbook, relationships | nothing: they are read here, and written anew |
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, HashSet},
+    fs::File,
+    io::{self, BufWriter, Write as _},
+    path::Path,
+};
+
+use quick_xml::{escape::unescape, events::BytesStart};
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+use crate::{
+    archive::{Archive, Entry},
+    error::{IngestError, Result},
+    reason::Reason,
+    spool,
+    workbook::{DateSystem, MAX_COLUMNS, MAX_ROWS},
+    xml::{self, Kind, Nesting, Step},
+};
+
+/// The most sheets that are read.
+const MAX_SHEETS: usize = 256;
+/// The most sheets that a workbook lists, and the most relationships of a part.
+const MAX_LISTED: usize = 1 << 14;
+/// The most texts that cells share.
+const MAX_STRINGS: u64 = 4 << 20;
+/// The most formats of cells.
+const MAX_FORMATS: u64 = 1 << 16;
+/// The longest tag of a format, in bytes. Spreadsheets take 255 characters.
+const MAX_FORMAT_BYTES: usize = 2 << 10;
+/// The most bytes of the shared texts, and of every other part but sheets.
+const MAX_STRINGS_BYTES: u64 = 128 << 20;
+const MAX_PART_BYTES: u64 = 16 << 20;
+/// The longest text of one cell, in bytes as it stands in its part. A cell holds 32,767 characters.
+const MAX_CELL_BYTES: u64 = 1 << 20;
+
+/// A workbook of which nothing is left but cells.
+pub(crate) struct Copy {
+    pub file: File,
+    /// The names of its sheets, in order; in the copy they are called 1, 2, 3 …
+    pub sheets: Vec<String>,
+    pub dates: DateSystem,
+}
+
+/// Copies the sheets of `archive` that are shown; of them those named `wanted`, or all when none is.
+pub(crate) fn copy(
+    archive: &mut Archive,
+    name: &str,
+    wanted: &BTreeSet<String>,
+    state_dir: &Path,
+) -> Result<Copy> {
+    let mut parts = Parts::new(archive, name)?;
+    let root = parts.relations("", "_rels/.rels")?;
+    let main = parts.one(&root, "officeDocument")?;
+    let main = main.ok_or_else(|| parts.refused("its parts do not say which is the workbook"))?;
+    let main = parts.take(&main)?;
+    let workbook = parts.read(&main, PartKind::Workbook, None)?;
+    let (folder, file) = main.rsplit_once('/').unwrap_or(("", &main));
+    let folder = if folder.is_empty() {
+        String::new()
+    } else {
+        format!("{folder}/")
+    };
+    let relations = parts.relations(&folder, &format!("{folder}_rels/{file}.rels"))?;
+    let shown = parts.shown(workbook.sheets, &relations, wanted)?;
+    let strings = parts.one(&relations, "sharedStrings")?;
+    let styles = parts.one(&relations, "styles")?;
+    let mut writer = CopyWriter::new(name, state_dir)?;
+    writer.frame(shown.len())?;
+    for (part, to, kind) in [
+        (strings, "xl/sharedStrings.xml", PartKind::Strings),
+        (styles, "xl/styles.xml", PartKind::Styles),
+    ] {
+        if let Some(part) = part {
+            let part = parts.take(&part)?;
+            writer.begin(to)?;
+            parts.read(&part, kind, Some(&mut writer))?;
+        }
+    }
+    let mut sheets = Vec::with_capacity(shown.len());
+    for (number, (sheet, part)) in (1..).zip(shown) {
+        writer.begin(&format!("xl/worksheets/sheet{number}.xml"))?;
+        parts.read(&part, PartKind::Sheet, Some(&mut writer))?;
+        sheets.push(sheet);
+    }
+    let dates = match workbook.from_1904 {
+        true => DateSystem::From1904,
+        false => DateSystem::From1900,
+    };
+    Ok(Copy {
+        file: writer.finish()?,
+        sheets,
+        dates,
+    })
+}
+
+/// Writes the copy, none of it packed.
+struct CopyWriter<'a> {
+    name: &'a str,
+    zip: ZipWriter<BufWriter<File>>,
+}
+
+impl<'a> CopyWriter<'a> {
+    fn new(name: &'a str, state_dir: &Path) -> Result<Self> {
+        let zip = ZipWriter::new(BufWriter::new(spool::nameless(state_dir)?));
+        Ok(Self { name, zip })
+    }
+
+    fn begin(&mut self, part: &str) -> Result<()> {
+        let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        let begun = self.zip.start_file(part, stored);
+        begun.map_err(|error| self.failed(error.into()))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.zip.write_all(bytes);
+        written.map_err(|error| self.failed(error))
+    }
+
+    /// The parts that say where sheets are, for `sheets` of them.
+    fn frame(&mut self, sheets: usize) -> Result<()> {
+        const TYPES: &str = "http://schemas.openxmlformats.org/officeDocument/2006/relationships";
+        self.begin("_rels/.rels")?;
+        let root = format!(
+            "<Relationships><Relationship Id=\"w\" Type=\"{TYPES}/officeDocument\" Target=\"xl/workbook.xml\"/></Relationships>"
+        );
+        self.write(root.as_bytes())?;
+        self.begin("xl/_rels/workbook.xml.rels")?;
+        self.write(b"<Relationships>")?;
+        for number in 1..=sheets {
+            let relation = format!(
+                "<Relationship Id=\"s{number}\" Type=\"{TYPES}/worksheet\" Target=\"worksheets/sheet{number}.xml\"/>"
+            );
+            self.write(relation.as_bytes())?;
+        }
+        self.write(b"</Relationships>")?;
+        self.begin("xl/workbook.xml")?;
+        self.write(b"<workbook><sheets>")?;
+        for number in 1..=sheets {
+            let sheet = format!("<sheet name=\"{number}\" r:id=\"s{number}\"/>");
+            self.write(sheet.as_bytes())?;
+        }
+        self.write(b"</sheets></workbook>")
+    }
+
+    fn finish(self) -> Result<File> {
+        let failed =
+            |error: io::Error| IngestError::io(format!("unpacking `{}`", self.name), error);
+        let file = self.zip.finish().map_err(|error| failed(error.into()))?;
+        file.into_inner()
+            .map_err(|error| failed(error.into_error()))
+    }
+
+    fn failed(&self, error: io::Error) -> IngestError {
+        IngestError::io(format!("unpacking `{}`", self.name), error)
+    }
+}
+
+/// The parts of a workbook by where they are.
+struct Parts<'a> {
+    archive: &'a mut Archive,
+    name: &'a str,
+    entries: HashMap<String, Entry>,
+    /// Those that were used: no part is two things.
+    taken: HashSet<String>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(archive: &'a mut Archive, name: &'a str) -> Result<Self> {
+        let mut entries = HashMap::with_capacity(archive.entries.len());
+        for entry in &archive.entries {
+            if entries.insert(key(&entry.name), entry.clone()).is_some() {
+                let fault = format!("two of its parts have the name `{}`", entry.name);
+                return Err(IngestError::workbook(name, fault));
+            }
+        }
+        Ok(Self {
+            archive,
+            name,
+            entries,
+            taken: HashSet::new(),
+        })
+    }
+
+    fn refused(&self, fault: impl Into<String>) -> IngestError {
+        IngestError::workbook(self.name, fault.into())
+    }
+
+    /// Says that `part` is needed; refuses one that has another use.
+    fn take(&mut self, part: &str) -> Result<String> {
+        if self.taken.insert(key(part)) {
+            return Ok(part.to_owned());
+        }
+        Err(self.refused(format!("it uses its part `{part}` twice")))
+    }
+
+    /// The relationships of a part, by id, with their targets from the root on.
+    fn relations(&mut self, folder: &str, part: &str) -> Result<HashMap<String, Relation>> {
+        let part = self.take(part)?;
+        let found = self.read(&part, PartKind::Relations, None)?;
+        let mut relations = HashMap::with_capacity(found.relations.len());
+        for (id, mut relation) in found.relations {
+            relation.target = resolve(folder, &relation.target);
+            if relations.insert(id, relation).is_some() {
+                return Err(self.refused(format!("its part `{part}` says a thing twice")));
+            }
+        }
+        Ok(relations)
+    }
+
+    /// Where the one part of this role is, if there is one.
+    fn one(&self, relations: &HashMap<String, Relation>, role: &str) -> Result<Option<String>> {
+        let mut found = relations.values().filter(|relation| relation.is(role));
+        let first = found.next().map(|relation| relation.target.clone());
+        if found.next().is_some() {
+            return Err(self.refused(format!("it has more than one part `{role}`")));
+        }
+        Ok(first)
+    }
+
+    /// The sheets that are shown and wanted, by name, with where they are.
+    fn shown(
+        &mut self,
+        sheets: Vec<SheetEntry>,
+        relations: &HashMap<String, Relation>,
+        wanted: &BTreeSet<String>,
+    ) -> Result<Vec<(String, String)>> {
+        let (mut names, mut shown) = (HashSet::new(), Vec::new());
+        for sheet in sheets {
+            if !names.insert(sheet.name.trim().to_lowercase()) {
+                return Err(self.refused(format!("two sheets have the name `{}`", sheet.name)));
+            }
+            let relation = relations.get(&sheet.relation);
+            let relation = relation.ok_or_else(|| self.refused("its parts do not fit together"))?;
+            if !relation.is("worksheet") {
+                continue;
+            }
+            let part = self.take(&relation.target)?;
+            let is_wanted = wanted.is_empty() || wanted.iter().any(|name| name == sheet.name.trim());
+            if sheet.shown && is_wanted {
+                shown.push((sheet.name, part));
+            }
+        }
+        if let Some(name) = wanted
+            .iter()
+            .find(|name| !shown.iter().any(|(sheet, _)| sheet.trim() == *name))
+        {
+            let fault = format!("it shows no sheet `{name}`, which the feed reads");
+            return Err(self.refused(fault));
+        }
+        if shown.len() > MAX_SHEETS {
+            let fault = format!("it shows {} sheets, the limit is {MAX_SHEETS}", shown.len());
+            return Err(self.refused(fault));
+        }
+        Ok(shown)
+    }
+
+    /// Reads a part; what is kept of it goes to `copy`.
+    fn read(
+        &mut self,
+        part: &str,
+        kind: PartKind,
+        mut copy: Option<&mut CopyWriter<'_>>,
+    ) -> Result<Found> {
+        let missing =
+            || self.refused(format!("its parts do not fit together: `{part}` is missing"));
+        let entry = self.entries.get(&key(part)).cloned().ok_or_else(missing)?;
+        let name = self.name;
+        let refused =
+            |fault: &str| IngestError::workbook(name, format!("its part `{part}` {fault}"));
+        let most = match kind {
+            PartKind::Sheet => u64::MAX,
+            PartKind::Strings => MAX_STRINGS_BYTES,
+            _ => MAX_PART_BYTES,
+        };
+        if entry.bytes > most {
+            return Err(refused(&format!("is longer than {most} bytes")));
+        }
+        let mut reader = PartReader::new(kind);
+        let mut read = |block: &[u8], ended| {
+            reader.read(block, ended).map_err(refused)?;
+            if let Some(copy) = &mut copy {
+                copy.write(&reader.kept)?;
+            }
+            reader.kept.clear();
+            Ok(())
+        };
+        self.archive.unpack(&entry, |block| read(block, false))?;
+        read(&[], true)?;
+        Ok(reader.found)
+    }
+}
+
+/// A name of a part as it is looked for: spreadsheets look at neither case nor the kind of slash.
+fn key(part: &str) -> String {
+    part.replace('\\', "/").to_ascii_lowercase()
+}
+
+/// The part that `target` names when it is named in `folder`.
+fn resolve(folder: &str, target: &str) -> String {
+    let target = target.replace('\\', "/");
+    let whole = match target.strip_prefix('/') {
+        Some(whole) => whole.to_owned(),
+        None => format!("{folder}{target}"),
+    };
+    let mut steps: Vec<&str> = Vec::new();
+    for step in whole.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => {
+                steps.pop();
+            }
+            step => steps.push(step),
+        }
+    }
+    steps.join("/")
+}
+
+/// What a part of a workbook is to its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartKind {
+    Relations,
+    Workbook,
+    Strings,
+    Styles,
+    Sheet,
+}
+
+impl PartKind {
+    /// The name of its outermost element.
+    fn root(self) -> &'static str {
+        match self {
+            Self::Relations => "Relationships",
+            Self::Workbook => "workbook",
+            Self::Strings => "sst",
+            Self::Styles => "styleSheet",
+            Self::Sheet => "worksheet",
+        }
+    }
+
+    /// What an element is called in the copy; none when it is not kept.
+    fn element(self, place: Place) -> Option<&'static str> {
+        Some(match place {
+            Place::Outside => return None,
+            Place::Root => self.root(),
+            Place::List(element) | Place::Leaf(element) | Place::Text(element) => element,
+            Place::Row => "row",
+            Place::Cell => "c",
+            Place::Value => "v",
+            Place::Run => "r",
+            Place::Words => "t",
+        })
+    }
+
+    /// What the element `local` is, inside of `parent`.
+    fn place(self, parent: Place, local: &[u8]) -> Place {
+        match (self, parent, local) {
+            (Self::Relations, Place::Root, b"Relationship") => Place::Leaf("Relationship"),
+            (Self::Workbook, Place::Root, b"workbookPr") => Place::Leaf("workbookPr"),
+            (Self::Workbook, Place::Root, b"sheets") => Place::List("sheets"),
+            (Self::Workbook, Place::List(_), b"sheet") => Place::Leaf("sheet"),
+            (Self::Styles, Place::Root, b"numFmts") => Place::List("numFmts"),
+            (Self::Styles, Place::Root, b"cellXfs") => Place::List("cellXfs"),
+            (Self::Styles, Place::List("numFmts"), b"numFmt") => Place::Leaf("numFmt"),
+            (Self::Styles, Place::List("cellXfs"), b"xf") => Place::Leaf("xf"),
+            (Self::Strings, Place::Root, b"si") => Place::Text("si"),
+            (Self::Sheet, Place::Root, b"sheetData") => Place::List("sheetData"),
+            (Self::Sheet, Place::List(_), b"row") => Place::Row,
+            (Self::Sheet, Place::Row, b"c") => Place::Cell,
+            (Self::Sheet, Place::Cell, b"v") => Place::Value,
+            (Self::Sheet, Place::Cell, b"is") => Place::Text("is"),
+            (_, Place::Text(_), b"r") => Place::Run,
+            (_, Place::Text(_) | Place::Run, b"t") => Place::Words,
+            _ => Place::Outside,
+        }
+    }
+}
+
+/// What an element is, where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Not kept, and nothing in it.
+    Outside,
+    Root,
+    List(&'static str),
+    /// Kept with attributes alone.
+    Leaf(&'static str),
+    Row,
+    Cell,
+    /// The value of a cell.
+    Value,
+    /// A text: its words, in runs or without.
+    Text(&'static str),
+    Run,
+    Words,
+}
+
+/// How the value of a cell is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// As a number, a flag or an error: without references.
+    Plain,
+    /// As the place of a shared text.
+    Index,
+    /// As text.
+    Text,
+    /// In the cell itself.
+    Inline,
+}
+
+/// A relationship of a part.
+struct Relation {
+    role: String,
+    target: String,
+}
+
+impl Relation {
+    fn is(&self, role: &str) -> bool {
+        self.role.rsplit_once('/').is_some_and(|(_, r)| r == role)
+    }
+}
+
+/// A sheet as the workbook lists it.
+struct SheetEntry {
+    name: String,
+    shown: bool,
+    relation: String,
+}
+
+/// What a part says of others.
+#[derive(Default)]
+struct Found {
+    relations: Vec<(String, Relation)>,
+    sheets: Vec<SheetEntry>,
+    from_1904: bool,
+}
+
+type Fault = &'static str;
+
+/// Follows the tags of one part, and keeps what cells are made of.
+struct PartReader {
+    kind: PartKind,
+    nesting: Nesting,
+    /// What the open elements are.
+    places: Vec<Place>,
+    has_root: bool,
+    /// What is not looked at yet.
+    rest: Vec<u8>,
+    /// What is kept of what was looked at.
+    kept: Vec<u8>,
+    /// Texts or formats so far.
+    count: u64,
+    /// Bytes of the text of this cell so far.
+    text: u64,
+    /// How the value of this cell is written, and whether it was there.
+    written: Written,
+    has_value: bool,
+    found: Found,
+}
+
+impl PartReader {
+    fn new(kind: PartKind) -> Self {
+        Self {
+            kind,
+            nesting: Nesting::default(),
+            places: Vec::new(),
+            has_root: false,
+            rest: Vec::new(),
+            kept: Vec::new(),
+            count: 0,
+            text: 0,
+            written: Written::Plain,
+            has_value: false,
+            found: Found::default(),
+        }
+    }
+
+    /// Looks at the next block; `ended` says that it is the last.
+    fn read(&mut self, block: &[u8], ended: bool) -> Result<(), Fault> {
+        let joined;
+        let bytes = if self.rest.is_empty() {
+            block
+        } else {
+            self.rest.extend_from_slice(block);
+            joined = std::mem::take(&mut self.rest);
+            &joined
+        };
+        let mut at = 0;
+        while at < bytes.len() {
+            match xml::step(&bytes[at..], ended, false) {
+                Step::Token(kind, length) => {
+                    self.token(kind, &bytes[at..at + length])?;
+                    at += length;
+                }
+                Step::More => break,
+                Step::Fault(Reason::DoctypeRefused) => return Err("has a DTD"),
+                Step::Fault(Reason::RecordTooLong) => return Err("has a tag of more than 1 MiB"),
+                Step::Fault(_) => return Err("is cut short or damaged"),
+            }
+        }
+        self.rest = bytes[at..].to_vec();
+        if ended && (self.nesting.depth() > 0 || !self.has_root) {
+            return Err("is cut short");
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, kind: Kind, token: &[u8]) -> Result<(), Fault> {
+        let name = xml::name(token);
+        let fits = match kind {
+            Kind::Start => {
+                let place = self.start(xml::local(name), token, false)?;
+                self.places.push(place);
+                self.nesting.open(name)
+            }
+            Kind::Empty => {
+                self.start(xml::local(name), token, true)?;
+                let opened = self.nesting.open(name);
+                opened.and_then(|()| self.nesting.close(name))
+            }
+            Kind::End => {
+                if let Some(place) = self.places.pop() {
+                    self.end(place);
+                }
+                self.nesting.close(name)
+            }
+            Kind::Text => return self.text(token, false),
+            Kind::CData => return self.text(token, true),
+            Kind::Aside => return Ok(()),
+        };
+        fits.map_err(|fault| match fault {
+            Reason::TooDeep => "has elements too deep inside each other",
+            _ => "has tags that do not fit each other",
+        })
+    }
+
+    /// An element begins: what it is, and what of its tag is kept.
+    fn start(&mut self, local: &[u8], tag: &[u8], empty: bool) -> Result<Place, Fault> {
+        let place = match self.places.last() {
+            Some(parent) => self.kind.place(*parent, local),
+            None if self.has_root => return Err("has tags that do not fit each other"),
+            None if local == self.kind.root().as_bytes() => Place::Root,
+            None => return Err("is not what the workbook says it is"),
+        };
+        self.has_root = true;
+        let place = self.in_cell(place)?;
+        let Some(element) = self.kind.element(place) else {
+            return Ok(place);
+        };
+        self.kept.push(b'<');
+        self.kept.extend_from_slice(element.as_bytes());
+        match place {
+            Place::Cell => self.cell(tag)?,
+            Place::Row => self.row(tag)?,
+            Place::Words => self.words(tag)?,
+            Place::Leaf(element) => self.leaf(element, tag)?,
+            Place::Text(_) => self.counted(MAX_STRINGS)?,
+            _ => {}
+        }
+        self.kept
+            .extend_from_slice(if empty { b"/>" } else { b">" });
+        Ok(place)
+    }
+
+    /// A cell has one value; what stands beside it (a formula, what is left of an older one) is not kept.
+    fn in_cell(&mut self, place: Place) -> Result<Place, Fault> {
+        match place {
+            Place::Value if self.written == Written::Inline => return Ok(Place::Outside),
+            Place::Value | Place::Text("is") if self.has_value => {
+                return Err("has a cell with two values");
+            }
+            Place::Value | Place::Text("is") => self.has_value = true,
+            Place::Cell => self.has_value = false,
+            _ => {}
+        }
+        if matches!(place, Place::Cell | Place::Text(_)) {
+            self.text = 0;
+        }
+        Ok(place)
+    }
+
+    fn end(&mut self, place: Place) {
+        let Some(element) = self.kind.element(place) else {
+            return;
+        };
+        self.kept.extend_from_slice(b"</");
+        self.kept.extend_from_slice(element.as_bytes());
+        self.kept.push(b'>');
+    }
+
+    /// A text, or a part of one.
+    fn text(&mut self, text: &[u8], section: bool) -> Result<(), Fault> {
+        let fine = match self.places.last() {
+            Some(Place::Words) => true,
+            Some(Place::Value) => match self.written {
+                Written::Text => !section,
+                Written::Index => !section && text.iter().all(u8::is_ascii_digit),
+                _ => !section && memchr::memchr(b'&', text).is_none(),
+            },
+            _ => return Ok(()),
+        };
+        if !fine {
+            return Err("has a value that is not written as its kind is");
+        }
+        self.text = self.text.saturating_add(text.len() as u64);
+        if self.text > MAX_CELL_BYTES {
+            return Err("has a text of more than 1 MiB");
+        }
+        self.kept.extend_from_slice(text);
+        Ok(())
+    }
+
+    fn counted(&mut self, most: u64) -> Result<(), Fault> {
+        if self.kind == PartKind::Sheet {
+            return Ok(());
+        }
+        self.count += 1;
+        (self.count <= most)
+            .then_some(())
+            .ok_or("has too many texts or formats")
+    }
+
+    fn row(&mut self, tag: &[u8]) -> Result<(), Fault> {
+        attributes(tag, |name, value| match name {
+            "r" if !is_number(value, 7) => Err("has a row that is nowhere"),
+            "r" => Ok(self.keep(name, value)),
+            _ => Ok(()),
+        })
+    }
+
+    fn cell(&mut self, tag: &[u8]) -> Result<(), Fault> {
+        self.written = Written::Plain;
+        attributes(tag, |name, value| {
+            match name {
+                "r" if !is_cell(value) => return Err("has a cell that is nowhere"),
+                "s" if !is_number(value, 9) => return Err("has a cell whose format has no number"),
+                "t" => {
+                    self.written = match value {
+                        "n" | "b" | "e" => Written::Plain,
+                        "s" => Written::Index,
+                        "str" | "d" => Written::Text,
+                        "inlineStr" => Written::Inline,
+                        _ => return Err("has a cell of a kind that there is not"),
+                    };
+                }
+                "r" | "s" => {}
+                _ => return Ok(()),
+            }
+            self.keep(name, value);
+            Ok(())
+        })
+    }
+
+    fn words(&mut self, tag: &[u8]) -> Result<(), Fault> {
+        attributes(tag, |name, value| {
+            if name == "xml:space" && value == "preserve" {
+                self.keep(name, value);
+            }
+            Ok(())
+        })
+    }
+
+    fn leaf(&mut self, element: &str, tag: &[u8]) -> Result<(), Fault> {
+        match element {
+            "Relationship" => self.relation(tag),
+            "sheet" => self.sheet(tag),
+            "workbookPr" => attributes(tag, |name, value| {
+                self.found.from_1904 |= name == "date1904" && matches!(value, "1" | "true");
+                Ok(())
+            }),
+            _ => {
+                self.counted(MAX_FORMATS)?;
+                if tag.len() > MAX_FORMAT_BYTES {
+                    return Err("has a format of more than 2 KiB");
+                }
+                attributes(tag, |name, value| {
+                    if matches!(name, "numFmtId" | "formatCode") {
+                        self.keep(name, value);
+                    }
+                    Ok(())
+                })
+            }
+        }
+    }
+
+    fn relation(&mut self, tag: &[u8]) -> Result<(), Fault> {
+        let (mut id, mut role, mut target, mut outside) = Default::default();
+        attributes(tag, |name, value| {
+            match name {
+                "Id" => id = plain(value)?,
+                "Type" => role = plain(value)?,
+                "Target" => target = plain(value)?,
+                "TargetMode" => outside = value == "External",
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if self.found.relations.len() >= MAX_LISTED {
+            return Err("has too many relationships");
+        }
+        if !outside {
+            self.found.relations.push((id, Relation { role, target }));
+        }
+        Ok(())
+    }
+
+    fn sheet(&mut self, tag: &[u8]) -> Result<(), Fault> {
+        let (mut name, mut relation, mut shown) = (String::new(), String::new(), true);
+        attributes(tag, |attribute, value| {
+            match attribute {
+                "name" => name = plain(value)?,
+                "state" => {
+                    shown = match value {
+                        "visible" => true,
+                        "hidden" | "veryHidden" => false,
+                        _ => return Err("has a sheet that is neither shown nor hidden"),
+                    }
+                }
+                _ if attribute.ends_with(":id") => relation = plain(value)?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if self.found.sheets.len() >= MAX_LISTED {
+            return Err("lists too many sheets");
+        }
+        self.found.sheets.push(SheetEntry {
+            name,
+            shown,
+            relation,
+        });
+        Ok(())
+    }
+
+    /// Keeps an attribute of the tag in hand.
+    fn keep(&mut self, name: &str, value: &str) {
+        let value = match value.contains('"') {
+            true => Cow::Owned(value.replace('"', "&quot;")),
+            false => Cow::Borrowed(value),
+        };
+        for piece in [" ", name, "=\"", &value, "\""] {
+            self.kept.extend_from_slice(piece.as_bytes());
+        }
+    }
+}
+
+/// Hands the attributes of a start or empty tag to `take`, in order, as they stand there; refuses a tag that has one
+/// twice, or anything in it that is none.
+fn attributes(tag: &[u8], mut take: impl FnMut(&str, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+    const DAMAGED: Fault = "has a tag with damaged attributes";
+    let inner = tag.strip_prefix(b"<").and_then(|tag| tag.strip_suffix(b">"));
+    let inner = inner.ok_or(DAMAGED)?;
+    let inner = inner.strip_suffix(b"/").unwrap_or(inner);
+    let name = xml::name(tag).len();
+    if inner.len() == name {
+        return Ok(());
+    }
+    let inner = std::str::from_utf8(inner).map_err(|_| DAMAGED)?;
+    for attribute in BytesStart::from_content(inner, name).attributes() {
+        let attribute = attribute.map_err(|_| DAMAGED)?;
+        let key = attribute.key.0;
+        let is_name = |byte: u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-' | b'.') || byte >= 0x80
+        };
+        if key.is_empty() || !key.bytes().all(is_name) {
+            return Err(DAMAGED);
+        }
+        take(key, &attribute.value)?;
+    }
+    Ok(())
+}
+
+/// The text that an attribute stands for.
+fn plain(value: &str) -> Result<String, Fault> {
+    let text = unescape(value).map_err(|_| "has a tag with damaged attributes")?;
+    Ok(text.into_owned())
+}
+
+fn is_number(text: &str, digits: usize) -> bool {
+    (1..=digits).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether `text` names a cell, such as `AB12`.
+fn is_cell(text: &str) -> bool {
+    let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let (letters, row) = text.split_at(letters);
+    if !(1..=3).contains(&letters.len()) || !is_number(row, 7) {
+        return false;
+    }
+    let column = letters.bytes().fold(0, |column, letter| {
+        column * 26 + u32::from(letter.to_ascii_uppercase() - b'A') + 1
+    });
+    let row = row.parse().unwrap_or(0);
+    (1..=MAX_COLUMNS).contains(&column) && (1..=MAX_ROWS).contains(&row)
+}
