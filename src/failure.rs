@@ -232,10 +232,10 @@ impl Failure {
         self
     }
 
-    /// Whether [`Failure::with`] added `key`.
+    /// What [`Failure::with`] added under `key`.
     #[must_use]
-    pub fn has(&self, key: &str) -> bool {
-        self.more.contains_key(key)
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.more.get(key)
     }
 
     /// The same with lines for people.

@@ -54,7 +54,22 @@ where
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.into_iter().map(|cell| printable(&cell)));
     }
     table.to_string()
+}
+
+/// The text without control characters, line ends aside: names of sheets and documents come from outside, and a
+/// terminal obeys them.
+fn printable(text: &str) -> String {
+    let is_harmless = |c: char| c == '\n' || !c.is_control();
+    text.chars()
+        .map(|c| {
+            if is_harmless(c) {
+                c
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect()
 }

@@ -364,6 +364,28 @@ columns: {WS: xk_wsh, T: data_time}
     }
 
     #[test]
+    fn only_workbooks_have_sheets() {
+        let text = "name: reports
+version: 1.0.0
+titleEn: Reports
+titleCn: 年报
+dataset: annual_report
+format: xlsx
+filePattern: reports*.xlsx
+sheets: [年报, 补报]
+columns: {A: ancheid}
+";
+        let feed = FeedSpec::read("f.yaml", text).unwrap();
+        assert!(feed.sheets.iter().eq(["年报", "补报"]));
+        let again = FeedSpec::read("f.yaml", &feed.canonical_json()).unwrap();
+        assert_eq!(again, feed);
+        let without =
+            FeedSpec::read("f.yaml", &text.replace("sheets: [年报, 补报]\n", "")).unwrap();
+        assert_ne!(without.hash, feed.hash);
+        assert!(FeedSpec::read("f.yaml", &text.replace("format: xlsx", "format: csv")).is_err());
+    }
+
+    #[test]
     fn patterns_match_whole_names() {
         for (pattern, name) in [
             ("a*.csv", "a.csv"),

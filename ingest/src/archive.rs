@@ -197,37 +197,45 @@ fn unpacking_failed(name: &str, error: io::Error) -> IngestError {
     }
 }
 
-/// How many entries the end of the archive claims; none when there is no such end. `bytes` is the length of the file.
+/// The most entries that an end of the archive claims: of several, a reader takes whichever it likes. None when there
+/// is no such end. `bytes` is the length of the file.
 fn claimed_entries(file: &File, bytes: u64) -> io::Result<Option<u64>> {
     const END: &[u8] = b"PK\x05\x06";
     const END_BYTES: usize = 22;
+    const LONG_END: &[u8] = b"PK\x06\x06";
     const LOCATOR: &[u8] = b"PK\x06\x07";
     const LOCATOR_BYTES: usize = 20;
     const LONGEST_COMMENT: usize = 0xFFFF;
     let tail = bytes.min((END_BYTES + LONGEST_COMMENT + LOCATOR_BYTES) as u64);
     let mut end = vec![0; usize::try_from(tail).unwrap_or(0)];
     file.read_exact_at(&mut end, bytes - tail)?;
-    let Some(at) = memmem::rfind(&end, END) else {
-        return Ok(None);
+    let mut claimed = None;
+    let whole = |count: &[u8]| {
+        let bytes = count.iter().rev();
+        bytes.fold(0_u64, |count, byte| count << 8 | u64::from(*byte))
     };
-    let Some(count) = end.get(at + 10..at + 12) else {
-        return Ok(None);
-    };
-    let short = u64::from(u16::from_le_bytes([count[0], count[1]]));
-    let locator = at
-        .checked_sub(LOCATOR_BYTES)
-        .map(|start| &end[start..at])
-        .filter(|locator| locator.starts_with(LOCATOR));
-    let Some(locator) = locator else {
-        return Ok(Some(short));
-    };
-    let mut offset = [0; 8];
-    offset.copy_from_slice(&locator[8..16]);
-    let mut count = [0; 8];
-    let at = u64::from_le_bytes(offset).saturating_add(32);
-    match file.read_exact_at(&mut count, at) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-        Ok(()) => Ok(Some(short.max(u64::from_le_bytes(count)))),
+    for at in memmem::find_iter(&end, END) {
+        let Some(count) = end.get(at + 10..at + 12) else {
+            continue;
+        };
+        claimed = claimed.max(Some(whole(count)));
+        let locator = at.checked_sub(LOCATOR_BYTES).map(|start| &end[start..at]);
+        let Some(locator) = locator.filter(|locator| locator.starts_with(LOCATOR)) else {
+            continue;
+        };
+        let mut count = [0; 8];
+        let long_end = whole(&locator[8..16]).saturating_add(32);
+        match file.read_exact_at(&mut count, long_end) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(()) => claimed = claimed.max(Some(whole(&count))),
+        }
     }
+    if claimed.is_some() {
+        // A long end may also stand where no locator points, before an archive that begins late.
+        for at in memmem::find_iter(&end, LONG_END) {
+            claimed = claimed.max(end.get(at + 32..at + 40).map(whole));
+        }
+    }
+    Ok(claimed)
 }

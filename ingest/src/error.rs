@@ -134,7 +134,7 @@ pub enum IngestError {
         reason: &'static str,
     },
     /// Some files of a folder could not be run; the others were.
-    #[error("{} of {of} files could not be run, the others were; `{file}`: {first}", 1 + more.len())]
+    #[error("{}`{file}`: {first}", how_many(1 + more.len(), *of))]
     SomeFiles {
         /// The first of them, relative to its folder.
         file: String,
@@ -326,6 +326,14 @@ impl Coded for IngestError {
             Self::SomeFiles { first, .. } => first.kind(),
             _ => Kind::Failed,
         }
+    }
+}
+
+fn how_many(failed: usize, of: usize) -> String {
+    match of {
+        1 => String::new(),
+        _ if failed == of => format!("none of {of} files could be run; "),
+        _ => format!("{failed} of {of} files could not be run, the others were; "),
     }
 }
 

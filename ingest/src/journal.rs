@@ -40,7 +40,18 @@ const FORMAT: u8 = 1;
 pub(crate) struct SourceId {
     pub path: String,
     pub sha256: String,
+    /// The length of its text.
     pub bytes: u64,
+    /// The form of its text, for a workbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_form: Option<u32>,
+}
+
+impl SourceId {
+    /// Whether positions in the text of one are positions in the text of the other.
+    fn has_text_of(&self, other: &Self) -> bool {
+        (&self.sha256, self.bytes, self.text_form) == (&other.sha256, other.bytes, other.text_form)
+    }
 }
 
 /// One run, as it was before its commit.
@@ -203,27 +214,32 @@ impl Journal {
 
     /// The runs of the unfinished reading of a source, given the table's last run; none when there is nothing to
     /// continue. A reading whose last commit was never noted, because the process died right behind it, has nothing
-    /// left to read, but is still to be reported. A reading under another contract or feed description is not continued.
+    /// left to read, but is still to be reported. A reading under another contract or feed description, or of another
+    /// text form of the same workbook, is not continued.
     pub fn unfinished(
         &self,
         last_run: Option<i64>,
-        sha256: &str,
+        source: &SourceId,
         rules: (&str, &str),
     ) -> Vec<&RunRecord> {
         let Some(last) = self
             .effective(last_run)
             .rev()
-            .find(|record| record.source.sha256 == sha256)
+            .find(|record| record.source.sha256 == source.sha256)
         else {
             return Vec::new();
         };
         let is_done = last.is_last() && self.committed.contains_key(&last.run);
-        if is_done || (last.contract_sha256.as_str(), last.feed_sha256.as_str()) != rules {
+        let is_same = last.source.has_text_of(source);
+        if is_done
+            || !is_same
+            || (last.contract_sha256.as_str(), last.feed_sha256.as_str()) != rules
+        {
             return Vec::new();
         }
         let pass = last.pass;
         self.effective(last_run)
-            .filter(|r| r.source.sha256 == sha256 && r.pass == pass)
+            .filter(|r| r.source.sha256 == source.sha256 && r.pass == pass)
             .collect()
     }
 

@@ -126,10 +126,9 @@ impl Lander {
             hex::encode(self.plan.contract.hash),
             hex::encode(self.plan.feed.hash),
         );
-        let sha256 = hex::encode(self.source.sha256);
         let unfinished: Vec<RunRecord> = state
             .journal
-            .unfinished(last_run, &sha256, (&contract, &feed))
+            .unfinished(last_run, &self.source_id(), (&contract, &feed))
             .into_iter()
             .cloned()
             .collect();
@@ -335,11 +334,7 @@ impl Lander {
             run,
             feed: self.plan.feed.name.clone(),
             dataset: self.plan.contract.id.clone(),
-            source: SourceId {
-                path: self.source.name.clone(),
-                sha256: hex::encode(self.source.sha256),
-                bytes: self.source.bytes,
-            },
+            source: self.source_id(),
             pass,
             from: remains.from,
             to: remains.to,
@@ -353,6 +348,15 @@ impl Lander {
             reasons: ReasonCounts::new(),
             topic: None,
             partitions: BTreeMap::new(),
+        }
+    }
+
+    fn source_id(&self) -> SourceId {
+        SourceId {
+            path: self.source.name.clone(),
+            sha256: hex::encode(self.source.sha256),
+            bytes: self.source.bytes,
+            text_form: self.source.text_form,
         }
     }
 

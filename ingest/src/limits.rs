@@ -19,7 +19,8 @@ pub struct Limits {
     pub archive_entries: usize,
     /// The most records of one run.
     pub chunk_rows: usize,
-    /// The most bytes of source that one run reads (one record more may be read).
+    /// The most bytes of source that one run reads, and the most that it would keep of its records if none of them could
+    /// land (one record or message more may be read).
     pub chunk_bytes: usize,
     /// How much of a quarantined record is kept, in bytes; its length and hash always are.
     pub kept_bytes: usize,

@@ -320,7 +320,8 @@ const NO_ENTRY: &str = "it is not an entry of a quarantine";
 /// The lines of a file, one in memory at a time.
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<TextLine>> + use<>> {
     let path = path.to_owned();
-    let file = fs::File::open(&path).map_err(|error| IngestError::io_at("reading", &path, error))?;
+    let file =
+        fs::File::open(&path).map_err(|error| IngestError::io_at("reading", &path, error))?;
     let lines = (1..).zip(BufReader::new(file).lines());
     Ok(lines.map(move |(number, text)| {
         let text = text.map_err(|error| IngestError::io_at("reading", &path, error))?;
@@ -338,7 +339,11 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<TextLine>> + use<>> 
 fn keep(path: &Path, stays: impl Fn(&Head) -> bool) -> Result<()> {
     let (mut kept, mut dropped) = (0_u64, 0_u64);
     for line in lines(path)? {
-        *if stays(&line?.head) { &mut kept } else { &mut dropped } += 1;
+        *if stays(&line?.head) {
+            &mut kept
+        } else {
+            &mut dropped
+        } += 1;
     }
     if kept == 0 {
         return store::remove(path);

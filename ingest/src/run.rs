@@ -267,6 +267,7 @@ impl Job {
             files: Vec::with_capacity(files.len()),
         };
         let (of, mut failed) = (files.len(), Vec::new());
+        let named_alone = !input.is_dir();
         for found in files {
             let name = found.relative.display().to_string();
             let file = async {
@@ -288,7 +289,7 @@ impl Job {
             let file = match file {
                 Ok(file) => file,
                 // The other files can do nothing for what is wrong with this one.
-                Err(error) if of > 1 && error.is_of_source() => {
+                Err(error) if !named_alone && error.is_of_source() => {
                     failed.push((name, error));
                     continue;
                 }

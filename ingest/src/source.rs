@@ -61,6 +61,8 @@ pub(crate) struct Source {
     pub parts: Vec<Part>,
     /// From when a workbook counts days.
     pub dates: DateSystem,
+    /// The form of its text, where that is not its own: a later program may write another.
+    pub text_form: Option<u32>,
     stamp: Stamp,
 }
 
@@ -273,6 +275,7 @@ impl Source {
                 sha256,
                 parts: whole(),
                 dates: DateSystem::From1900,
+                text_form: None,
                 stamp,
             },
             Some(unpacked) => Self {
@@ -283,6 +286,7 @@ impl Source {
                 sha256,
                 parts: unpacked.parts,
                 dates: unpacked.dates,
+                text_form: (feed.format == FeedFormat::Xlsx).then_some(workbook::TEXT_FORM),
                 stamp,
             },
         };
@@ -382,6 +386,9 @@ fn not_empty(bytes: u64, name: &str, feed: &FeedSpec) -> Result<()> {
     })
 }
 
+/// Where macOS puts what it knows of files beside them.
+const RESOURCE_FORKS: &str = "__MACOSX/";
+
 /// Writes the documents of an archive one after the other.
 fn unpack_documents(file: File, name: &str, state_dir: &Path, limits: &Limits) -> Result<Unpacked> {
     let refused = |fault: String| IngestError::archive(name, fault);
@@ -389,6 +396,9 @@ fn unpack_documents(file: File, name: &str, state_dir: &Path, limits: &Limits) -
     let mut spool = Spool::new(state_dir, name, limits.archive_bytes)?;
     let mut parts = Vec::with_capacity(archive.entries.len());
     for entry in archive.entries.clone() {
+        if entry.name.starts_with(RESOURCE_FORKS) {
+            continue;
+        }
         if !entry.name.to_ascii_lowercase().ends_with(".xml") {
             return Err(refused(format!("`{}` is no XML document", entry.name)));
         }

@@ -252,7 +252,8 @@ impl<'a> Parts<'a> {
                 continue;
             }
             let part = self.take(&relation.target)?;
-            let is_wanted = wanted.is_empty() || wanted.iter().any(|name| name == sheet.name.trim());
+            let is_wanted =
+                wanted.is_empty() || wanted.iter().any(|name| name == sheet.name.trim());
             if sheet.shown && is_wanted {
                 shown.push((sheet.name, part));
             }
@@ -278,8 +279,11 @@ impl<'a> Parts<'a> {
         kind: PartKind,
         mut copy: Option<&mut CopyWriter<'_>>,
     ) -> Result<Found> {
-        let missing =
-            || self.refused(format!("its parts do not fit together: `{part}` is missing"));
+        let missing = || {
+            self.refused(format!(
+                "its parts do not fit together: `{part}` is missing"
+            ))
+        };
         let entry = self.entries.get(&key(part)).cloned().ok_or_else(missing)?;
         let name = self.name;
         let refused =
@@ -762,9 +766,14 @@ impl PartReader {
 
 /// Hands the attributes of a start or empty tag to `take`, in order, as they stand there; refuses a tag that has one
 /// twice, or anything in it that is none.
-fn attributes(tag: &[u8], mut take: impl FnMut(&str, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+fn attributes(
+    tag: &[u8],
+    mut take: impl FnMut(&str, &str) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     const DAMAGED: Fault = "has a tag with damaged attributes";
-    let inner = tag.strip_prefix(b"<").and_then(|tag| tag.strip_suffix(b">"));
+    let inner = tag
+        .strip_prefix(b"<")
+        .and_then(|tag| tag.strip_suffix(b">"));
     let inner = inner.ok_or(DAMAGED)?;
     let inner = inner.strip_suffix(b"/").unwrap_or(inner);
     let name = xml::name(tag).len();
@@ -776,7 +785,9 @@ fn attributes(tag: &[u8], mut take: impl FnMut(&str, &str) -> Result<(), Fault>)
         let attribute = attribute.map_err(|_| DAMAGED)?;
         let key = attribute.key.0;
         let is_name = |byte: u8| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-' | b'.') || byte >= 0x80
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b':' | b'_' | b'-' | b'.')
+                || byte >= 0x80
         };
         if key.is_empty() || !key.bytes().all(is_name) {
             return Err(DAMAGED);

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Context, shown, with_hub};
 use crate::cli::{FeedCommand, FeedRunArgs};
 use crate::failure::{Failure, ProgramError};
-use crate::hub::{FILES_FAILED, Hub, TopicRun};
+use crate::hub::{FEEDS, FILES_FAILED, Hub, TopicRun, outcome};
 use crate::progress::Bars;
 use crate::report::{Report, table};
 
@@ -116,24 +116,23 @@ async fn run_feeds(args: FeedRunArgs, context: &Context<'_>) -> Result<Report, F
         }
         let feeds = chosen(&args, &from, hub.catalog()?)?;
         let mut reports = Vec::with_capacity(feeds.len());
-        let mut failed: Option<Failure> = None;
+        let mut failed = Vec::new();
         for feed in feeds {
             let run = hub.run_feed(&feed, &from, args.dry_run, Arc::clone(&watching));
             match run.await {
                 Ok(report) => reports.push(report),
                 // What is wrong with files of one feed does not concern another.
-                Err(failure) if failure.has(FILES_FAILED) => {
-                    failed = Some(match failed {
-                        None => failure,
-                        Some(first) => first.with_details([format!("feed {feed}: {failure}")]),
-                    });
-                }
-                Err(failure) => return Err(after(failure, &reports)),
+                Err(failure) if failure.get(FILES_FAILED).is_some() => failed.push((feed, failure)),
+                Err(failure) => return Err(after(failure, &failed, &reports)),
             }
         }
-        match failed {
+        match failed.pop() {
             None => Ok(Ran::Files(reports)),
-            Some(failure) => Err(after(failure, &reports)),
+            Some(last) => {
+                failed.push(last);
+                let (_, first) = failed.remove(0);
+                Err(after(first, &failed, &reports))
+            }
         }
     })
     .await?;
@@ -210,18 +209,29 @@ fn told_to_end() -> Result<Stop, Failure> {
     Ok(stop)
 }
 
-/// A failure beside feeds that were run: they stay run, so they are told.
-fn after(failure: Failure, done: &[RunReport]) -> Failure {
-    if done.is_empty() {
-        return failure;
+/// A failure beside those of `other` feeds and beside feeds that were run: what was run stays run, so it is told.
+fn after(failure: Failure, other: &[(FeedName, Failure)], done: &[RunReport]) -> Failure {
+    let all = || std::iter::once(&failure).chain(other.iter().map(|(_, failure)| failure));
+    let of = |key: &str| -> Vec<Value> {
+        let lists = all().filter_map(|failure| failure.get(key)?.as_array());
+        lists.flatten().cloned().collect()
+    };
+    let (files, partly) = (of(FILES_FAILED), of(FEEDS));
+    let outcomes: Vec<Value> = done.iter().map(outcome).chain(partly).collect();
+    let mut told = Vec::new();
+    for (feed, failure) in other {
+        told.extend(failure.details().iter().cloned());
+        told.push(format!("feed {feed}: {failure}"));
     }
-    let outcomes: Vec<Value> = done.iter().map(outcome).collect();
-    let told = done
-        .iter()
-        .map(|report| format!("feed {}: done, {} read", report.feed, report.counts.read));
+    let done = done.iter();
+    told.extend(done.map(|run| format!("feed {}: done, {} read", run.feed, run.counts.read)));
+    let mut failure = failure.with_details(told);
+    for (key, list) in [(FEEDS, outcomes), (FILES_FAILED, files)] {
+        if !list.is_empty() {
+            failure = failure.with(key, Value::Array(list));
+        }
+    }
     failure
-        .with("feeds", Value::Array(outcomes))
-        .with_details(told)
 }
 
 /// The feeds to run, in order.
@@ -251,20 +261,6 @@ fn chosen(args: &FeedRunArgs, from: &Path, catalog: &Catalog) -> Result<Vec<Feed
     }
     feeds.sort();
     Ok(feeds.into_iter().map(|(_, name)| name).collect())
-}
-
-/// What became of the records of a feed; `read` is the sum of the rest.
-pub(crate) fn outcome(report: &RunReport) -> Value {
-    let counts = &report.counts;
-    json!({
-        "feed": report.feed,
-        "read": counts.read,
-        "landed": counts.landed(),
-        "unchanged": counts.unchanged,
-        "superseded": counts.superseded,
-        "retracted": counts.retracted,
-        "quarantined": counts.quarantined,
-    })
 }
 
 fn outcomes<'r>(reports: impl IntoIterator<Item = &'r RunReport>) -> String {

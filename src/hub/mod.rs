@@ -20,7 +20,7 @@ pub mod progress;
 mod recover;
 mod runs;
 
-pub(crate) use runs::FILES_FAILED;
+pub(crate) use runs::{FEEDS, FILES_FAILED, outcome};
 mod sink;
 mod topics;
 

@@ -72,10 +72,10 @@ impl Hub {
             context, feed, input, &options, progress,
         ));
         if dry_run {
-            return run.await.map_err(failed_run);
+            return run.await.map_err(|error| failed_run(error, feed, input));
         }
         self.announce(|known| known.pending.insert(feed.clone()))?;
-        let result = run.await.map_err(failed_run);
+        let result = run.await.map_err(|error| failed_run(error, feed, input));
         let recorded = self.record_end(feed, result.as_ref().err()).await;
         let report = result?;
         recorded?;
@@ -224,14 +224,32 @@ impl Hub {
     }
 }
 
-/// What [`Failure`]s of runs name beside the error, where it is about files: those that could not be run.
+/// What [`Failure`]s of runs name beside the error: what became of feeds that were run, wholly or in part.
+pub(crate) const FEEDS: &str = "feeds";
+/// And, where the error is about files, those that could not be run.
 pub(crate) const FILES_FAILED: &str = "files_failed";
 
-/// A failed run, with the files that failed where others were run.
-fn failed_run(error: IngestError) -> Failure {
-    let of_files = error.is_of_source();
-    let told = |file: &str, error: &IngestError| json!({ "code": error.code(), "file": file });
-    let (files, lines): (Vec<Value>, Vec<String>) = match &error {
+/// What became of the records of a feed; `read` is the sum of the rest.
+pub(crate) fn outcome(report: &RunReport) -> Value {
+    let counts = &report.counts;
+    json!({
+        "feed": report.feed,
+        "read": counts.read,
+        "landed": counts.landed(),
+        "unchanged": counts.unchanged,
+        "superseded": counts.superseded,
+        "retracted": counts.retracted,
+        "quarantined": counts.quarantined,
+    })
+}
+
+/// A failed run over `input`, with the files that failed and what became of the others.
+fn failed_run(error: IngestError, feed: &FeedName, input: &Path) -> Failure {
+    if !error.is_of_source() {
+        return Failure::from(error);
+    }
+    let told = |file: &str, error: &IngestError| json!({ "code": error.code(), "feed": feed, "file": file });
+    let (files, done, lines) = match &error {
         IngestError::SomeFiles {
             file,
             first,
@@ -239,33 +257,40 @@ fn failed_run(error: IngestError) -> Failure {
             done,
             ..
         } => {
-            let counts = &done.counts;
-            let run = format!(
-                "feed {}: {} files run, {} read, {} landed, {} quarantined",
-                done.feed,
-                done.files.len(),
-                counts.read,
-                counts.landed(),
-                counts.quarantined
-            );
-            let others = more
-                .iter()
-                .map(|(file, error)| format!("`{file}`: {error}"));
-            (
-                std::iter::once(told(file, first))
-                    .chain(more.iter().map(|(file, error)| told(file, error)))
-                    .collect(),
-                std::iter::once(run).chain(others).collect(),
-            )
+            let others = more.iter();
+            let files = std::iter::once(told(file, first))
+                .chain(others.clone().map(|(file, error)| told(file, error)));
+            let lines = others.map(|(file, error)| format!("`{file}`: {error}"));
+            let done = (!done.files.is_empty()).then(|| &**done);
+            (files.collect::<Vec<_>>(), done, lines.collect::<Vec<_>>())
         }
-        _ => (Vec::new(), Vec::new()),
+        _ => {
+            let name = input.file_name().unwrap_or(input.as_os_str());
+            let file = told(&name.to_string_lossy(), &error);
+            (vec![file], None, Vec::new())
+        }
     };
-    let failure = Failure::from(error).with_details(lines);
-    if of_files {
-        failure.with(FILES_FAILED, Value::Array(files))
-    } else {
-        failure
+    let (done_json, done_line) = (done.map(outcome), done.map(in_part));
+    let lines: Vec<String> = done_line.into_iter().chain(lines).collect();
+    let failure = Failure::from(error)
+        .with_details(lines)
+        .with(FILES_FAILED, Value::Array(files));
+    match done_json {
+        Some(outcome) => failure.with(FEEDS, json!([outcome])),
+        None => failure,
     }
+}
+
+fn in_part(done: &RunReport) -> String {
+    let counts = &done.counts;
+    format!(
+        "feed {}: {} files run, {} read, {} landed, {} quarantined",
+        done.feed,
+        done.files.len(),
+        counts.read,
+        counts.landed(),
+        counts.quarantined
+    )
 }
 
 /// Canonical JSON. A value has one unless it holds a number beyond what JSON may; then its plain form stands for it.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use serde_json::json;
+
 use crate::bad_input::says_nothing_of;
 use crate::support::Lab;
 
@@ -124,11 +126,38 @@ fn a_file_that_cannot_be_run_does_not_stop_the_others() {
     fs::write(folder.join("enterprises_1.csv"), "nothing like a header\n").unwrap();
     fs::write(folder.join("enterprises_2.csv"), format!("{header}{row}")).unwrap();
     fs::write(folder.join("annual_report_1.xlsx"), "no workbook").unwrap();
+    fs::write(
+        folder.join("customs_declaration_1.zip"),
+        "PK\x03\x04 no archive",
+    )
+    .unwrap();
     let from = folder.to_str().unwrap();
     let answer = lab.json(&["feed", "run", "--all", "--from", from]);
     answer.fails(1, "BadHeader", &["1 of 2 files"]);
     let failed = answer.json()["files_failed"].clone();
-    assert_eq!(failed[0]["file"], "enterprises_1.csv", "{failed}");
+    let told = |place: usize| {
+        let text = |key: &str| failed[place][key].as_str().unwrap_or_default().to_owned();
+        [text("feed"), text("file"), text("code")]
+    };
+    let expected = [
+        ["registry_csv", "enterprises_1.csv", "BadHeader"],
+        ["annual_report", "annual_report_1.xlsx", "BadArchive"],
+        [
+            "customs_declaration",
+            "customs_declaration_1.zip",
+            "BadArchive",
+        ],
+    ];
+    assert_eq!([0, 1, 2].map(told), expected, "{failed}");
+    let feeds = answer.json()["feeds"].clone();
+    assert_eq!(feeds.as_array().map(Vec::len), Some(1), "{feeds}");
+    assert_eq!(
+        (&feeds[0]["feed"], &feeds[0]["landed"]),
+        (&json!("registry_csv"), &json!(1))
+    );
+    for file in ["annual_report_1.xlsx", "customs_declaration_1.zip"] {
+        assert!(answer.stderr.contains(file), "{}", answer.stderr);
+    }
     let again = lab
         .json(&[
             "feed",

@@ -271,6 +271,7 @@ impl TopicLander {
                 path: source_name(&self.position.topic),
                 sha256: hex::encode(self.position.identity(None)),
                 bytes: reached.bytes,
+                text_form: None,
             },
             pass: self.position.pass,
             from: self.position.in_sequence(),

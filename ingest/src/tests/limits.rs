@@ -201,6 +201,63 @@ fn ing_3_memory_does_not_grow_with_the_file() {
     }
 }
 
+/// Lines that share a long head keep it each: what a chunk holds is counted in what is kept, not in what was read.
+#[test]
+fn ing_3_bad_lines_under_a_long_head_are_held_in_bounded_memory() {
+    if !in_child("tests::limits::ing_3_bad_lines_under_a_long_head_are_held_in_bounded_memory") {
+        return;
+    }
+    const MESSAGES: u64 = 1_000;
+    let limits = Limits {
+        chunk_bytes: 8 << 20,
+        ..Limits::DEFAULT
+    };
+    let head = format!("<code>{}</code><!--{}-->", uscc(1), "x".repeat(60 << 10));
+    // Half of them are wrong by themselves, the others belong to somebody else.
+    let line = |serial: usize| match serial % 2 {
+        0 => "<Item><amount>x</amount></Item>".to_owned(),
+        _ => format!("<Item><serial>S{serial}</serial><amount>1</amount></Item>"),
+    };
+    let items: String = (0..50).map(line).collect();
+    let fixture = Fixture::xml().limits(limits);
+    let path = fixture.input().join("payments.xml");
+    let mut file = BufWriter::new(File::create(&path).unwrap());
+    writeln!(file, "<Payments xmlns='{NAMESPACE}'>").unwrap();
+    for _ in 0..MESSAGES {
+        writeln!(
+            file,
+            "<Payment><Head>{head}</Head><Items>{items}</Items></Payment>"
+        )
+        .unwrap();
+    }
+    writeln!(file, "</Payments>").unwrap();
+    file.into_inner().unwrap();
+    let report = fixture.run(&path, &mut SomebodyElse).unwrap();
+    assert_eq!(report.counts.quarantined, MESSAGES * 50);
+    assert!(peak_kb() < 128 << 10, "{} kB", peak_kb());
+    assert_eq!(fixture.quarantine().len() as u64, MESSAGES * 50);
+}
+
+/// Every row would move its key to another enterprise.
+struct SomebodyElse;
+
+#[async_trait::async_trait]
+impl Landing for SomebodyElse {
+    type Classified = ();
+    async fn last_run(&mut self, _: &str) -> Result<Option<i64>, IngestError> {
+        Ok(None)
+    }
+    async fn classify(
+        &mut self,
+        rows: &crate::LandingRows,
+    ) -> Result<(Vec<crate::Outcome>, ()), IngestError> {
+        Ok((vec![crate::Outcome::UsccChanged; rows.batch.num_rows()], ()))
+    }
+    async fn commit(&mut self, (): (), _: &crate::CommitInfo) -> Result<i64, crate::CommitFault> {
+        Ok(1)
+    }
+}
+
 #[test]
 fn ing_3_fields_and_columns_are_capped() {
     let limits = Limits {

@@ -7,7 +7,8 @@ use encoding_rs::GB18030;
 use qihui_catalog::Catalog;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-use super::{outcomes::Keeper, *};
+use super::{outcomes::Keeper, promises::Mortal, *};
+use crate::{Position, reader, source, source::Source};
 
 /// An archive with these entries.
 pub(super) fn zipped(entries: &[(&str, &[u8])]) -> Vec<u8> {
@@ -337,6 +338,235 @@ fn a_quarantined_line_comes_with_its_head() {
             "{raw}"
         );
         assert!(other[usize::try_from(entry.offset).unwrap()..].starts_with("<Item>"));
+    }
+}
+
+/// What a reader says of one chunk: where it is, what of it lands, and what does not and why.
+type Told = (Position, Position, usize, Vec<(u64, u64, String)>, [u8; 32]);
+
+/// The chunks of a source from `from` on.
+fn chunks(fixture: &Fixture, source: &Arc<Source>, from: Option<Position>) -> Vec<Told> {
+    let plan = Arc::clone(&fixture.job().plan);
+    let mut reader = reader::open(source, &plan, from, &fixture.options.limits).unwrap();
+    let mut told = Vec::new();
+    while let Some(chunk) = reader.next_chunk(&mut |_| {}).unwrap() {
+        let rejected = chunk.rejected.iter();
+        let rejected = rejected.map(|r| (r.offset, r.length, r.problems[0].to_string()));
+        let rows = chunk.rows.at.len();
+        told.push((
+            chunk.from,
+            chunk.to,
+            rows,
+            rejected.collect(),
+            chunk.input_hash,
+        ));
+    }
+    told
+}
+
+/// Every kind of thing at every place of a document: reading goes on from every position as if it had never stopped.
+#[test]
+fn ing_2_reading_goes_on_from_every_position_of_a_damaged_document() {
+    let open = format!("<Payments xmlns='{NAMESPACE}'>");
+    let pieces = [
+        "<?xml version='1.0'?>".to_owned(),
+        open.clone(),
+        "\n".to_owned(),
+        message(1),
+        "\n".to_owned(),
+        message(2),
+        "</Payments>".to_owned(),
+        "\n".to_owned(),
+    ];
+    let inserted = [
+        "</Payments>".to_owned(),
+        "<Payments/>".to_owned(),
+        open,
+        message(3),
+        message(4).replace("<amount>1", "<amount>x"),
+        message(5).replace("</Payment>", ""),
+        "<!-- aside -->".to_owned(),
+        "<?xml version='1.0' encoding='GBK'?>".to_owned(),
+        "<?xml-stylesheet href='a'?>".to_owned(),
+        "stray".to_owned(),
+        " \n".to_owned(),
+        "<![CDATA[x]]>".to_owned(),
+        "<!DOCTYPE a>".to_owned(),
+        "<more/>".to_owned(),
+        "<".to_owned(),
+    ];
+    let fixture = Fixture::xml().chunks_of(1);
+    let mut resumed = 0;
+    for (place, what) in (0..=pieces.len()).flat_map(|at| inserted.iter().map(move |i| (at, i))) {
+        let mut damaged = pieces.to_vec();
+        damaged.insert(place, what.clone());
+        let (whole, single) = (damaged.concat(), damaged[2..].concat());
+        let alone = single.replacen("<Payment>", &format!("<Payment xmlns='{NAMESPACE}'>"), 1);
+        let archive = zipped(&[("1.xml", whole.as_bytes()), ("2.xml", alone.as_bytes())]);
+        for content in [whole.as_bytes(), alone.as_bytes(), &archive] {
+            let path = fixture.write("payments.xml", content);
+            let found = source::find(&fixture.feed, &path, None).unwrap().remove(0);
+            let limits = &fixture.options.limits;
+            let source = Source::open(&found, &fixture.feed, &fixture.state(), limits).unwrap();
+            let source = Arc::new(source);
+            let never_stopped = chunks(&fixture, &source, None);
+            for (at, chunk) in (1..).zip(&never_stopped) {
+                let rest = chunks(&fixture, &source, Some(chunk.1));
+                assert_eq!(
+                    rest,
+                    never_stopped[at..],
+                    "behind {at} of {}",
+                    String::from_utf8_lossy(content)
+                );
+                resumed += 1;
+            }
+        }
+    }
+    assert!(resumed > 1_000, "{resumed}");
+}
+
+/// As a process sees it: killed behind its first run, and run again.
+#[test]
+fn ing_2_what_stands_behind_the_envelope_never_lands() {
+    let document = around(&[&message(1)]).trim_end().to_owned() + &message(2) + &message(3);
+    let fixture = Fixture::xml().chunks_of(1);
+    let path = fixture.write("payments.xml", &document);
+    let mut table = Mortal {
+        inner: fixture.preview(),
+        steps_left: Some(2),
+    };
+    assert!(
+        fixture.run(&path, &mut table).is_err(),
+        "killed behind its first commit"
+    );
+    table.steps_left = None;
+    let report = fixture.run(&path, &mut table).unwrap();
+    assert_eq!((report.landed(), report.counts.quarantined), (1, 1));
+    let entry = fixture.quarantine().remove(0);
+    assert_eq!(entry.problems[0].to_string(), "BadXml");
+    let offset = usize::try_from(entry.offset).unwrap();
+    assert!(document[offset..].starts_with("</Payments><Payment>"));
+}
+
+#[test]
+fn what_may_follow_the_envelope_is_capped() {
+    let limits = Limits {
+        message_bytes: 4 << 10,
+        ..Limits::DEFAULT
+    };
+    let document = |length: usize| around(&[&message(1)]) + &" ".repeat(length);
+    for (length, expected) in [
+        (3 << 10, None),
+        (8 << 10, Some("RecordTooLong")),
+        (3 << 20, Some("RecordTooLong")),
+    ] {
+        let fixture = Fixture::xml().limits(limits);
+        let path = fixture.write("payments.xml", document(length));
+        let report = fixture.run(&path, &mut fixture.preview()).unwrap();
+        assert_eq!(report.landed(), 1);
+        let reasons: Vec<String> = fixture
+            .reasons()
+            .into_iter()
+            .map(|(_, reason)| reason)
+            .collect();
+        assert_eq!(reasons, expected.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_declaration_is_told_from_what_begins_like_it() {
+    let good = around(&[&message(1)]);
+    for before in [
+        "<?xml version='1.0'?><?xml-stylesheet type='text/xsl' href='a.xsl'?>",
+        "<?xml-stylesheet href='a.xsl'?>",
+        "\n<?xml version='1.0'?>",
+    ] {
+        assert_eq!(
+            run(format!("{before}{good}").as_bytes()),
+            (1, vec![]),
+            "{before}"
+        );
+    }
+    for before in [
+        "<?xml version='1.0'?><?xml version='1.0' encoding='GBK'?>",
+        "<!-- --><?xml version='1.0' encoding='GBK'?>",
+    ] {
+        let told = run(format!("{before}{good}").as_bytes());
+        assert_eq!(told, (0, vec![(1, "BadXml".to_owned())]), "{before}");
+    }
+}
+
+#[test]
+fn an_envelope_has_a_short_tag() {
+    let tag = |length: usize| format!("<Payments a='{}' ", "x".repeat(length));
+    let good = around(&[&message(1)]);
+    assert_eq!(
+        run(good.replace("<Payments ", &tag(3_000)).as_bytes()),
+        (1, vec![])
+    );
+    let told = run(good.replace("<Payments ", &tag(5_000)).as_bytes());
+    assert_eq!(told, (0, vec![(1, "RecordTooLong".to_owned())]));
+}
+
+#[test]
+fn of_a_long_head_each_line_keeps_the_beginning() {
+    let fixture = Fixture::xml();
+    let long = format!("<Head><!--{}-->", "x".repeat(20 << 10));
+    let bad = message(1)
+        .replace("<Head>", &long)
+        .replace("<amount>1", "<amount>x");
+    let path = fixture.write("payments.xml", around(&[&bad]));
+    fixture.run(&path, &mut fixture.preview()).unwrap();
+    let entry = fixture.quarantine().remove(0);
+    let head = bad.find("<Item>").unwrap();
+    let line = item(1).replace("<amount>1", "<amount>x");
+    assert_eq!(entry.length, (head + line.len()) as u64);
+    let raw = Quarantine::new(&fixture.state())
+        .raw(&fixture.feed.name, &entry.id)
+        .unwrap()
+        .unwrap();
+    assert_eq!(raw, [&bad.as_bytes()[..8 << 10], line.as_bytes()].concat());
+    let whole = format!("{}{line}", &bad[..head]);
+    let sha256 = ring::digest::digest(&ring::digest::SHA256, whole.as_bytes());
+    assert_eq!(entry.sha256, hex::encode(sha256));
+}
+
+#[test]
+fn what_macos_adds_to_an_archive_is_no_document() {
+    let good = around(&[&message(1)]);
+    let fixture = Fixture::xml();
+    let archive = zipped(&[
+        ("1.xml", good.as_bytes()),
+        ("__MACOSX/._1.xml", b"\0\x05\x16\x07"),
+    ]);
+    let path = fixture.write("payments.zip", archive);
+    let report = fixture.run(&path, &mut fixture.preview()).unwrap();
+    assert_eq!((report.counts.read, report.landed()), (1, 1));
+}
+
+#[test]
+fn an_archive_with_two_ends_has_as_many_entries_as_either_says() {
+    let small = Limits {
+        archive_entries: 3,
+        ..Limits::DEFAULT
+    };
+    let good = around(&[&message(1)]);
+    let end = |entries: u16| {
+        let mut end = b"PK\x05\x06\0\0\0\0".to_vec();
+        end.extend([entries.to_le_bytes(), entries.to_le_bytes()].concat());
+        end.resize(22, 0);
+        end
+    };
+    let mut long_end = b"PK\x06\x06".to_vec();
+    long_end.resize(32, 0);
+    long_end.extend(9_u64.to_le_bytes());
+    long_end.resize(56, 0);
+    for (before, after) in [(end(9), end(0)), (end(0), end(9)), (long_end, end(1))] {
+        let fixture = Fixture::xml().limits(small);
+        let archive = [zipped(&[("1.xml", good.as_bytes())]), before, after].concat();
+        let path = fixture.write("payments.zip", archive);
+        let error = fixture.run(&path, &mut fixture.preview()).unwrap_err();
+        assert!(error.to_string().contains("it has 9 entries"), "{error}");
     }
 }
 

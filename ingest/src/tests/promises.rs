@@ -265,9 +265,9 @@ fn tear_journal(fixture: &Fixture, bytes: usize) {
 }
 
 /// A table whose process dies after a number of steps; every other death comes right after a commit.
-struct Mortal {
-    inner: Preview,
-    steps_left: Option<usize>,
+pub(super) struct Mortal {
+    pub inner: Preview,
+    pub steps_left: Option<usize>,
 }
 
 impl Mortal {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rust_xlsxwriter::{Format, Workbook, Worksheet};
 use zip::ZipArchive;
 
-use super::{messages::zipped, outcomes::Keeper, *};
+use super::{messages::zipped, outcomes::Keeper, promises::Mortal, *};
 
 /// The parts of a workbook, after a change.
 fn changed(book: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
@@ -393,27 +393,21 @@ fn workbooks_that_lie_or_are_damaged_are_refused_whole() {
     for (part, old, new, says) in [
         (
             SHEET,
-            "<dimension ref=\"",
-            "<dimension ref=\"Z9:A1\" x=\"",
-            "claims an area",
-        ),
-        (
-            SHEET,
-            "<dimension ref=\"",
-            "<dimension ref=\"A1:XFE1048577\" x=\"",
-            "claims an area",
-        ),
-        (
-            STRINGS,
-            "uniqueCount=\"",
-            "uniqueCount=\"99999999999\" x=\"",
-            "claims more texts",
+            "<sheetData>",
+            "<sheetData><row r=\"1\"><c r=\"AAAAAAAAAAAAAAAA1\"/></row>",
+            "is nowhere",
         ),
         (
             SHEET,
             "<sheetData>",
-            "<sheetData><row r=\"1\"><c r=\"AAAAAAAAAAAAAAAA1\"/></row>",
-            "damaged",
+            "<sheetData><row r=\"1\"><c r=\"A1\" r=\"B1\"/></row>",
+            "damaged attributes",
+        ),
+        (
+            SHEET,
+            "<sheetData>",
+            "<sheetData><row r=\"1\"><c s=\"0\"\x0Cr=\"A1\"/></row>",
+            "damaged attributes",
         ),
         (
             SHEET,
@@ -451,6 +445,406 @@ fn workbooks_that_lie_or_are_damaged_are_refused_whole() {
         &format!("<sheetData>{}", " ".repeat(64 << 20)),
     );
     refused(&bomb, "BadArchive", "250 times its own length");
+}
+
+/// What the reader of cells would believe: it aborts the process, or fills its memory, on each of these.
+#[test]
+fn ing_3_what_a_workbook_claims_of_itself_is_not_believed() {
+    let good = book(|sheet, at| (0..3).for_each(|i| row(sheet, at + i, i)));
+    const SHEET: &str = "xl/worksheets/sheet1.xml";
+    const STRINGS: &str = "xl/sharedStrings.xml";
+    for (part, old, new) in [
+        (
+            STRINGS,
+            "uniqueCount=\"",
+            "uniqueCount=\"99999999999\" x=\"",
+        ),
+        (
+            STRINGS,
+            "<sst ",
+            "<sst x=\"\"uniqueCount=\"99999999999\" y=\"\" ",
+        ),
+        (STRINGS, "<sst ", "<sst\x0CuniqueCount=\"99999999999\" "),
+        (
+            STRINGS,
+            "<sst ",
+            "<sst x=\" uniqueCount='1' \" uniqueCount=\"99999999999\" y=\"\" z=\"",
+        ),
+        (SHEET, "<dimension ref=\"", "<dimension ref=\"Z9:A1\" x=\""),
+        (
+            SHEET,
+            "<dimension ref=\"",
+            "<dimension x=\"\"ref=\"A1:XFE1048577\" y=\"",
+        ),
+    ] {
+        let (_, _, report) = run(&exchanged(&good, part, old, new)).unwrap();
+        assert_eq!(report.landed(), 3, "{new}");
+    }
+}
+
+#[test]
+fn a_text_is_capped_however_it_is_cut() {
+    let good = book(|sheet, at| row(sheet, at, 1));
+    let piece = "x".repeat(400 << 10);
+    for between in [
+        "<!---->",
+        "<?a?>",
+        "<b/>",
+        "</t><t>",
+        "<![CDATA[y]]>",
+        "&amp;",
+        "</t></r><r><t>",
+    ] {
+        let (open, close) = match between.contains("<r>") {
+            true => ("<r><t>", "</t></r>"),
+            false => ("<t>", "</t>"),
+        };
+        let text = format!("<si>{open}{piece}{between}{piece}{between}{piece}{close}</si><si>");
+        let part = "xl/sharedStrings.xml";
+        refused(
+            &exchanged(&good, part, "<si>", &text),
+            "BadWorkbook",
+            "more than 1 MiB",
+        );
+        let text = format!(
+            "<c t=\"inlineStr\"><is>{open}{piece}{between}{piece}{between}{piece}{close}</is></c>"
+        );
+        let (part, row) = ("xl/worksheets/sheet1.xml", "<row r=\"1\">");
+        let content = exchanged(
+            &good,
+            part,
+            "<sheetData>",
+            &format!("<sheetData>{row}{text}</row>"),
+        );
+        refused(&content, "BadWorkbook", "more than 1 MiB");
+    }
+}
+
+/// A cell of the first record, written by hand.
+fn with_cell(good: &[u8], name: &str, cell: &str) -> Vec<u8> {
+    let place = format!(
+        "{}6",
+        ["A", "B", "C", "D", "E", "F", "G", "H", "I"][usize::from(column(name))]
+    );
+    changed(good, |part, content| {
+        if part != "xl/worksheets/sheet1.xml" {
+            return content;
+        }
+        let text = String::from_utf8(content).unwrap();
+        let start = text.find(&format!("<c r=\"{place}\"")).unwrap();
+        let end = start + text[start..].find("</c>").unwrap() + "</c>".len();
+        format!(
+            "{}{}{}",
+            &text[..start],
+            cell.replace("AT", &place),
+            &text[end..]
+        )
+        .into_bytes()
+    })
+}
+
+#[test]
+fn a_cell_has_one_value_in_the_form_of_its_kind() {
+    let good = book(|sheet, at| {
+        row(sheet, at, 1);
+        sheet.write_number(at, column("paid"), 45_418.0).unwrap();
+    });
+    for (cell, says) in [
+        (
+            "<c r=\"AT\" t=\"s\"><v> 1 </v></c>",
+            "not written as its kind",
+        ),
+        (
+            "<c r=\"AT\" t=\"s\"><v>&#49;</v></c>",
+            "not written as its kind",
+        ),
+        (
+            "<c r=\"AT\"><v><![CDATA[7]]></v></c>",
+            "not written as its kind",
+        ),
+        (
+            "<c r=\"AT\" t=\"str\"><v><![CDATA[7]]></v></c>",
+            "not written as its kind",
+        ),
+        ("<c r=\"AT\"><v>&#55;</v></c>", "not written as its kind"),
+        ("<c r=\"AT\"><v>1</v><v>2</v></c>", "two values"),
+        ("<c r=\"AT\"><v>1</v><is><t>2</t></is></c>", "two values"),
+        (
+            "<c r=\"AT\" t=\"x\"><v>1</v></c>",
+            "a kind that there is not",
+        ),
+        (
+            "<c r=\"AT\" s=\"-1\"><v>1</v></c>",
+            "whose format has no number",
+        ),
+    ] {
+        refused(&with_cell(&good, "amount", cell), "BadWorkbook", says);
+    }
+    for cell in [
+        "<c r=\"AT\"><v>7</v><f>1+6</f></c>",
+        "<c r=\"AT\" t=\"inlineStr\"><is><t>7</t></is><v>8</v></c>",
+        "<c r=\"AT\" t=\"inlineStr\"><is><t><![CDATA[7]]></t></is><f>1</f></c>",
+        "<c r=\"AT\"><v><!-- seven -->7</v><extLst><ext/></extLst></c>",
+    ] {
+        let (kept, ..) = run(&with_cell(&good, "amount", cell)).unwrap();
+        let amounts = kept.0[0].batch.column_by_name("amount").unwrap();
+        let amounts = amounts.as_primitive::<arrow::datatypes::Decimal128Type>();
+        assert_eq!(amounts.values()[..], [700], "{cell}");
+    }
+}
+
+#[test]
+fn a_number_that_is_no_plausible_day_is_no_day() {
+    let day = Format::new().set_num_format("yyyy-mm-dd");
+    let content = book(|sheet, at| {
+        for i in 0..6 {
+            row(sheet, at + i, i + 1);
+        }
+        for (i, number) in (0..).zip([202_405.0, 2024.0, 18_263.0, 18_264.0, 73_050.0]) {
+            sheet.write_number(at + i, column("paid"), number).unwrap();
+        }
+        // Whoever sees a day there means it.
+        let paid = column("paid");
+        sheet
+            .write_number_with_format(at + 5, paid, 202_405.0, &day)
+            .unwrap();
+    });
+    let (kept, fixture, _) = run(&content).unwrap();
+    let wrong = [6, 7, 8].map(|line| (line, "BadDate".to_owned()));
+    assert_eq!(fixture.reasons(), wrong);
+    let first = -7_305;
+    assert_eq!(
+        days(&kept),
+        [Some(first), Some(first + 54_786), Some(176_836)]
+    );
+}
+
+#[test]
+fn ing_3_a_row_of_any_length_costs_itself() {
+    let limits = Limits {
+        archive_bytes: 8 << 20,
+        record_bytes: 512 << 10,
+        ..Limits::DEFAULT
+    };
+    let text = format!("<t>{}</t>", "x".repeat(300 << 10));
+    let long = |cells: usize| {
+        let good = book(|sheet, at| (0..3).for_each(|i| row(sheet, at + i, i)));
+        let shared = exchanged(
+            &good,
+            "xl/sharedStrings.xml",
+            "<si>",
+            &format!("<si>{text}</si><si>"),
+        );
+        changed(&shared, |name, part| {
+            if name != "xl/worksheets/sheet1.xml" {
+                return part;
+            }
+            // The texts that were there have moved on by one.
+            let sheet = String::from_utf8(part).unwrap();
+            let mut out = String::new();
+            let mut pieces = sheet.split("t=\"s\"><v>");
+            out.push_str(pieces.next().unwrap());
+            for piece in pieces {
+                let (number, rest) = piece.split_once('<').unwrap();
+                let number = number.parse::<u32>().unwrap() + 1;
+                out.push_str(&format!("t=\"s\"><v>{number}<{rest}"));
+            }
+            let cells = "<c t=\"s\"><v>0</v></c>".repeat(cells);
+            let end = "</sheetData>";
+            out.replace(end, &format!("<row r=\"9\">{cells}</row>{end}"))
+                .into_bytes()
+        })
+    };
+    let fixture = Fixture::xlsx().limits(limits);
+    let path = fixture.write("payments.xlsx", long(20));
+    let report = fixture.run(&path, &mut fixture.preview()).unwrap();
+    assert_eq!(report.landed(), 3);
+    let entry = fixture.quarantine().remove(0);
+    assert_eq!(
+        (entry.line, entry.problems[0].to_string().as_str()),
+        (9, "RecordTooLong")
+    );
+    assert_eq!(entry.length, 20 * (300 << 10) + 19);
+    let fixture = Fixture::xlsx().limits(limits);
+    let path = fixture.write("payments.xlsx", long(16_384));
+    let error = fixture.run(&path, &mut fixture.preview()).unwrap_err();
+    assert_eq!(error.code(), "BadArchive", "{error}");
+}
+
+#[test]
+fn ing_3_formats_are_capped() {
+    let good = book(|sheet, at| row(sheet, at, 1));
+    const STYLES: &str = "xl/styles.xml";
+    let code = |length: usize| {
+        let code = "x".repeat(length);
+        format!("<numFmts><numFmt numFmtId=\"200\" formatCode=\"{code}\"/></numFmts><fonts")
+    };
+    refused(
+        &exchanged(&good, STYLES, "<fonts", &code(4 << 10)),
+        "BadWorkbook",
+        "more than 2 KiB",
+    );
+    let xfs = format!("{}</cellXfs>", "<xf numFmtId=\"200\"/>".repeat(70_000));
+    refused(
+        &exchanged(&good, STYLES, "</cellXfs>", &xfs),
+        "BadWorkbook",
+        "too many texts or formats",
+    );
+    // Fonts, however long their names, are nothing that a cell needs.
+    let font = format!(
+        "<font><name val=\"{}\"/></font></fonts>",
+        "x".repeat(900 << 10)
+    );
+    let (_, _, report) = run(&exchanged(&good, STYLES, "</fonts>", &font)).unwrap();
+    assert_eq!(report.landed(), 1);
+}
+
+/// A workbook with sheets of these names, each with one record.
+fn sheets(names: &[&str]) -> Vec<u8> {
+    let mut book = Workbook::new();
+    for (serial, name) in (1..).zip(names) {
+        let sheet = book.add_worksheet();
+        sheet.set_name(*name).unwrap();
+        for (column, name) in (1..).zip(HEADER.split(',')) {
+            sheet.write_string(0, column, name).unwrap();
+        }
+        row(sheet, 1, serial);
+    }
+    book.save_to_buffer().unwrap()
+}
+
+#[test]
+fn parts_are_what_relationships_say_and_each_is_one_thing() {
+    let good = sheets(&["一", "二"]);
+    const BOOK: &str = "xl/workbook.xml";
+    const RELATIONS: &str = "xl/_rels/workbook.xml.rels";
+    let refuses = |part: &str, old: &str, new: &str, says: &str| {
+        refused(&exchanged(&good, part, old, new), "BadWorkbook", says);
+    };
+    refuses(
+        BOOK,
+        "name=\"二\"",
+        "name=\"一\"",
+        "two sheets have the name",
+    );
+    refuses(
+        BOOK,
+        "name=\"二\"",
+        "name=\"一\" state=\"hidden\"",
+        "two sheets have the name",
+    );
+    refuses(
+        BOOK,
+        "name=\"二\"",
+        "name=\"一\" state=\"sideways\"",
+        "neither shown nor hidden",
+    );
+    refuses(BOOK, "rId2", "rId1", "uses its part");
+    refuses(RELATIONS, "sheet2.xml", "sheet1.xml", "uses its part");
+    refuses(RELATIONS, "sheet2.xml", "../workbook.xml", "uses its part");
+    refuses(RELATIONS, "sheet2.xml", "sheet7.xml", "is missing");
+    refuses(
+        "_rels/.rels",
+        "xl/workbook.xml",
+        "xl/worksheets/sheet1.xml",
+        "not what the workbook says it is",
+    );
+    let single = changed(&good, |name, part| {
+        if name != "_rels/.rels" {
+            return part;
+        }
+        let text = String::from_utf8(part).unwrap();
+        let text = text
+            .replace('"', "'")
+            .replace("xl/workbook.xml", "xl/worksheets/sheet1.xml");
+        text.into_bytes()
+    });
+    refused(&single, "BadWorkbook", "not what the workbook says it is");
+    let listed = "<sheet name=\"x\" sheetId=\"9\" r:id=\"rId1\"/>".repeat(20_000);
+    refuses(
+        BOOK,
+        "<sheets>",
+        &format!("<sheets>{listed}"),
+        "too many sheets",
+    );
+}
+
+/// A hidden sheet is not read, whatever it is called.
+#[test]
+fn a_feed_may_name_its_sheets() {
+    let content = sheets(&["说明", "年报 "]);
+    let mut fixture = Fixture::xlsx();
+    let feed = Arc::make_mut(&mut fixture.feed);
+    feed.sheets.insert("年报".to_owned());
+    let path = fixture.write("payments.xlsx", &content);
+    let mut kept = Keeper::default();
+    assert_eq!(fixture.run(&path, &mut kept).unwrap().landed(), 1);
+    let serials = kept.0[0].batch.column_by_name("serial").unwrap();
+    assert_eq!(serials.as_string::<i32>().value(0), "S2");
+    let hidden = exchanged(
+        &content,
+        "xl/workbook.xml",
+        "name=\"年报 \"",
+        "name=\"年报\" state=\"hidden\"",
+    );
+    let path = fixture.write("payments.xlsx", hidden);
+    let error = fixture.run(&path, &mut kept).unwrap_err();
+    assert_eq!(error.code(), "BadWorkbook");
+    assert!(
+        error.to_string().contains("it shows no sheet `年报`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_sheet_without_a_header_costs_the_file_before_anything_lands() {
+    let mut book = Workbook::new();
+    for name in ["一", "二", "说明"] {
+        let sheet = book.add_worksheet();
+        sheet.set_name(name).unwrap();
+        if name == "说明" {
+            sheet.write_string(0, 0, "本表由登记机关导出").unwrap();
+            continue;
+        }
+        for (column, name) in (1..).zip(HEADER.split(',')) {
+            sheet.write_string(0, column, name).unwrap();
+        }
+        (1..9).for_each(|at| row(sheet, at, at));
+    }
+    let content = book.save_to_buffer().unwrap();
+    for chunk_rows in [1, 100] {
+        let fixture = Fixture::xlsx().chunks_of(chunk_rows);
+        let path = fixture.write("payments.xlsx", &content);
+        let mut kept = Keeper::default();
+        let error = fixture.run(&path, &mut kept).unwrap_err();
+        assert_eq!(error.code(), "BadHeader");
+        assert!(error.to_string().contains("sheet `说明`"), "{error}");
+        assert!(kept.0.is_empty(), "with chunks of {chunk_rows}");
+    }
+}
+
+/// What an older program made of a workbook is not gone on from.
+#[test]
+fn ing_2_another_text_of_the_same_workbook_is_read_from_its_start() {
+    let content = sheets(&["一", "二", "三"]);
+    for (new, resumed_after) in [(",\"text_form\":2", 2), (",\"text_form\":1", 0), ("", 0)] {
+        let fixture = Fixture::xlsx().chunks_of(1);
+        let path = fixture.write("payments.xlsx", &content);
+        // The process dies right behind its second commit.
+        let mut table = Mortal {
+            inner: fixture.preview(),
+            steps_left: Some(5),
+        };
+        assert!(fixture.run(&path, &mut table).is_err());
+        table.steps_left = None;
+        let journal = fixture.state().join("runs/payments.jsonl");
+        let text = fs::read_to_string(&journal).unwrap();
+        assert!(text.contains(",\"text_form\":2"));
+        fs::write(&journal, text.replace(",\"text_form\":2", new)).unwrap();
+        let report = fixture.run(&path, &mut table).unwrap();
+        assert_eq!(report.files[0].resumed_after, resumed_after);
+        assert_eq!(report.counts.read, 3);
+    }
 }
 
 #[test]

@@ -17,8 +17,8 @@ use tokio::io::AsyncWriteExt;
 use utoipa::IntoParams;
 
 use super::{Answered, Shared, declared, document_of, identifier, once};
-use crate::commands::feed::outcome;
 use crate::failure::Failure;
+use crate::hub::outcome;
 use crate::identity::command::on_feed;
 use crate::serve::authorise::Caller;
 use crate::serve::idempotency::Answer;
