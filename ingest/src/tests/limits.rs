@@ -11,7 +11,7 @@ use super::*;
 const CHILD: &str = "QIHUI_INGEST_TEST_LIMITS";
 
 /// The greatest amount of memory this process ever held, in kB.
-fn peak_kb() -> u64 {
+pub(super) fn peak_kb() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()
@@ -21,7 +21,7 @@ fn peak_kb() -> u64 {
 }
 
 /// Runs this test alone in a process of its own, whose peak of memory is then its own.
-fn in_child(test: &str) -> bool {
+pub(super) fn in_child(test: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
     }

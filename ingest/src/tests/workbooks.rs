@@ -7,7 +7,13 @@ use proptest::prelude::*;
 use rust_xlsxwriter::{Format, Workbook, Worksheet};
 use zip::ZipArchive;
 
-use super::{messages::zipped, outcomes::Keeper, promises::Mortal, *};
+use super::{
+    limits::{in_child, peak_kb},
+    messages::zipped,
+    outcomes::Keeper,
+    promises::Mortal,
+    *,
+};
 
 /// The parts of a workbook, after a change.
 fn changed(book: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
@@ -473,7 +479,7 @@ fn ing_3_what_a_workbook_claims_of_itself_is_not_believed() {
         (
             STRINGS,
             "<sst ",
-            "<sst x=\" uniqueCount='1' \" uniqueCount=\"99999999999\" y=\"\" z=\"",
+            "<sst x=\" uniqueCount='1' \" uniqueCount=\"99999999999\" y=\"\" ",
         ),
         (SHEET, "<dimension ref=\"", "<dimension ref=\"Z9:A1\" x=\""),
         (
@@ -626,6 +632,9 @@ fn a_number_that_is_no_plausible_day_is_no_day() {
 
 #[test]
 fn ing_3_a_row_of_any_length_costs_itself() {
+    if !in_child("tests::workbooks::ing_3_a_row_of_any_length_costs_itself") {
+        return;
+    }
     let limits = Limits {
         archive_bytes: 8 << 20,
         record_bytes: 512 << 10,
@@ -674,6 +683,7 @@ fn ing_3_a_row_of_any_length_costs_itself() {
     let path = fixture.write("payments.xlsx", long(16_384));
     let error = fixture.run(&path, &mut fixture.preview()).unwrap_err();
     assert_eq!(error.code(), "BadArchive", "{error}");
+    assert!(peak_kb() < 96 << 10, "{} kB", peak_kb());
 }
 
 #[test]
