@@ -73,3 +73,19 @@ fn printable(text: &str) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_holds_nothing_that_a_terminal_obeys() {
+        let name = "\u{1b}]0;x\u{7}年报\r\u{9b}2J".to_owned();
+        let shown = table(&["sheet"], [vec![name]]);
+        assert!(shown.contains("年报"), "{shown}");
+        assert!(
+            !shown.chars().any(|c| c != '\n' && c.is_control()),
+            "{shown:?}"
+        );
+    }
+}

@@ -641,10 +641,15 @@ impl PartReader {
     }
 
     fn row(&mut self, tag: &[u8]) -> Result<(), Fault> {
-        attributes(tag, |name, value| match name {
-            "r" if !is_number(value, 7) => Err("has a row that is nowhere"),
-            "r" => Ok(self.keep(name, value)),
-            _ => Ok(()),
+        attributes(tag, |name, value| {
+            if name != "r" {
+                return Ok(());
+            }
+            if !is_number(value, 7) {
+                return Err("has a row that is nowhere");
+            }
+            self.keep(name, value);
+            Ok(())
         })
     }
 
