@@ -645,7 +645,7 @@ impl PartReader {
             if name != "r" {
                 return Ok(());
             }
-            if !is_number(value, 7) {
+            if !is_number(value.as_bytes(), 7) {
                 return Err("has a row that is nowhere");
             }
             self.keep(name, value);
@@ -655,25 +655,41 @@ impl PartReader {
 
     fn cell(&mut self, tag: &[u8]) -> Result<(), Fault> {
         self.written = Written::Plain;
-        attributes(tag, |name, value| {
-            match name {
-                "r" if !is_cell(value) => return Err("has a cell that is nowhere"),
-                "s" if !is_number(value, 9) => return Err("has a cell whose format has no number"),
-                "t" => {
-                    self.written = match value {
-                        "n" | "b" | "e" => Written::Plain,
-                        "s" => Written::Index,
-                        "str" | "d" => Written::Text,
-                        "inlineStr" => Written::Inline,
-                        _ => return Err("has a cell of a kind that there is not"),
-                    };
+        let Some((values, end)) = usual_cell(tag) else {
+            return attributes(tag, |name, value| {
+                if self.of_cell(name, value.as_bytes())? {
+                    self.keep(name, value);
                 }
-                "r" | "s" => {}
-                _ => return Ok(()),
+                Ok(())
+            });
+        };
+        for (name, value) in ["r", "s", "t"].into_iter().zip(values) {
+            if let Some(value) = value {
+                self.of_cell(name, value)?;
             }
-            self.keep(name, value);
-            Ok(())
-        })
+        }
+        self.kept.extend_from_slice(&tag[b"<c".len()..end]);
+        Ok(())
+    }
+
+    /// Whether an attribute of a cell is kept.
+    fn of_cell(&mut self, name: &str, value: &[u8]) -> Result<bool, Fault> {
+        match name {
+            "r" if !is_cell(value) => Err("has a cell that is nowhere"),
+            "s" if !is_number(value, 9) => Err("has a cell whose format has no number"),
+            "r" | "s" => Ok(true),
+            "t" => {
+                self.written = match value {
+                    b"n" | b"b" | b"e" => Written::Plain,
+                    b"s" => Written::Index,
+                    b"str" | b"d" => Written::Text,
+                    b"inlineStr" => Written::Inline,
+                    _ => return Err("has a cell of a kind that there is not"),
+                };
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn words(&mut self, tag: &[u8]) -> Result<(), Fault> {
@@ -769,6 +785,20 @@ impl PartReader {
     }
 }
 
+/// The place, format and kind of a cell whose tag is written as nearly every program writes it, and where they end: a
+/// workbook has millions of them. Nothing else fits in between: a value ends with the quote behind it.
+fn usual_cell(tag: &[u8]) -> Option<([Option<&[u8]>; 3], usize)> {
+    let mut rest = tag.strip_prefix(b"<c")?;
+    let mut value = |begin: &[u8]| {
+        let value = rest.strip_prefix(begin)?;
+        let end = memchr::memchr(b'"', value)?;
+        rest = &value[end + 1..];
+        Some(&value[..end])
+    };
+    let values = [value(b" r=\""), value(b" s=\""), value(b" t=\"")];
+    matches!(rest, b">" | b"/>").then_some((values, tag.len() - rest.len()))
+}
+
 /// Hands the attributes of a start or empty tag to `take`, in order, as they stand there; refuses a tag that has one
 /// twice, or anything in it that is none.
 fn attributes(
@@ -808,20 +838,22 @@ fn plain(value: &str) -> Result<String, Fault> {
     Ok(text.into_owned())
 }
 
-fn is_number(text: &str, digits: usize) -> bool {
-    (1..=digits).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+fn is_number(text: &[u8], digits: usize) -> bool {
+    (1..=digits).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether `text` names a cell, such as `AB12`.
-fn is_cell(text: &str) -> bool {
-    let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
-    let (letters, row) = text.split_at(letters);
+fn is_cell(text: &[u8]) -> bool {
+    let is_letter = |byte: &&u8| byte.is_ascii_alphabetic();
+    let (letters, row) = text.split_at(text.iter().take_while(is_letter).count());
     if !(1..=3).contains(&letters.len()) || !is_number(row, 7) {
         return false;
     }
-    let column = letters.bytes().fold(0, |column, letter| {
+    let column = letters.iter().fold(0, |column, letter| {
         column * 26 + u32::from(letter.to_ascii_uppercase() - b'A') + 1
     });
-    let row = row.parse().unwrap_or(0);
+    let row = row
+        .iter()
+        .fold(0, |row, digit| row * 10 + u32::from(digit - b'0'));
     (1..=MAX_COLUMNS).contains(&column) && (1..=MAX_ROWS).contains(&row)
 }

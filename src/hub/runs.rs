@@ -261,7 +261,7 @@ fn failed_run(error: IngestError, feed: &FeedName, input: &Path) -> Failure {
             let files = std::iter::once(told(file, first))
                 .chain(others.clone().map(|(file, error)| told(file, error)));
             let lines = others.map(|(file, error)| format!("`{file}`: {error}"));
-            let done = (!done.files.is_empty()).then(|| &**done);
+            let done = Some(&**done).filter(|done| !done.files.is_empty());
             (files.collect::<Vec<_>>(), done, lines.collect::<Vec<_>>())
         }
         _ => {
