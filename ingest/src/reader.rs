@@ -142,8 +142,8 @@ pub(crate) fn reject(
     let mut hash = Context::new(&SHA256);
     hash.update(head);
     hash.update(record);
-    let head_kept = &head[..head.len().min(KEPT_HEAD_BYTES)];
-    let kept = head_kept.iter().chain(record).take(kept_bytes);
+    let mut kept = head[..head.len().min(KEPT_HEAD_BYTES).min(kept_bytes)].to_vec();
+    kept.extend_from_slice(&record[..record.len().min(kept_bytes - kept.len())]);
     Rejected {
         offset: at.offset,
         part,
@@ -151,7 +151,7 @@ pub(crate) fn reject(
         length: (head.len() + record.len()) as u64,
         sha256: bytes_of(hash.finish()),
         problems,
-        kept: kept.copied().collect(),
+        kept,
     }
 }
 

@@ -207,7 +207,7 @@ fn ing_3_bad_lines_under_a_long_head_are_held_in_bounded_memory() {
     if !in_child("tests::limits::ing_3_bad_lines_under_a_long_head_are_held_in_bounded_memory") {
         return;
     }
-    const MESSAGES: u64 = 1_000;
+    const MESSAGES: u64 = 300;
     let limits = Limits {
         chunk_bytes: 8 << 20,
         ..Limits::DEFAULT
