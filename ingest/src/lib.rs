@@ -51,6 +51,7 @@ mod text;
 mod value;
 mod workbook;
 mod workbook_parts;
+mod workbook_tags;
 mod xml;
 
 pub use checkpoint::{Checkpoint, Delta, DeltaError, PassId, Position};
