@@ -16,14 +16,18 @@ use arrow::array::AsArray;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::JoinType;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, replace_children_if_necessary,
 };
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -248,6 +252,8 @@ enum Order {
     /// when the first is empty; the engine starts some operators before they are asked, and whether these were quick
     /// enough to draw rows through the gate would be a race, seen in what the access touched.
     WhenAsked,
+    /// The one input as it is, of which nothing is known: neither constants nor an order.
+    Forgotten,
 }
 
 /// See [`Order`].
@@ -265,6 +271,22 @@ impl OrderedExec {
             order: Order::InSequence,
             inputs,
             properties: properties(schema, 1, EmissionType::Incremental),
+        }
+    }
+
+    /// `input`, of which nothing is known.
+    fn forgotten(input: Arc<dyn ExecutionPlan>) -> Self {
+        let of = input.properties();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(input.schema()),
+            of.output_partitioning().clone(),
+            of.emission_type,
+            of.boundedness,
+        );
+        Self {
+            order: Order::Forgotten,
+            properties: Arc::new(properties),
+            inputs: vec![input],
         }
     }
 
@@ -301,6 +323,10 @@ impl ExecutionPlan for OrderedExec {
         vec![self.order == Order::WhenAsked; self.inputs.len()]
     }
 
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.inputs.len()]
+    }
+
     fn apply_expressions(
         &self,
         _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
@@ -312,10 +338,13 @@ impl ExecutionPlan for OrderedExec {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            order: self.order,
-            inputs: children,
-            properties: Arc::clone(&self.properties),
+        Ok(Arc::new(match (self.order, children.first()) {
+            (Order::Forgotten, Some(input)) => Self::forgotten(Arc::clone(input)),
+            _ => Self {
+                order: self.order,
+                inputs: children,
+                properties: Arc::clone(&self.properties),
+            },
         }))
     }
 
@@ -334,7 +363,7 @@ impl ExecutionPlan for OrderedExec {
                     (0..partitions).map(|partition| (Arc::clone(input), partition))
                 })
                 .collect(),
-            Order::WhenAsked => self
+            Order::WhenAsked | Order::Forgotten => self
                 .inputs
                 .iter()
                 .map(|input| (Arc::clone(input), partition))
@@ -350,6 +379,60 @@ impl ExecutionPlan for OrderedExec {
             });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
+}
+
+/// The rule that lets nothing be known of the sides of outer joins that nulls may stand for.
+///
+/// The engine keeps constants of such a side (a literal in a subquery, a column that a filter pins) for constants of the
+/// join, which then holds nulls as well, and drops them from the keys of a sort or a grouping above: with a LIMIT, rows
+/// are missing that should be there, and which ones depends on how the query was planned.
+#[derive(Debug)]
+pub struct OuterJoins;
+
+impl PhysicalOptimizerRule for OuterJoins {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let (left, right) = match join_type(&node) {
+                Some(JoinType::Left) => (false, true),
+                Some(JoinType::Right) => (true, false),
+                Some(JoinType::Full) => (true, true),
+                _ => return Ok(Transformed::no(node)),
+            };
+            let sides = node
+                .children()
+                .into_iter()
+                .zip([left, right])
+                .map(|(side, forget)| match forget {
+                    true => Arc::new(OrderedExec::forgotten(Arc::clone(side))) as _,
+                    false => Arc::clone(side),
+                })
+                .collect();
+            replace_children_if_necessary(node, sides).map(Transformed::yes)
+        })
+        .map(|done| done.data)
+    }
+
+    fn name(&self) -> &'static str {
+        "outer_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
+    let of_hash = node.downcast_ref::<HashJoinExec>();
+    let of_loop = node.downcast_ref::<NestedLoopJoinExec>();
+    let of_merge = node.downcast_ref::<SortMergeJoinExec>();
+    of_hash
+        .map(|join| *join.join_type())
+        .or_else(|| of_loop.map(|join| *join.join_type()))
+        .or_else(|| of_merge.map(SortMergeJoinExec::join_type))
 }
 
 /// Puts unions of a plan in sequence.

@@ -16,6 +16,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -28,7 +30,7 @@ use qihui_consent::decision::DatasetScope;
 use crate::account::Account;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
-use crate::exec::{self, Permit};
+use crate::exec::{self, OuterJoins, Permit};
 use crate::functions;
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
@@ -304,6 +306,9 @@ fn session(
         what: "the time of the decision",
     })?;
     let props = ExecutionProps::new().with_query_execution_start_time(now);
+    // First, so that no other rule relies on what it takes away.
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OuterJoins)];
+    rules.extend(PhysicalOptimizer::new().rules);
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
@@ -312,6 +317,7 @@ fn session(
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(functions::window())
         .with_execution_props(props)
+        .with_physical_optimizer_rules(rules)
         .build();
     state
         .catalog_list()

@@ -138,3 +138,28 @@ async fn gate_1_an_aggregate_is_ordered_by_two_keys_that_are_one() {
     }
     assert!(groups > 30, "{groups} groups say little");
 }
+
+/// A literal on the side of an outer join that nulls may stand for is no constant of the join.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_rows_that_an_outer_join_fills_up_have_their_place_in_the_order() {
+    let mut mixed = 0;
+    for seed in 0..20 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let world = World::draw(&mut rng);
+        let gated = Gated::new(&world, &mut rng).await;
+        let join = "FROM (SELECT 1 AS o FROM t) AS a RIGHT JOIN t AS b ON b.kind IS NOT NULL";
+        let all = format!("SELECT a.o, b.id {join} GROUP BY a.o, b.id");
+        let few = format!("{all} ORDER BY 1, 2 LIMIT 3");
+        let Ok(all) = gated.run(&all, 2, false).await else {
+            continue;
+        };
+        let matched = all.rows.iter().filter(|row| row[0] == "1").count();
+        mixed += usize::from(matched > 0 && matched < all.rows.len());
+        for (partitions, strict) in [(1, false), (2, false), (1, true)] {
+            let few = gated.run(&few, partitions, strict).await.unwrap();
+            let first = few.rows.iter().take_while(|row| row[0] == "1").count();
+            assert_eq!(first, matched.min(3), "seed {seed}: {:?}", few.rows);
+        }
+    }
+    assert!(mixed > 2, "{mixed} worlds say little");
+}
