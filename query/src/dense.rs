@@ -99,6 +99,14 @@ impl DenseScope {
         &self.scope
     }
 
+    /// The shape of what an enterprise granted, as [`DatasetScope::shape_of`], in constant time.
+    pub fn shape_of(&self, no: u32) -> usize {
+        let found = usize::try_from(no)
+            .ok()
+            .and_then(|no| self.shape_of.get(no));
+        found.map_or(0, |shape| *shape as usize)
+    }
+
     /// The columns that the grants of enterprise `no` show in a row of this event date (days since the epoch).
     /// In a dataset that has an event date (`dated`), a row without one is covered by nothing.
     #[inline]

@@ -212,6 +212,14 @@ impl Record {
     }
 }
 
+fn topic(columns: &[&str], version: &str) -> TopicSpec {
+    let text = format!(
+        "name: filings\nversion: {version}\ntitleEn: Filings\ntitleCn: 申报\ndataset: filing\ncolumns: [{}]\n",
+        columns.join(", ")
+    );
+    TopicSpec::from_yaml("topics/filings.yaml".as_ref(), &text).unwrap()
+}
+
 pub fn day(n: u64) -> Date {
     "2026-01-01".parse::<Date>().unwrap() + chrono::Days::new(n)
 }
@@ -239,14 +247,21 @@ pub struct World {
 impl World {
     /// A hub at 2026-02-01 with a subscriber that has an agreement about every column, or about some.
     pub async fn new(folder: PathBuf, look: Look, agreed: &[&str], delivery: Delivery) -> Self {
+        Self::of(folder, look, agreed, delivery, ENTERPRISES).await
+    }
+
+    /// The same with so many enterprises, of which the first [`ENTERPRISES`] can sign.
+    pub async fn of(
+        folder: PathBuf,
+        look: Look,
+        agreed: &[&str],
+        delivery: Delivery,
+        enterprises: u32,
+    ) -> Self {
         let contract = Arc::new(contract(look));
         let mut columns = vec!["uscc", "id", "name", "n", "amount", "flag"];
         columns.extend(look.dated.then_some("day"));
-        let topic = format!(
-            "name: filings\nversion: 1.0.0\ntitleEn: Filings\ntitleCn: 申报\ndataset: filing\ncolumns: [{}]\n",
-            columns.join(", ")
-        );
-        let topic = TopicSpec::from_yaml("topics/filings.yaml".as_ref(), &topic).unwrap();
+        let topic = topic(&columns, "1.0.0");
         let purposes = PurposeTree::from_yaml("purposes.yaml".as_ref(), PURPOSES).unwrap();
         let catalog = Arc::new(Catalog {
             contracts: BTreeMap::from([(contract.id.clone(), contract)]),
@@ -291,7 +306,7 @@ impl World {
         );
         let added = ledger.add_subscription(&catalog, about, delivery, "test");
         let subscription = added.await.unwrap();
-        let codes: Vec<NumberRequest> = (1..=ENTERPRISES)
+        let codes: Vec<NumberRequest> = (1..=enterprises)
             .map(|n| NumberRequest {
                 uscc: uscc(n),
                 county: None,
@@ -337,7 +352,34 @@ impl World {
     }
 
     pub fn pass_days(&self, days: i64) {
-        self.clock.0.fetch_add(days * DAY_MS, Ordering::SeqCst);
+        self.pass_ms(days * DAY_MS);
+    }
+
+    pub fn pass_ms(&self, ms: i64) {
+        self.clock.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// The topic has these columns from now on.
+    pub async fn replace_topic(&mut self, columns: &[&str]) {
+        let topic = topic(columns, "2.0.0");
+        let catalog = Catalog {
+            topics: BTreeMap::from([(topic.name.clone(), Arc::new(topic))]),
+            ..Catalog::clone(&self.catalog)
+        };
+        self.catalog = Arc::new(catalog);
+        self.ledger.record_artefacts(&self.catalog).await.unwrap();
+        self.drain().await;
+        let gate = Gate::new(GateParts {
+            catalog: Arc::clone(&self.catalog),
+            ledger: self.ledger.clone(),
+            log: Arc::clone(&self.log),
+            warehouse: self.warehouse.clone(),
+            limits: Limits::default(),
+            clock: self.clock.clone(),
+            spill_dir: self.folder.join("spill"),
+        });
+        self.gate = Arc::new(gate.unwrap());
+        self.topics = self.topics.acting_as(Arc::clone(&self.gate), "local:test");
     }
 
     pub async fn drain(&self) {
@@ -352,7 +394,12 @@ impl World {
 
     /// An agreement about some columns, key and `uscc` always in the clear.
     pub async fn agree(&self, id: &str, columns: &[&str]) {
-        let basis = if self.look.statute {
+        self.agree_on(id, columns, self.look.statute).await;
+    }
+
+    /// The same, by a law or by consent.
+    pub async fn agree_on(&self, id: &str, columns: &[&str], statute: bool) {
+        let basis = if statute {
             "{statute: {law: \"a law\"}}"
         } else {
             "consent"

@@ -7,7 +7,12 @@ use std::process::Command;
 use qihui_catalog::{Action, Coded};
 use qihui_consent::ledger::Delivery;
 use qihui_consent::signing::Operation;
-use qihui_pipelines::topics::kafka::{KafkaSettings, Received, Until, read_committed, topic_name};
+use qihui_pipelines::topics::Topics;
+use qihui_pipelines::topics::error::TopicError;
+use qihui_pipelines::topics::kafka::{
+    Delivered, KafkaSettings, PROGRESS_TOPIC, Received, Until, produce_plain, read_committed,
+    topic_name,
+};
 use qihui_pipelines::topics::page::PageLimits;
 use serde_json::{Map, Value};
 
@@ -61,9 +66,10 @@ impl Drop for Broker {
     }
 }
 
-/// What a reader holds that applies each message; messages of one enterprise are in order.
+/// What a reader holds that applies each message as documented, partition after partition: a reset is about what was read
+/// of its own.
 fn held(received: &[Received]) -> BTreeMap<String, Map<String, Value>> {
-    let mut rows = BTreeMap::new();
+    let mut rows: BTreeMap<String, (i32, Map<String, Value>)> = BTreeMap::new();
     for message in received {
         let data: Value = serde_json::from_slice(&message.value).unwrap();
         let key = || data["key"]["id"].as_str().unwrap().to_owned();
@@ -76,16 +82,27 @@ fn held(received: &[Received]) -> BTreeMap<String, Map<String, Value>> {
                 let mut row = data["row"].as_object().unwrap().clone();
                 row.retain(|_, value| !value.is_null());
                 assert_eq!(row["uscc"].as_str(), message.key.as_deref());
-                rows.insert(key(), row);
+                rows.insert(key(), (message.partition, row));
             }
             "qihui.record.deleted.v1" => {
                 rows.remove(&key())
                     .expect("only what was brought is deleted");
             }
+            "qihui.topic.reset.v1" => {
+                assert_eq!(data["partition"], message.partition);
+                rows.retain(|_, (partition, _)| *partition != message.partition);
+            }
             _ => {}
         }
     }
-    rows
+    rows.into_iter().map(|(key, (_, row))| (key, row)).collect()
+}
+
+/// How many messages of a kind there are.
+fn count(received: &[Received], kind: &str) -> usize {
+    let kind = format!("qihui.{kind}");
+    let of_kind = |message: &&Received| message.headers["ce_type"] == kind;
+    received.iter().filter(of_kind).count()
 }
 
 /// Ids are unique: nothing was brought twice.
@@ -98,6 +115,37 @@ fn assert_once(received: &[Received]) {
     let count = ids.len();
     ids.dedup();
     assert_eq!(ids.len(), count, "an event was committed twice");
+}
+
+fn progress_file(world: &World) -> PathBuf {
+    let id = &world.subscription.subscription_id;
+    world.folder.join(format!("topics/{id}.json"))
+}
+
+/// A delivery whose page is recorded and noted, and waits for the release lock: what is on disk, the delivery, the lock.
+async fn under_way(
+    world: &World,
+    settings: &KafkaSettings,
+) -> (
+    Vec<u8>,
+    tokio::task::JoinHandle<Result<Delivered, TopicError>>,
+    tokio::sync::OwnedRwLockWriteGuard<()>,
+) {
+    let lock = world.ledger.release_lock().write_owned().await;
+    let gate = std::sync::Arc::clone(&world.gate);
+    let topics = world.topics.acting_as(gate, "local:test");
+    let (settings, id) = (settings.clone(), world.subscription.subscription_id.clone());
+    let entries = world.log.size();
+    let deliver = async move { topics.deliver(&settings, &id, Until::UpToDate).await };
+    let work = tokio::spawn(deliver);
+    loop {
+        let noted = std::fs::read(progress_file(world)).unwrap();
+        if String::from_utf8_lossy(&noted).contains("\"pending\":{") && world.log.size() > entries {
+            return (noted, work, lock);
+        }
+        assert!(!work.is_finished(), "nothing was delivered");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,10 +174,24 @@ async fn a_committed_reader_sees_each_change_once() {
         .deliver(&settings, &id, Until::UpToDate)
         .await
         .unwrap();
-    assert_eq!((delivered.pages, delivered.events), (5, 10));
+    // One page is the reset with the first enterprise.
+    assert_eq!((delivered.pages, delivered.events), (5, 11));
     let received = read_committed(&settings, &topic).unwrap();
     assert_eq!(held(&received), world.view().await);
-    assert_eq!(received.len(), 10);
+    assert_eq!(count(&received, "topic.reset.v1"), 3, "one per partition");
+    assert_eq!(received.len(), 3 + 10);
+
+    // Killed after the page was recorded and noted, before it left: it is made anew.
+    world.land(&[Record::plain(1, 1, "second")]).await;
+    let (_, work, lock) = under_way(&world, &settings).await;
+    work.abort();
+    assert!(work.await.is_err());
+    drop(lock);
+    world.restart();
+    let deliver = world.topics.deliver(&settings, &id, Until::UpToDate);
+    assert_eq!(deliver.await.unwrap().pages, 1);
+    let received = read_committed(&settings, &topic).unwrap();
+    assert_eq!((received.len(), held(&received)), (14, world.view().await));
 
     // What no waiting heals is said at once, even to a delivery that follows.
     let mut wrong = settings.clone();
@@ -141,24 +203,18 @@ async fn a_committed_reader_sees_each_change_once() {
     assert_eq!(error.unwrap_err().code(), "KafkaBadSettings");
 
     // Killed after a commit, before it was noted: what is on disk says less than the broker.
-    let file = world.folder.join(format!("topics/{id}.json"));
-    world.land(&[Record::plain(1, 1, "second")]).await;
-    let before = std::fs::read(&file).unwrap();
-    world
-        .topics
-        .deliver(&settings, &id, Until::UpToDate)
-        .await
-        .unwrap();
-    std::fs::write(&file, &before).unwrap();
+    world.land(&[Record::plain(1, 1, "third")]).await;
+    let (noted, work, lock) = under_way(&world, &settings).await;
+    drop(lock);
+    assert_eq!(work.await.unwrap().unwrap().pages, 1);
+    std::fs::write(progress_file(&world), &noted).unwrap();
     world.restart();
-    let again = world
-        .topics
-        .deliver(&settings, &id, Until::UpToDate)
-        .await
-        .unwrap();
+    let deliver = world.topics.deliver(&settings, &id, Until::UpToDate);
+    let again = deliver.await.unwrap();
     assert_eq!(again.pages, 0, "the broker knows that it arrived");
     let received = read_committed(&settings, &topic).unwrap();
-    assert_eq!((received.len(), held(&received)), (11, world.view().await));
+    assert_eq!((received.len(), held(&received)), (15, world.view().await));
+    assert_once(&received);
 
     // The broker goes, things change, it comes back.
     script("kill", &broker.folder);
@@ -189,7 +245,140 @@ async fn a_committed_reader_sees_each_change_once() {
     assert_eq!(notice.key.as_deref(), Some(uscc(3).as_str()));
     assert_eq!(
         received.len(),
-        11 + 1 + 1 + 2,
+        15 + 1 + 1 + 2,
         "one change, one notice, two deletions"
     );
+}
+
+/// A delivery that follows, until it is told to end.
+struct Follower {
+    tell: tokio::sync::watch::Sender<bool>,
+    work: tokio::task::JoinHandle<Result<Delivered, TopicError>>,
+}
+
+impl Follower {
+    fn start(topics: Topics, settings: &KafkaSettings, id: &str) -> Self {
+        let (tell, told) = tokio::sync::watch::channel(false);
+        let (settings, id) = (settings.clone(), id.to_owned());
+        let work = async move { topics.deliver(&settings, &id, Until::Told(told)).await };
+        Self {
+            tell,
+            work: tokio::spawn(work),
+        }
+    }
+
+    async fn stop(self) -> Result<Delivered, TopicError> {
+        self.tell.send(true).unwrap();
+        self.work.await.unwrap()
+    }
+}
+
+/// Reads until what is held is what may be seen.
+async fn arrives(world: &World, settings: &KafkaSettings, topic: &str) -> Vec<Received> {
+    for _ in 0..240 {
+        if let Ok(received) = read_committed(settings, topic)
+            && held(&received) == world.view().await
+        {
+            return received;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    panic!("it never arrives");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_lives_through_what_happens_and_a_successor_begins_with_a_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&dir.path().join("kafka"));
+    let settings = KafkaSettings::new(&broker.address);
+    let mut world = World::new(dir.path().join("hub"), Look::PLAIN, &ALL, Delivery::Kafka).await;
+    let first = world.subscription.subscription_id.clone();
+    let topic = topic_name("bank", "filings");
+    let own = |world: &World| {
+        let gate = std::sync::Arc::clone(&world.gate);
+        world.topics.acting_as(gate, "local:test")
+    };
+    let records: Vec<Record> = (1..=4).map(|no| Record::plain(no, 1, "first")).collect();
+    world.land(&records).await;
+    for no in 1..=4 {
+        world.grant(no, &ALL, None, day(90), Action::Stream).await;
+    }
+    let follower = Follower::start(own(&world), &settings, &first);
+    arrives(&world, &settings, &topic).await;
+    // Grants come and go while pages are made.
+    for turn in 0..12 {
+        let consent = world.grant(5, &ALL, None, day(90), Action::Stream).await;
+        world
+            .land(&[Record::plain(5, 1, "x"), Record::plain(1, 2 + turn, "x")])
+            .await;
+        world.sign(5, &consent, Operation::Withdraw, None).await;
+    }
+    let received = arrives(&world, &settings, &topic).await;
+    assert_once(&received);
+    assert!(!follower.work.is_finished());
+
+    // It leaves with a reset when its subscription ends; a successor begins with one.
+    world.ledger.end_subscription(&first).await.unwrap();
+    let ended = follower.work.await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), "UnknownSubscription");
+    let received = read_committed(&settings, &topic).unwrap();
+    assert_eq!(count(&received, "topic.reset.v1"), 3 + 3);
+    assert!(held(&received).is_empty(), "its readers hold nothing");
+    let about = (
+        "bank".parse().unwrap(),
+        "filings".parse().unwrap(),
+        "watch.risk".parse().unwrap(),
+    );
+    let added = world
+        .ledger
+        .add_subscription(&world.catalog, about, Delivery::Kafka, "test");
+    let second = added.await.unwrap().subscription_id;
+    let follower = Follower::start(own(&world), &settings, &second);
+    let received = arrives(&world, &settings, &topic).await;
+    assert_eq!(count(&received, "topic.reset.v1"), 3 + 3 + 3);
+    assert_once(&received);
+
+    // Another process takes over, and this one stops.
+    let folder = world.folder.join("topics");
+    let gate = std::sync::Arc::clone(&world.gate);
+    let other = Topics::open(gate, &folder, "local:other").unwrap();
+    other
+        .deliver(&settings, &second, Until::UpToDate)
+        .await
+        .unwrap();
+    world.land(&[Record::plain(2, 9, "after")]).await;
+    let fenced = follower.work.await.unwrap().unwrap_err();
+    assert_eq!(fenced.code(), "DeliveryTakenOver");
+    other
+        .deliver(&settings, &second, Until::UpToDate)
+        .await
+        .unwrap();
+    let received = read_committed(&settings, &topic).unwrap();
+    assert_eq!(held(&received), world.view().await);
+    assert_once(&received);
+
+    // Somebody writes into the topic of the seals: everything comes again, and stays right.
+    let forged = Received {
+        partition: 0,
+        key: Some(second.clone()),
+        headers: BTreeMap::new(),
+        value: format!(r#"{{"subscription":"{second}","page":7,"seal":"00"}}"#).into_bytes(),
+    };
+    produce_plain(&settings, PROGRESS_TOPIC, &[forged]).unwrap();
+    other
+        .deliver(&settings, &second, Until::UpToDate)
+        .await
+        .unwrap();
+    let received = read_committed(&settings, &topic).unwrap();
+    assert_eq!(count(&received, "topic.reset.v1"), 3 + 3 + 3 + 3);
+    assert_eq!(held(&received), world.view().await);
+
+    // A broker that lost everything is brought everything, after a reset.
+    drop(broker);
+    let empty = Broker::start(&dir.path().join("empty"));
+    let settings = KafkaSettings::new(&empty.address);
+    let follower = Follower::start(other, &settings, &second);
+    let received = arrives(&world, &settings, &topic).await;
+    assert_eq!(count(&received, "topic.reset.v1"), 3);
+    follower.stop().await.unwrap();
 }

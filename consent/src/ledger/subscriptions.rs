@@ -4,16 +4,20 @@
 //! change is an event and a new version of one small document.
 
 use qihui_catalog::{
-    Artefact, Catalog, ConsentId, DatasetId, EnterpriseNo, OrgId, PurposeCode, Timestamp, TopicName,
+    Action, Artefact, Catalog, ConsentId, DatasetId, Date, EnterpriseNo, OrgId, PurposeCode,
+    Timestamp, TopicName, TopicSpec,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Ledger, change::Change, consents::state_at};
+use super::{Ledger, change::Change, consents::state_at, epochs::Loss};
 use crate::{
     error::{LedgerError, Result},
     state::State,
-    store::{consents, events, parties},
+    store::{
+        consents::{self, ConsentRow},
+        events, parties,
+    },
     text,
 };
 
@@ -121,7 +125,7 @@ impl Ledger {
         Ok(subscription)
     }
 
-    /// Ends a subscription.
+    /// Ends a subscription. When this returns nothing is on its way to the subscriber any more.
     ///
     /// # Errors
     /// There is none of this name that has not ended.
@@ -135,6 +139,14 @@ impl Ledger {
             found.ok_or_else(|| LedgerError::UnknownSubscription(text::shown(id)))?;
         subscription.ended = true;
         record(&mut change, "subscription.ended", "2", &subscription).await?;
+        if let Some(dataset) = dataset_of(change.connection(), &subscription.topic).await? {
+            let key = (
+                subscription.org.clone(),
+                subscription.purpose.clone(),
+                dataset,
+            );
+            change.takes(key, Loss::Everything);
+        }
         change.commit().await?;
         Ok(subscription)
     }
@@ -148,8 +160,9 @@ impl Ledger {
         all(&mut reader).await
     }
 
-    /// How the consent of an enterprise to an organisation about a dataset stands: the one in force, or else the latest
-    /// that ever permitted anything.
+    /// How the consent stands that an enterprise's rows were streamed to an organisation under, for a purpose, of a
+    /// dataset: of the consents with action STREAM whose uses are not counted the one that ended last, if one ended on
+    /// day `since` or later; else the one in force at `at`.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -158,38 +171,54 @@ impl Ledger {
         no: EnterpriseNo,
         (org, purpose, dataset): (&OrgId, &PurposeCode, &DatasetId),
         at: Timestamp,
+        since: Date,
     ) -> Result<Option<ConsentStanding>> {
         let mut reader = self.inner.reader().await?;
         let rows = consents::between(&mut reader, no, org).await?;
-        let about = rows.iter().filter(|row| {
+        let streamed = rows.iter().filter(|row| {
+            let document = &row.document;
             row.given.is_some()
-                && row.document.purpose.code == *purpose
-                && row
-                    .document
-                    .scope
-                    .iter()
-                    .any(|line| line.dataset == *dataset)
+                && document.purpose.code == *purpose
+                && document.actions.contains(Action::Stream)
+                && !document.is_metered()
+                && document.scope.iter().any(|line| line.dataset == *dataset)
         });
-        let mut found: Option<ConsentStanding> = None;
-        for row in about {
+        let (mut last, mut in_force) = (None, None);
+        for row in streamed {
             let state = state_at(row, at);
-            let better = state == State::Active
-                || (state != State::Superseded
-                    && found
-                        .as_ref()
-                        .is_none_or(|found| found.state != State::Active))
-                || found.is_none();
-            if better {
-                found = Some(ConsentStanding {
-                    consent_id: row.document.consent_id.clone(),
-                    state,
-                    data_life_days: row.document.data_life_days,
-                    expires: row.document.expires,
-                });
+            let standing = ConsentStanding {
+                consent_id: row.document.consent_id.clone(),
+                state,
+                data_life_days: row.document.data_life_days,
+                expires: row.document.expires,
+            };
+            if state == State::Active {
+                in_force = Some(standing);
+                continue;
+            }
+            let ended = ended_at(&mut reader, row, state).await?;
+            let later = last.as_ref().is_none_or(|(last, _)| *last <= ended);
+            if later && ended.shanghai_date() >= since {
+                last = Some((ended, standing));
             }
         }
-        Ok(found)
+        Ok(last.map(|(_, standing)| standing).or(in_force))
     }
+}
+
+/// When a version of a consent ended: by itself, or by the last event about it.
+async fn ended_at(
+    connection: &mut sqlx::SqliteConnection,
+    row: &ConsentRow,
+    state: State,
+) -> Result<Timestamp> {
+    let document = &row.document;
+    if state == State::Expired {
+        return Ok(document.expires);
+    }
+    let id = document.consent_id.as_str();
+    let last = events::last_of_consent(connection, id, document.version).await?;
+    Ok(last.unwrap_or(document.starts))
 }
 
 async fn record(
@@ -209,6 +238,21 @@ async fn record(
         canonical_json,
     };
     events::insert_artefact(change.connection(), position, &artefact).await
+}
+
+/// The dataset of a topic, in its latest recorded version.
+async fn dataset_of(
+    connection: &mut sqlx::SqliteConnection,
+    topic: &TopicName,
+) -> Result<Option<DatasetId>> {
+    let documents = events::artefacts(connection, "topic").await?;
+    let topics = documents
+        .iter()
+        .filter_map(|document| TopicSpec::from_yaml("kept".as_ref(), document).ok());
+    Ok(topics
+        .filter(|spec| spec.name == *topic)
+        .map(|spec| spec.dataset)
+        .next())
 }
 
 async fn all(connection: &mut sqlx::SqliteConnection) -> Result<Vec<Subscription>> {

@@ -112,6 +112,21 @@ pub(crate) async fn of_consent(
     rows.iter().map(EventRow::read).collect()
 }
 
+/// The time of the last event about a version of a consent.
+pub(crate) async fn last_of_consent(
+    connection: &mut SqliteConnection,
+    consent_id: &str,
+    version: u32,
+) -> Result<Option<Timestamp>> {
+    let time: Option<i64> =
+        sqlx::query_scalar("SELECT MAX(time_ms) FROM event WHERE consent_id = ? AND version = ?")
+            .bind(consent_id)
+            .bind(version)
+            .fetch_one(connection)
+            .await?;
+    Ok(time.map(Timestamp))
+}
+
 /// The last event that is in the log, and its entry there.
 pub(crate) async fn last_logged(connection: &mut SqliteConnection) -> Result<Option<(u64, u64)>> {
     let row = sqlx::query("SELECT position, log_index FROM logged ORDER BY position DESC LIMIT 1")

@@ -63,6 +63,15 @@ pub enum TopicError {
         /// The page that is next.
         expected: u64,
     },
+    /// A cursor of a version of a page that was replaced, and its replacement acknowledged: two hold copies that differ.
+    #[error(
+        "the cursor comes from a version of page {page} that was replaced, and the replacement was acknowledged. Use the \
+         newest cursor, or begin again with a restart"
+    )]
+    CursorReplaced {
+        /// The page.
+        page: u64,
+    },
     /// Pages were acknowledged, so the subscriber must say where it stands.
     #[error(
         "pages of this subscription were acknowledged: pass the cursor that the last one gave, or begin again with a \
@@ -94,6 +103,26 @@ pub enum TopicError {
         /// What the client library says.
         reason: String,
     },
+    /// The broker does not take a message as large as a row is.
+    #[error(
+        "an event of subscription `{id}` is larger than Kafka takes: raise `max.message.bytes` of its topic, and \
+         `message.max.bytes` of the client if that is set; the delivery waits"
+    )]
+    EventTooLarge {
+        /// The subscription.
+        id: String,
+    },
+    /// An enterprise has more rows than can be compared at once.
+    #[error(
+        "an enterprise has more than {limit} rows in the dataset of subscription `{id}`: it cannot be delivered; a topic \
+         of a data product with fewer rows can"
+    )]
+    EnterpriseTooLarge {
+        /// The subscription.
+        id: String,
+        /// Rows that can be compared at once.
+        limit: u64,
+    },
     /// Another process delivers this subscription.
     #[error("another process has taken over the delivery of subscription `{id}`; this one stops")]
     DeliveryTakenOver {
@@ -111,12 +140,14 @@ impl Coded for TopicError {
             Self::KeyNotDisclosed { .. } => "KeyNotDisclosed",
             Self::CursorInvalid => "CursorInvalid",
             Self::CursorForeign => "CursorForeign",
-            Self::CursorOutdated { .. } => "CursorOutdated",
+            Self::CursorOutdated { .. } | Self::CursorReplaced { .. } => "CursorOutdated",
             Self::CursorRequired => "CursorRequired",
             Self::ProgressUnusable { .. } => "ProgressUnusable",
             Self::NoBroker => "NoBroker",
             Self::BadSettings { .. } => "KafkaBadSettings",
             Self::BrokerUnavailable { .. } => "BrokerUnavailable",
+            Self::EventTooLarge { .. } => "EventTooLarge",
+            Self::EnterpriseTooLarge { .. } => "EnterpriseTooLarge",
             Self::DeliveryTakenOver { .. } => "DeliveryTakenOver",
         }
     }

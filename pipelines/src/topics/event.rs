@@ -5,7 +5,7 @@
 //! | `qihui.record.upserted.v1` | the subscriber may see this row, and this is all it may see of it | `key`, `row` (shown cells), `withheld` (names of columns) |
 //! | `qihui.record.deleted.v1` | the subscriber may no longer see this row, or it is gone | `key` |
 //! | `qihui.authorisation.ended.v1` | an authorisation ended in whole or part: what to delete, and by when | see [`super::notice`] |
-//! | `qihui.topic.reset.v1` | drop what you hold of the topic; everything you may see follows | `topic`, `dataset` |
+//! | `qihui.topic.reset.v1` | drop what you hold of the topic, by Kafka: what you read of this partition; everything you may see follows | `topic`, `dataset`, by Kafka `partition` |
 //!
 //! `source` is `/hubs/<hub>/topics/<topic>`, `subject` the enterprise's unified social credit code, `time` the instant of
 //! the page. `id` is a function of subscription, page, type and content: a page that is delivered again as it was has
@@ -127,6 +127,25 @@ impl Events {
         Ok(())
     }
 
+    /// Ends the page with the first enterprise, among those of the events from place `from` on, with which there are at
+    /// least so many events or bytes in the page; gives its number. None: there are not so many.
+    ///
+    /// INVARIANT: from `from` on, the events of an enterprise stand together.
+    pub fn cut(&mut self, from: usize, events: usize, bytes: usize) -> Option<u32> {
+        let mut end = from;
+        for run in self.list.get(from..)?.chunk_by(|a, b| a.no == b.no) {
+            end += run.len();
+            let last = run.last()?;
+            if end >= events || last.data.end >= bytes {
+                let (no, kept) = (last.no?, last.data.end);
+                self.list.truncate(end);
+                self.bytes.truncate(kept);
+                return Some(no);
+            }
+        }
+        None
+    }
+
     /// Takes in the events of another page, after its own.
     pub fn append(&mut self, other: &Self) {
         let shift = self.bytes.len();
@@ -181,15 +200,21 @@ impl Envelope {
     /// The id of an event: 32 hexadecimal digits.
     #[must_use]
     pub fn id(&self, events: &Events, event: &Event) -> String {
+        self.id_of(event.kind, events.subject(event), events.data(event))
+    }
+
+    /// The id of an event of this kind about `subject` with this data.
+    #[must_use]
+    pub fn id_of(&self, kind: EventKind, subject: &str, data: &[u8]) -> String {
         let mut hash = Context::new(&SHA256);
         hash.update(self.subscription.as_bytes());
         hash.update(&[0]);
         hash.update(&self.page.to_be_bytes());
-        hash.update(event.kind.as_str().as_bytes());
+        hash.update(kind.as_str().as_bytes());
         hash.update(&[0]);
-        hash.update(events.subject(event).as_bytes());
+        hash.update(subject.as_bytes());
         hash.update(&[0]);
-        hash.update(events.data(event));
+        hash.update(data);
         let digest = hash.finish();
         hex::encode(digest.as_ref().get(..16).unwrap_or_default())
     }
@@ -286,6 +311,32 @@ mod tests {
         assert_ne!(next.id(&events, first), envelope.id(&events, first));
         assert_eq!(envelope.id(&events, first), seen[0].2);
         assert_eq!(events.by_enterprise(), BTreeMap::from([(7, 2)]));
+    }
+
+    #[test]
+    fn a_page_is_cut_where_an_enterprise_ends() {
+        let page = |events: usize, bytes: usize| {
+            let mut page = Events::default();
+            for (no, count) in [(3, 2), (4, 1), (9, 3)] {
+                for _ in 0..count {
+                    let write = |out: &mut Vec<u8>| {
+                        out.extend_from_slice(b"12345678");
+                        Ok(())
+                    };
+                    page.push(EventKind::Upserted, (Some(no), "ab"), write)
+                        .unwrap();
+                }
+            }
+            let cut = page.cut(0, events, bytes);
+            (cut, page.len(), page.bytes())
+        };
+        assert_eq!(page(1, 1000), (Some(3), 2, 20));
+        assert_eq!(page(2, 1000), (Some(3), 2, 20));
+        assert_eq!(page(3, 1000), (Some(4), 3, 30));
+        assert_eq!(page(4, 1000), (Some(9), 6, 60));
+        assert_eq!(page(7, 1000), (None, 6, 60));
+        assert_eq!(page(100, 21), (Some(4), 3, 30));
+        assert_eq!(Events::default().cut(0, 1, 1), None);
     }
 
     #[test]

@@ -3,8 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use qihui_catalog::Coded as _;
 use qihui_query::access::delivery::Subscription;
 use tracing::{debug, error, info, warn};
+
+use super::error::TopicError;
 
 /// Unix time at which a subscriber was last known to hold everything that it may see. No change that was not delivered is
 /// older.
@@ -85,6 +88,12 @@ impl BrokerGone<'_> {
         metrics::gauge!(WAITING, "subscription" => (*subscription).to_owned()).set(1.0);
         error!(subscription, reason, "waiting for Kafka; nothing is lost");
     }
+}
+
+/// A delivery cannot go on, for another reason than its broker, and is tried again.
+pub(super) fn waits(subscription: &str, error: &TopicError) {
+    let code = error.code();
+    error!(subscription, code, %error, "a delivery waits; nothing is lost");
 }
 
 /// The subscriber holds everything that it may see.

@@ -94,10 +94,11 @@ impl IntervalMap {
         &self.0
     }
 
-    /// What is due next when `view` is the present one: what fell behind before what was never brought, so that changes
-    /// arrive while a first delivery is still under way; among those the oldest. None: everything is at `view`.
+    /// What is due next when `view` is the present one: among what fell behind the oldest, and what was never brought. That
+    /// comes last, so that changes arrive while a first delivery is still under way; or, with `new_first`, first, so that
+    /// it goes on while there are changes. None: everything is at `view`.
     #[must_use]
-    pub fn due(&self, view: &ViewKey) -> Option<&Interval> {
+    pub fn due(&self, view: &ViewKey, new_first: bool) -> Option<&Interval> {
         let behind = |interval: &&Interval| !interval.is_at(view);
         let age = |interval: &&Interval| {
             let oldest = interval
@@ -106,9 +107,16 @@ impl IntervalMap {
                 .flatten()
                 .map(|key| (key.version, key.day))
                 .min();
-            (interval.may_hold_nothing(), oldest)
+            (interval.may_hold_nothing() != new_first, oldest)
         };
         self.0.iter().filter(behind).min_by_key(age)
+    }
+
+    /// In how many views what is held of an enterprise may be, at most.
+    #[must_use]
+    pub fn uncertainty(&self) -> usize {
+        let bases = self.0.iter().map(|interval| interval.bases.len());
+        bases.max().unwrap_or(0)
     }
 
     /// Sets what is held of a range.
@@ -232,13 +240,14 @@ mod tests {
         let mut map = IntervalMap::default();
         map.set(&(0..=9), &bases(2));
         map.set(&(10..=19), &bases(1));
-        assert_eq!(map.due(&view(3)).unwrap().range(), 10..=19);
+        assert_eq!(map.due(&view(3), false).unwrap().range(), 10..=19);
+        assert_eq!(map.due(&view(3), true).unwrap().range(), 20..=u32::MAX);
         map.set(&(10..=19), &bases(3));
-        assert_eq!(map.due(&view(3)).unwrap().range(), 0..=9);
+        assert_eq!(map.due(&view(3), false).unwrap().range(), 0..=9);
         map.set(&(0..=9), &bases(3));
-        assert_eq!(map.due(&view(3)).unwrap().range(), 20..=u32::MAX);
+        assert_eq!(map.due(&view(3), false).unwrap().range(), 20..=u32::MAX);
         map.set(&(20..=u32::MAX), &bases(3));
-        assert_eq!(map.due(&view(3)), None);
+        assert_eq!(map.due(&view(3), true), None);
         assert_eq!(map.intervals().len(), 1);
     }
 

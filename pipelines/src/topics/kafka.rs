@@ -1,28 +1,37 @@
 //! Delivery by Kafka: one topic per organisation and topic of the hub, one transaction per page.
 //!
 //! Promise: a reader with `isolation.level=read_committed` sees every change once, in order per enterprise, whatever is
-//! killed when. The transaction that carries a page also carries the progress after it, to a compacted topic; at every
-//! start that topic says what arrived, and what the hub has on disk is brought into line with it:
+//! killed when. The transaction that carries a page also says so in a compacted topic: [`Arrived`], the number of the
+//! page under the hub's seal. At every start that topic says what arrived, and the hub brings what it has on disk into
+//! line with it:
 //!
-//! | the broker's progress | means | what is done |
+//! | the seal that the broker has | means | what is done |
 //! |---|---|---|
-//! | as on disk, a page under way | its transaction never committed | the page is made anew |
-//! | one page further | it committed, and the hub was killed before it noted that | the broker's is taken over |
-//! | behind, or none though pages arrived | the broker lost what it had acknowledged | everything is brought again, after a reset |
+//! | of the last acknowledged page | the transaction of a page under way never committed | that page is made anew |
+//! | of the page under way | it committed, and the hub was killed before it noted that | it is acknowledged |
+//! | another, or none though pages arrived | the broker lost what it had acknowledged, the hub's disk is an old one, or somebody wrote to the topic | everything is brought again, after a reset |
 //!
-//! Names: events go to `qihui.<org>.<topic>`, progress to `qihui.progress` (key: the subscription). A message is a
-//! CloudEvent in binary mode: `ce_` headers, `content-type`, the data as value, and the enterprise's code as key. A reset
-//! and a notice about everybody have no key and go to every partition.
+//! The topic says nothing else: what was brought stands on the hub's disk alone, and nothing that a broker says is taken
+//! over from it.
+//!
+//! Names: events go to `qihui.<org>.<topic>`, seals to `qihui.progress` (partition 0; key: the subscription). A message is
+//! a CloudEvent in binary mode: `ce_` headers, `content-type`, the data as value, and the enterprise's code as key. A
+//! reset and a notice about everybody have no key and go to every partition, each with the partition in its data: a
+//! reset is about what was read of its partition, whose reader knows nothing of the order among partitions. Where the
+//! number of partitions changes, enterprises change places, and everything is brought again.
 //!
 //! GATE-4: a page is produced and committed while the release lock is held, within [`RELEASE_TIME`]; a broker that takes
-//! longer has its transaction aborted, so an acknowledgement of a withdrawal waits no longer than that. While the
-//! broker is gone nothing is held, and the delivery waits and says so.
+//! longer has its transaction aborted, so an acknowledgement of a withdrawal waits no longer than that. Where it is the
+//! commit that takes longer, it can be neither awaited nor aborted: the connection is closed, and the broker may still
+//! carry out what reached it. While the broker is gone nothing is held, and the delivery waits and says so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use qihui_catalog::{Coded as _, Timestamp};
 use qihui_query::QueryError;
 use qihui_query::access::delivery::{Delivery, PageRecord, PageSink};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -32,15 +41,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use ring::digest::{Context, SHA256};
-use serde::Serialize;
+use ring::digest::{Context, Digest, SHA256};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::cursor::{CursorKey, PageTag};
 use super::error::TopicError;
 use super::event::{Envelope, Event, Events};
 use super::events::{self, BrokerGone, Connected, PageLeft};
 use super::page::{Draft, Drafted, PageLimits};
-use super::progress::Progress;
+use super::progress::{Pending, Progress};
 use super::{DECIDE_EVERY, Desk, LOOK_EVERY, Topics};
 
 /// The topic of the progresses.
@@ -54,6 +64,8 @@ pub const RELEASE_STEP: usize = 8 << 20;
 const ABORT_TIME: Duration = Duration::from_secs(1);
 /// How long a broker may take to say anything at all.
 const HELLO_TIME: Duration = Duration::from_secs(5);
+/// The largest message, bytes: the client's and, for topics that the hub makes, the broker's limit.
+const MAX_MESSAGE: usize = 64 << 20;
 /// How long a connection may take to come about.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
 /// How long it waits before it tries again, at first and at most.
@@ -117,6 +129,10 @@ pub enum Until {
 }
 
 impl Until {
+    const fn is_endless(&self) -> bool {
+        matches!(self, Self::Told(_))
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Self::UpToDate => false,
@@ -161,8 +177,11 @@ impl Course<'_> {
         .emit();
     }
 
-    fn broke_off(&mut self, reason: &str) {
+    fn broke_off(&mut self, error: &TopicError) {
         let subscription = self.subscription;
+        let TopicError::BrokerUnavailable { reason } = error else {
+            return events::waits(subscription, error);
+        };
         if self.waiting.is_none() {
             self.waiting = Some(Instant::now());
             BrokerGone {
@@ -188,7 +207,8 @@ pub fn topic_name(org: &str, topic: &str) -> String {
 
 /// An open connection.
 struct Line {
-    producer: Arc<Producer>,
+    /// None once a transaction failed: its outcome is learnt by the next connection.
+    producer: Mutex<Option<Producer>>,
     topic: String,
     partitions: i32,
 }
@@ -198,7 +218,27 @@ struct Parcel {
     headers: OwnedHeaders,
     /// Where key and value stand in the events.
     event: Event,
-    partition: Option<i32>,
+    /// Where it goes when it has no key, with the value that it has there.
+    to: Option<(i32, Vec<u8>)>,
+}
+
+impl Parcel {
+    fn value<'a>(&'a self, events: &'a Events) -> &'a [u8] {
+        match &self.to {
+            Some((_, value)) => value,
+            None => events.data(&self.event),
+        }
+    }
+}
+
+/// What a broker is told of a page that arrived with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arrived {
+    subscription: String,
+    page: u64,
+    /// [`CursorKey::seal`].
+    seal: String,
 }
 
 /// A page on its way.
@@ -206,18 +246,22 @@ struct Shipment {
     line: Arc<Line>,
     parcels: Arc<Vec<Parcel>>,
     events: Arc<Events>,
-    /// The subscription and its progress after the page.
-    progress: Arc<(String, Vec<u8>)>,
+    /// The subscription and what is noted of it with the page.
+    arrived: Arc<(String, Vec<u8>)>,
     /// What the broker's side said, when the page did not arrive.
     failure: Option<KafkaError>,
 }
 
 #[async_trait]
 impl PageSink for Shipment {
+    fn longest(&self) -> Duration {
+        release_time(self.events.bytes()) + ABORT_TIME
+    }
+
     async fn send(&mut self) -> Result<(), QueryError> {
         let (line, parcels) = (Arc::clone(&self.line), Arc::clone(&self.parcels));
-        let (events, progress) = (Arc::clone(&self.events), Arc::clone(&self.progress));
-        let work = move || ship(&line, &parcels, &events, &progress);
+        let (events, arrived) = (Arc::clone(&self.events), Arc::clone(&self.arrived));
+        let work = move || ship(&line, &parcels, &events, &arrived);
         let shipped = tokio::task::spawn_blocking(work).await;
         match shipped {
             Ok(Ok(())) => Ok(()),
@@ -233,68 +277,83 @@ impl PageSink for Shipment {
     }
 }
 
-/// Sends a page in a transaction of its own; aborts it when something fails or takes too long.
+/// The longest time that a page of so many bytes may take.
+fn release_time(bytes: usize) -> Duration {
+    let more = u64::try_from(bytes / RELEASE_STEP).unwrap_or(0);
+    RELEASE_TIME + Duration::from_secs(more)
+}
+
+/// Sends a page in a transaction of its own. If that fails or takes too long the connection is closed.
 fn ship(
     line: &Line,
     parcels: &[Parcel],
     events: &Events,
-    progress: &(String, Vec<u8>),
+    arrived: &(String, Vec<u8>),
 ) -> Result<(), KafkaError> {
-    let more = u64::try_from(events.bytes() / RELEASE_STEP).unwrap_or(0);
-    let deadline = Instant::now() + RELEASE_TIME + Duration::from_secs(more);
-    line.producer.begin_transaction()?;
-    let shipped = produce(line, parcels, events, progress, deadline).and_then(|()| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        line.producer.commit_transaction(left)
-    });
-    if shipped.is_err() {
-        // If this fails as well the producer is given up, and its successor aborts.
-        let _ = line.producer.abort_transaction(ABORT_TIME);
+    let deadline = Instant::now() + release_time(events.bytes());
+    let mut place = line.producer.lock();
+    let producer = place.take().ok_or(KafkaError::Canceled)?;
+    producer.begin_transaction()?;
+    let produced = produce(&producer, line, parcels, events, arrived, deadline)
+        // A commit flushes as well, and would then take its whole time once more.
+        .and_then(|()| producer.flush(left(deadline)));
+    if let Err(error) = produced {
+        // If this fails as well the successor aborts.
+        let _ = producer.abort_transaction(ABORT_TIME);
+        return Err(error);
     }
-    shipped
+    // A commit that was cut off can be neither finished nor aborted by this producer.
+    producer.commit_transaction(left(deadline))?;
+    *place = Some(producer);
+    Ok(())
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn produce(
+    producer: &Producer,
     line: &Line,
     parcels: &[Parcel],
     events: &Events,
-    progress: &(String, Vec<u8>),
+    (subscription, arrived): &(String, Vec<u8>),
     deadline: Instant,
 ) -> Result<(), KafkaError> {
     for parcel in parcels {
         let key = events.subject(&parcel.event);
         let mut record = BaseRecord::<str, [u8]>::to(&line.topic)
-            .payload(events.data(&parcel.event))
+            .payload(parcel.value(events))
             .headers(parcel.headers.clone());
         if !key.is_empty() {
             record = record.key(key);
         }
-        if let Some(partition) = parcel.partition {
+        if let Some((partition, _)) = parcel.to {
             record = record.partition(partition);
         }
-        enqueue(line, record, deadline)?;
+        enqueue(producer, record, deadline)?;
     }
-    let (subscription, bytes) = progress;
     let record = BaseRecord::<str, [u8]>::to(PROGRESS_TOPIC)
+        .partition(0)
         .key(subscription.as_str())
-        .payload(bytes.as_slice());
-    enqueue(line, record, deadline)
+        .payload(arrived.as_slice());
+    enqueue(producer, record, deadline)
 }
 
 /// Puts a message into the producer's queue, waiting while that is full.
 fn enqueue<'a>(
-    line: &Line,
+    producer: &Producer,
     mut record: BaseRecord<'a, str, [u8]>,
     deadline: Instant,
 ) -> Result<(), KafkaError> {
     loop {
-        match line.producer.send(record) {
+        match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                 if Instant::now() < deadline =>
             {
                 record = back;
-                line.producer.poll(Duration::from_millis(5));
+                producer.poll(Duration::from_millis(5));
             }
             Err((error, _)) => return Err(error),
         }
@@ -323,6 +382,11 @@ fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
+/// Whether a message is larger than the broker, or the client, is set to take.
+fn is_too_large(error: &KafkaError) -> bool {
+    code(error) == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
 /// Whether another producer with the same name has begun.
 fn is_taken_over(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
@@ -332,12 +396,24 @@ fn is_taken_over(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether trying again cannot help.
+const fn is_final(error: &TopicError) -> bool {
+    matches!(
+        error,
+        TopicError::UnknownSubscription { .. }
+            | TopicError::DeliveryTakenOver { .. }
+            | TopicError::OtherDelivery { .. }
+            | TopicError::NoBroker
+            | TopicError::BadSettings { .. }
+    )
+}
+
 impl Topics {
     /// Delivers a subscription by Kafka.
     ///
     /// # Errors
-    /// The subscription is unknown or of another form; gate, ledger, log or file system refuse; another process has taken
-    /// over. With [`Until::UpToDate`] also [`TopicError::BrokerUnavailable`]; otherwise the broker is waited for.
+    /// The subscription is unknown or of another form, no broker is named, or another process has taken over. With
+    /// [`Until::UpToDate`] also what broker, gate, ledger, log or file system say; otherwise they are waited for.
     pub async fn deliver(
         &self,
         settings: &KafkaSettings,
@@ -358,13 +434,11 @@ impl Topics {
             let (before, begun) = (course.delivered, Instant::now());
             match self.attend(settings, &mut until, &mut course).await {
                 Ok(()) => break,
-                Err(TopicError::BrokerUnavailable { reason })
-                    if matches!(until, Until::Told(_)) =>
-                {
+                Err(error) if until.is_endless() && !is_final(&error) => {
                     if course.delivered != before || begun.elapsed() >= LASTING {
                         pause = RETRY.0;
                     }
-                    course.broke_off(&reason);
+                    course.broke_off(&error);
                     until.wait(pause).await;
                     pause = (pause * 2).min(RETRY.1);
                 }
@@ -381,8 +455,9 @@ impl Topics {
         until: &mut Until,
         course: &mut Course<'_>,
     ) -> Result<(), TopicError> {
-        let desk = self.desk(course.subscription, Delivery::Kafka).await?;
-        let mut turn = desk.lane.turn.lock().await;
+        let mut desk = self.desk(course.subscription, Delivery::Kafka).await?;
+        let lane = Arc::clone(&desk.lane);
+        let mut turn = lane.turn.lock().await;
         let on_disk = self.progress(&desk, &mut turn)?;
         let (line, arrived) = tokio::select! {
             connected = connect(settings, self.gate.hub(), &desk) => connected?,
@@ -390,9 +465,35 @@ impl Topics {
             () = until.over() => return Ok(()),
         };
         course.connected(&line.topic);
-        let mut progress = reconciled(on_disk, arrived);
+        let mut progress = reconciled(&self.cursors, on_disk, arrived.as_deref(), self.gate.time());
+        moved(&mut progress, line.partitions);
         self.save(&desk, &progress)?;
         let line = Arc::new(line);
+        let followed = self
+            .follow(settings, until, course, (&mut desk, &line, &mut progress))
+            .await;
+        // Whoever told it to end may have done so because its subscription ended.
+        let over = matches!(
+            followed,
+            Ok(()) | Err(TopicError::UnknownSubscription { .. })
+        );
+        if over
+            && let Err(TopicError::UnknownSubscription { .. }) =
+                self.subscription(course.subscription).await
+        {
+            self.take_leave(&desk, &line, &mut progress).await;
+        }
+        followed
+    }
+
+    /// Brings every change over a connection, until the end or until it breaks.
+    async fn follow(
+        &self,
+        settings: &KafkaSettings,
+        until: &mut Until,
+        course: &mut Course<'_>,
+        (desk, line, progress): (&mut Desk, &Arc<Line>, &mut Progress),
+    ) -> Result<(), TopicError> {
         let mut seen = None;
         let mut decided = Instant::now();
         while !until.is_over() {
@@ -402,49 +503,72 @@ impl Topics {
                 continue;
             }
             // Ended subscriptions and changed topics take effect here.
-            let desk = self.desk(course.subscription, Delivery::Kafka).await?;
+            *desk = self.desk(course.subscription, Delivery::Kafka).await?;
+            Self::of_this_topic(desk, progress);
             let present = self.gate.view(&desk.recipient).await?;
             let before = progress.clone();
             let drafter = desk.drafter(self, settings.limits);
             let drafted = tokio::select! {
-                drafted = drafter.draft(&mut progress, &present) => drafted?,
+                drafted = drafter.draft(progress, &present) => drafted,
                 // What was looked at for nothing is looked at again: the file counts.
                 () = until.over() => return Ok(()),
             };
-            match drafted {
-                Drafted::Page(draft) => {
-                    let sent = self.ship_page(&desk, &line, &mut progress, *draft).await;
-                    match sent {
-                        Ok(events) => {
-                            course.delivered.pages += 1;
-                            course.delivered.events += events;
-                        }
-                        Err(TopicError::Query(QueryError::ConsentChanged)) => {
-                            progress.pending = None;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    continue;
+            let done = match drafted {
+                Ok(Drafted::Page(draft)) => {
+                    let sent = self.ship_page(desk, line, progress, *draft).await;
+                    sent.map(Some)
                 }
-                Drafted::Working => {}
-                Drafted::UpToDate => {
+                Ok(Drafted::Working) => Ok(None),
+                Ok(Drafted::UpToDate) => {
                     seen = Some(moment);
                     decided = Instant::now();
                     events::up_to_date(course.subscription);
+                    Ok(None)
                 }
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(Some(events)) => {
+                    course.delivered.pages += 1;
+                    course.delivered.events += events;
+                    continue;
+                }
+                Ok(None) => {}
+                // Something was taken away meanwhile, and nothing left: what is authorised now is brought.
+                Err(TopicError::Query(QueryError::ConsentChanged)) => {
+                    *progress = before;
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
-            if progress != before {
-                self.store.keep_scope(&present)?;
-                self.save(&desk, &progress)?;
+            if *progress != before {
+                self.keep_scope(desk, &present)?;
+                self.save(desk, progress)?;
             }
-            if seen.is_some() && matches!(until, Until::UpToDate) {
+            if seen.is_some() && !until.is_endless() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Notes a page, sends it with the progress after it, and notes that it arrived. Gives its events.
+    /// Has the readers of a subscription that ended drop what it brought: another may come in its place. If that fails,
+    /// the other begins with a reset all the same.
+    async fn take_leave(&self, desk: &Desk, line: &Arc<Line>, progress: &mut Progress) {
+        let leaving = async {
+            progress.restart();
+            let present = self.gate.view(&desk.recipient).await?;
+            let drafter = desk.drafter(self, PageLimits::default());
+            let draft = drafter.reset(progress, &present)?;
+            self.ship_page(desk, line, progress, draft).await
+        };
+        if let Err(error) = leaving.await {
+            let subscription = desk.subscription.subscription_id.as_str();
+            tracing::warn!(subscription, code = error.code(), %error, "no last reset was sent");
+        }
+    }
+
+    /// Notes a page, sends it with its seal, and notes that it arrived. Gives its events.
     async fn ship_page(
         &self,
         desk: &Desk,
@@ -457,30 +581,38 @@ impl Topics {
             events,
             view,
         } = draft;
-        self.store.keep_scope(&view)?;
-        progress.pending = Some(pending.clone());
-        self.save(desk, progress)?;
-        let mut after = progress.clone();
-        after.acknowledge();
-        let bytes = serde_json_canonicalizer::to_vec(&after).map_err(|_| QueryError::Internal {
-            what: "the form of a progress",
-        })?;
         let subscription = &desk.subscription.subscription_id;
         let envelope = desk.envelope(self.gate.hub(), pending.page, pending.at);
+        let parcels = parcels(&envelope, &events, line.partitions)?;
+        let hash = hash_of(&events, &parcels);
+        let tag = PageTag::of_hash(hash.as_ref());
+        let arrived = Arrived {
+            subscription: subscription.clone(),
+            page: pending.page,
+            seal: self.cursors.seal(subscription, pending.page, tag),
+        };
+        let arrived = serde_json::to_vec(&arrived).map_err(|_| QueryError::Internal {
+            what: "the form of a seal",
+        })?;
+        let values = parcels.iter().map(|parcel| parcel.value(&events).len());
         let record = PageRecord {
             subscription: subscription.clone(),
             delivery: Delivery::Kafka,
             page: pending.page,
             events: events.len() as u64,
-            bytes: events.bytes() as u64,
-            sha256: hash_of(&events),
+            bytes: values.sum::<usize>() as u64,
+            sha256: hex::encode(hash),
             by_enterprise: events.by_enterprise(),
         };
+        self.keep_scope(desk, &view)?;
+        let mut noted = progress.clone();
+        noted.pending = Some(Pending { tag, ..pending });
+        self.save(desk, &noted)?;
         let mut shipment = Shipment {
             line: Arc::clone(line),
-            parcels: Arc::new(parcels(&envelope, &events, line.partitions)),
+            parcels: Arc::new(parcels),
             events: Arc::new(events),
-            progress: Arc::new((subscription.clone(), bytes)),
+            arrived: Arc::new((subscription.clone(), arrived)),
             failure: None,
         };
         let released = self
@@ -488,10 +620,11 @@ impl Topics {
             .release(&desk.recipient, &view, &record, &mut shipment)
             .await;
         if let Some(failure) = &shipment.failure {
+            let id = subscription.clone();
             return Err(if is_taken_over(failure) {
-                TopicError::DeliveryTakenOver {
-                    id: subscription.clone(),
-                }
+                TopicError::DeliveryTakenOver { id }
+            } else if is_too_large(failure) {
+                TopicError::EventTooLarge { id }
             } else {
                 unavailable(failure)
             });
@@ -503,97 +636,147 @@ impl Topics {
             events: record.events,
         }
         .emit();
-        *progress = after;
+        noted.acknowledge();
+        *progress = noted;
         self.save(desk, progress)?;
         Ok(record.events)
     }
 }
 
 /// SHA-256 over key and value of every message in order, each with its length as a u64, big-endian, before it.
-fn hash_of(events: &Events) -> String {
+fn hash_of(events: &Events, parcels: &[Parcel]) -> Digest {
     let mut hash = Context::new(&SHA256);
-    for event in events.iter() {
-        for part in [events.subject(event).as_bytes(), events.data(event)] {
+    for parcel in parcels {
+        let key = events.subject(&parcel.event).as_bytes();
+        for part in [key, parcel.value(events)] {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part);
         }
     }
-    hex::encode(hash.finish())
+    hash.finish()
 }
 
 /// The messages of a page: one per event, but one per partition for what is about everybody.
-fn parcels(envelope: &Envelope, events: &Events, partitions: i32) -> Vec<Parcel> {
+fn parcels(
+    envelope: &Envelope,
+    events: &Events,
+    partitions: i32,
+) -> Result<Vec<Parcel>, QueryError> {
     let page = envelope.page.to_string();
     let mut parcels = Vec::with_capacity(events.len());
     for event in events.iter() {
-        let subject = events.subject(event);
-        let id = envelope.id(events, event);
-        let mut headers = OwnedHeaders::new_with_capacity(8);
-        for (key, value) in [
-            ("ce_specversion", "1.0"),
-            ("ce_id", &id),
-            ("ce_source", &envelope.source),
-            ("ce_type", event.kind.as_str()),
-            ("ce_time", &envelope.time),
-            ("ce_qihuipage", &page),
-            ("content-type", "application/json"),
-        ] {
-            let value = Some(value);
-            headers = headers.insert(Header { key, value });
-        }
-        if !subject.is_empty() {
-            let value = Some(subject);
-            headers = headers.insert(Header {
-                key: "ce_subject",
-                value,
+        let places: Vec<Option<(i32, Vec<u8>)>> = if events.subject(event).is_empty() {
+            let places = (0..partitions.max(1)).map(|partition| {
+                let value = in_partition(events.data(event), partition)?;
+                Ok(Some((partition, value)))
             });
-        }
-        let to = if subject.is_empty() {
-            (0..partitions.max(1)).map(Some).collect()
+            places.collect::<Result<_, QueryError>>()?
         } else {
             vec![None]
         };
-        for partition in to {
+        for to in places {
             parcels.push(Parcel {
-                headers: headers.clone(),
+                headers: headers(envelope, &page, events, event, to.as_ref()),
                 event: event.clone(),
-                partition,
+                to,
             });
         }
     }
-    parcels
+    Ok(parcels)
 }
 
-/// What the hub noted, brought into line with what the broker has.
-fn reconciled(mut on_disk: Progress, arrived: Option<Progress>) -> Progress {
-    let arrived = arrived.filter(|arrived| {
-        arrived.subscription == on_disk.subscription && arrived.dataset == on_disk.dataset
-    });
-    match arrived {
-        Some(arrived) if arrived.next_page > on_disk.next_page => arrived,
-        Some(arrived) if arrived.next_page == on_disk.next_page => {
-            // Aborted, or never sent: nothing of the page under way arrived.
-            on_disk.pending = None;
-            on_disk
-        }
-        None if !on_disk.begun => {
-            on_disk.pending = None;
-            on_disk
-        }
-        _ => {
-            on_disk.restart();
-            on_disk
-        }
+/// The data of what is about everybody, as it stands in one partition.
+fn in_partition(data: &[u8], partition: i32) -> Result<Vec<u8>, QueryError> {
+    let internal = |_| QueryError::Internal {
+        what: "writing an event",
+    };
+    let mut data: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(data).map_err(internal)?;
+    data.insert("partition".to_owned(), partition.into());
+    serde_json::to_vec(&data).map_err(internal)
+}
+
+fn headers(
+    envelope: &Envelope,
+    page: &str,
+    events: &Events,
+    event: &Event,
+    to: Option<&(i32, Vec<u8>)>,
+) -> OwnedHeaders {
+    let subject = events.subject(event);
+    let data = to.map_or_else(|| events.data(event), |(_, value)| value);
+    let id = envelope.id_of(event.kind, subject, data);
+    let mut headers = OwnedHeaders::new_with_capacity(8);
+    for (key, value) in [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &id),
+        ("ce_source", &envelope.source),
+        ("ce_type", event.kind.as_str()),
+        ("ce_time", &envelope.time),
+        ("ce_qihuipage", page),
+        ("content-type", "application/json"),
+    ] {
+        let value = Some(value);
+        headers = headers.insert(Header { key, value });
     }
+    if !subject.is_empty() {
+        let value = Some(subject);
+        headers = headers.insert(Header {
+            key: "ce_subject",
+            value,
+        });
+    }
+    headers
+}
+
+/// What the hub noted, brought into line with what the broker says arrived.
+fn reconciled(
+    seals: &CursorKey,
+    mut on_disk: Progress,
+    arrived: Option<&[u8]>,
+    now: Timestamp,
+) -> Progress {
+    let said: Option<Arrived> = arrived.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let says = |page: u64, tag| {
+        said.as_ref().is_some_and(|said| {
+            let id = &on_disk.subscription;
+            said.subscription == *id
+                && said.page == page
+                && seals.is_seal(&said.seal, id, page, tag)
+        })
+    };
+    let under_way = on_disk.pending.as_ref();
+    if under_way.is_some_and(|pending| says(pending.page, pending.tag)) {
+        on_disk.acknowledge();
+    } else if (arrived.is_none() && !on_disk.begun)
+        || (on_disk.begun && says(on_disk.next_page - 1, on_disk.acknowledged))
+    {
+        // Aborted, or never sent: nothing of the page under way arrived.
+        on_disk.pending = None;
+    } else {
+        on_disk.restart();
+        // Whatever pages the broker has, none of them had this number.
+        let fresh = u64::try_from(now.0).unwrap_or(0);
+        on_disk.next_page = on_disk.next_page.max(fresh);
+    }
+    on_disk
+}
+
+/// Begins again where the topic has other partitions than before: enterprises are in other ones now.
+fn moved(progress: &mut Progress, partitions: i32) {
+    if progress.partitions.is_some_and(|known| known != partitions) {
+        progress.restart();
+    }
+    progress.partitions = Some(partitions);
 }
 
 /// Opens a connection: topics that are missing are made, a transaction that a predecessor left open is aborted, and
-/// the progress that arrived last is read.
+/// what is said to have arrived last is read.
 async fn connect(
     settings: &KafkaSettings,
     hub: &str,
     desk: &Desk,
-) -> Result<(Line, Option<Progress>), TopicError> {
+) -> Result<(Line, Option<Vec<u8>>), TopicError> {
     let subscription = &desk.subscription;
     let id = subscription.subscription_id.clone();
     let topic = topic_name(subscription.org.as_str(), subscription.topic.as_str());
@@ -611,9 +794,9 @@ async fn connect(
             .iter()
             .find(|found| found.name() == topic)
             .map_or(1, |found| found.partitions().len());
-        let arrived = read_progress(&settings, &id)?;
+        let arrived = read_arrived(&settings, &id)?;
         let line = Line {
-            producer: Arc::new(producer),
+            producer: Mutex::new(Some(producer)),
             topic,
             partitions: i32::try_from(partitions).unwrap_or(1),
         };
@@ -623,23 +806,15 @@ async fn connect(
     let connected = connected.map_err(|_| QueryError::Internal {
         what: "connecting to Kafka",
     })?;
-    let (line, arrived) = connected.map_err(|error| unavailable(&error))?;
-    let arrived = match arrived {
-        Some(bytes) => {
-            let progress = serde_json::from_slice(&bytes);
-            Some(progress.map_err(|_| TopicError::ProgressUnusable {
-                doing: "read",
-                reason: format!("what `{PROGRESS_TOPIC}` holds of it is not what was written"),
-            })?)
-        }
-        None => None,
-    };
-    Ok((line, arrived))
+    connected.map_err(|error| unavailable(&error))
 }
 
 fn producer(settings: &KafkaSettings, transactional: &str) -> Result<Producer, KafkaError> {
-    settings
-        .config()
+    let mut config = settings.config();
+    if !settings.client.contains_key("message.max.bytes") {
+        config.set("message.max.bytes", MAX_MESSAGE.to_string());
+    }
+    config
         .set("transactional.id", transactional)
         .set("enable.idempotence", "true")
         .set("acks", "all")
@@ -667,7 +842,9 @@ async fn make_topics(settings: &KafkaSettings, topic: &str) -> Result<(), TopicE
     let admin = greeted.map_err(|error| unavailable(&error))?;
     // The broker's own replication.
     let replication = || TopicReplication::Fixed(-1);
-    let events = NewTopic::new(topic, settings.partitions.max(1), replication());
+    let largest = MAX_MESSAGE.to_string();
+    let events = NewTopic::new(topic, settings.partitions.max(1), replication())
+        .set("max.message.bytes", &largest);
     let progress = NewTopic::new(PROGRESS_TOPIC, 1, replication()).set("cleanup.policy", "compact");
     let options = AdminOptions::new()
         .operation_timeout(Some(CONNECT_TIME))
@@ -686,8 +863,8 @@ async fn make_topics(settings: &KafkaSettings, topic: &str) -> Result<(), TopicE
     Ok(())
 }
 
-/// The last progress of a subscription that was committed, as bytes.
-fn read_progress(settings: &KafkaSettings, id: &str) -> Result<Option<Vec<u8>>, KafkaError> {
+/// The last seal of a subscription that was committed, as bytes.
+fn read_arrived(settings: &KafkaSettings, id: &str) -> Result<Option<Vec<u8>>, KafkaError> {
     let consumer: BaseConsumer = settings
         .config()
         .set("group.id", format!("qihui.progress.{id}"))
@@ -722,6 +899,7 @@ fn read_progress(settings: &KafkaSettings, id: &str) -> Result<Option<Vec<u8>>, 
 #[doc(hidden)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
+    pub partition: i32,
     pub key: Option<String>,
     pub headers: BTreeMap<String, String>,
     pub value: Vec<u8>,
@@ -765,6 +943,7 @@ pub fn read_committed(
                         .collect()
                 });
                 received.push(Received {
+                    partition: message.partition(),
                     key: message.key().map(text),
                     headers: headers.unwrap_or_default(),
                     value: message.payload().unwrap_or_default().to_vec(),
@@ -824,17 +1003,26 @@ pub fn produce_plain(
 mod tests {
     use super::*;
     use crate::topics::event::EventKind;
-    use crate::topics::progress::Pending;
-    use qihui_catalog::Timestamp;
     use qihui_query::access::delivery::ViewKey;
 
+    const KEY: [u8; 32] = [7; 32];
+
     fn progress(next_page: u64) -> Progress {
-        let mut progress = Progress::new("s-1", &"filing".parse().unwrap());
+        let mut progress = Progress::new("s-1", &"filing".parse().unwrap(), "");
         for page in 1..next_page {
             progress.pending = Some(pending(page));
             progress.acknowledge();
         }
         progress
+    }
+
+    fn arrived(page: u64) -> Vec<u8> {
+        let arrived = Arrived {
+            subscription: "s-1".to_owned(),
+            page,
+            seal: CursorKey::new(&KEY).seal("s-1", page, pending(page).tag),
+        };
+        serde_json::to_vec(&arrived).unwrap()
     }
 
     fn pending(page: u64) -> Pending {
@@ -849,28 +1037,65 @@ mod tests {
             },
             at: Timestamp(0),
             noticed_up_to: None,
+            tag: PageTag::of(&page.to_be_bytes()),
         }
     }
 
     #[test]
-    fn what_arrived_is_what_the_broker_says() {
+    fn what_arrived_is_what_the_broker_has_the_seal_of() {
+        let seals = CursorKey::new(&KEY);
+        let with = |progress: &Progress, arrived: Option<Vec<u8>>| {
+            reconciled(
+                &seals,
+                progress.clone(),
+                arrived.as_deref(),
+                Timestamp(1000),
+            )
+        };
         let mut under_way = progress(3);
         under_way.pending = Some(pending(3));
-        let again = reconciled(under_way.clone(), Some(progress(3)));
-        assert_eq!(
-            (again.pending, again.next_page, again.reset),
-            (None, 3, false)
-        );
-        let further = reconciled(under_way.clone(), Some(progress(4)));
-        assert_eq!(further, progress(4));
-        for lost in [None, Some(progress(2))] {
-            let anew = reconciled(under_way.clone(), lost);
-            assert!(anew.reset && anew.pending.is_none() && anew.next_page > 4);
-            assert_eq!(anew.views().count(), 0);
-        }
+        assert_eq!(with(&under_way, Some(arrived(2))), progress(3), "aborted");
+        assert_eq!(with(&under_way, Some(arrived(3))), progress(4), "committed");
         let mut first = progress(1);
         first.pending = Some(pending(1));
-        assert_eq!(reconciled(first, None), progress(1));
+        assert_eq!(with(&first, None), progress(1));
+        assert_eq!(with(&first, Some(arrived(1))), progress(2));
+
+        let forged = |page: u64, seal: &str| {
+            let json = serde_json::json!({"subscription": "s-1", "page": page, "seal": seal});
+            Some(json.to_string().into_bytes())
+        };
+        let other = CursorKey::new(&[8; 32]).seal("s-1", 3, pending(3).tag);
+        let another_version = seals.seal("s-1", 3, PageTag::of(b"another"));
+        let of_another = seals.seal("s-2", 3, pending(3).tag);
+        for wrong in [
+            None,
+            Some(arrived(1)),
+            Some(arrived(4)),
+            Some(b"{}".to_vec()),
+            forged(3, ""),
+            forged(3, &other),
+            forged(3, &another_version),
+            forged(3, &of_another),
+            forged(u64::MAX, &seals.seal("s-1", 3, pending(3).tag)),
+        ] {
+            let anew = with(&under_way, wrong);
+            assert!(anew.reset && !anew.begun && anew.pending.is_none());
+            assert_eq!((anew.views().count(), anew.next_page), (0, 1000));
+        }
+        let stray = with(&progress(1), Some(arrived(1)));
+        assert!(stray.reset, "the broker has what the hub knows nothing of");
+    }
+
+    #[test]
+    fn other_partitions_begin_again() {
+        let mut known = progress(3);
+        moved(&mut known, 3);
+        assert!(!known.reset, "it is noted");
+        moved(&mut known, 3);
+        assert!(!known.reset);
+        moved(&mut known, 4);
+        assert!(known.reset && known.partitions == Some(4));
     }
 
     #[test]
@@ -886,8 +1111,33 @@ mod tests {
             .unwrap();
         let topic = "filings".parse().unwrap();
         let envelope = Envelope::new("hub", &topic, "s-1", 1, Timestamp(0));
-        let parcels = parcels(&envelope, &events, 3);
-        let partitions: Vec<_> = parcels.iter().map(|parcel| parcel.partition).collect();
-        assert_eq!(partitions, [Some(0), Some(1), Some(2), None]);
+        let parcels = parcels(&envelope, &events, 3).unwrap();
+        let places: Vec<_> = parcels
+            .iter()
+            .map(|parcel| parcel.to.as_ref().map(|(place, _)| *place))
+            .collect();
+        assert_eq!(places, [Some(0), Some(1), Some(2), None]);
+        let values: Vec<_> = parcels
+            .iter()
+            .map(|parcel| std::str::from_utf8(parcel.value(&events)).unwrap())
+            .collect();
+        assert_eq!(
+            values,
+            [
+                r#"{"partition":0}"#,
+                r#"{"partition":1}"#,
+                r#"{"partition":2}"#,
+                "{}"
+            ]
+        );
+        let ids: std::collections::BTreeSet<_> = parcels
+            .iter()
+            .map(|parcel| {
+                let headers = parcel.headers.as_borrowed();
+                let id = headers.iter().find(|header| header.key == "ce_id");
+                id.unwrap().value.unwrap().to_vec()
+            })
+            .collect();
+        assert_eq!(ids.len(), 4, "each copy has an id of its own");
     }
 }

@@ -40,14 +40,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp, TopicName};
 use qihui_query::access::Gate;
-use qihui_query::access::delivery::{Delivery, Recipient, Subscription};
+use qihui_query::access::delivery::{Delivery, Recipient, Subscription, View};
 
 use cursor::CursorKey;
 use diff::Shape;
 use error::TopicError;
 use event::Envelope;
 use page::{Drafter, PageLimits, Views};
-use progress::{Progress, Store};
+use progress::{Begun, Progress, Store};
 
 /// How often it is looked whether something changed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -71,13 +71,41 @@ pub struct Topics {
     kept: Arc<Mutex<Kept>>,
 }
 
-/// The table versions that each subscription may still be compared with.
-type Kept = BTreeMap<String, (DatasetId, BTreeSet<i64>)>;
+/// What each subscription may still be compared with.
+type Kept = BTreeMap<String, KeptOf>;
+
+#[derive(Debug, Clone)]
+struct KeptOf {
+    dataset: DatasetId,
+    /// Versions of its table.
+    versions: BTreeSet<i64>,
+    /// Names of scopes.
+    scopes: BTreeSet<String>,
+}
+
+impl KeptOf {
+    fn nothing(dataset: &DatasetId) -> Self {
+        Self {
+            dataset: dataset.clone(),
+            versions: BTreeSet::new(),
+            scopes: BTreeSet::new(),
+        }
+    }
+
+    fn by(progress: &Progress) -> Self {
+        let scopes = progress.views().map(|view| view.scope.clone());
+        Self {
+            dataset: progress.dataset.clone(),
+            versions: versions(progress),
+            scopes: scopes.collect(),
+        }
+    }
+}
 
 /// What is kept of a subscription while the hub is open.
 #[derive(Debug, Default)]
 struct Lane {
-    /// One delivery of a subscription at a time; inside, its progress as it is on disk, if known.
+    /// One delivery at a time; inside, the progress of its subscription as it is on disk, if known.
     turn: tokio::sync::Mutex<Option<Progress>>,
     views: Views,
 }
@@ -86,6 +114,8 @@ struct Lane {
 struct Desk {
     subscription: Subscription,
     recipient: Recipient,
+    /// The hash of the topic, hexadecimal.
+    topic: String,
     shape: Shape,
     lane: Arc<Lane>,
 }
@@ -93,6 +123,7 @@ struct Desk {
 impl Desk {
     fn drafter<'a>(&'a self, topics: &'a Topics, limits: PageLimits) -> Drafter<'a> {
         Drafter {
+            subscription: &self.subscription.subscription_id,
             gate: &topics.gate,
             recipient: &self.recipient,
             topic: &self.subscription.topic,
@@ -117,13 +148,13 @@ impl Topics {
     /// The deliveries of the hub behind `gate`, with their progress in `folder`, on behalf of `principal`.
     ///
     /// # Errors
-    /// The folder cannot be used, or a progress in it is damaged.
+    /// The folder cannot be used.
     pub fn open(gate: Arc<Gate>, folder: &Path, principal: &str) -> Result<Self, TopicError> {
         let store = Store::open(folder)?;
         store.sweep()?;
         let kept = store.all()?.into_iter().map(|progress| {
-            let versions = versions(&progress);
-            (progress.subscription, (progress.dataset, versions))
+            let kept = KeptOf::by(&progress);
+            (progress.subscription, kept)
         });
         let topics = Self {
             gate,
@@ -136,7 +167,7 @@ impl Topics {
         };
         let datasets: BTreeSet<DatasetId> = {
             let kept = topics.kept.lock();
-            kept.values().map(|(dataset, _)| dataset.clone()).collect()
+            kept.values().map(|kept| kept.dataset.clone()).collect()
         };
         for dataset in &datasets {
             topics.keep(dataset)?;
@@ -200,6 +231,7 @@ impl Topics {
     /// [`TopicError::UnknownSubscription`], or the ledger cannot be read.
     pub async fn subscription(&self, id: &str) -> Result<Subscription, TopicError> {
         let all = self.gate.subscriptions().await?;
+        self.forget_ended(&all)?;
         all.into_iter()
             .find(|subscription| subscription.subscription_id == id && !subscription.ended)
             .ok_or_else(|| TopicError::UnknownSubscription {
@@ -233,10 +265,11 @@ impl Topics {
         };
         let lane = {
             let mut lanes = self.lanes.lock();
-            Arc::clone(lanes.entry(id.to_owned()).or_default())
+            Arc::clone(lanes.entry(lane_of(&subscription)).or_default())
         };
         Ok(Desk {
             shape: self.shape(&recipient)?,
+            topic: hex::encode(topic.hash),
             subscription,
             recipient,
             lane,
@@ -278,55 +311,126 @@ impl Topics {
         })
     }
 
-    /// The progress of a subscription as it is on disk.
+    /// The progress of a subscription as it is on disk, or how it begins.
     fn progress(&self, desk: &Desk, known: &mut Option<Progress>) -> Result<Progress, TopicError> {
         let id = &desk.subscription.subscription_id;
-        let progress = match known.take() {
+        let dataset = &desk.recipient.dataset;
+        let known = known.take().filter(|known| known.subscription == *id);
+        let mut progress = match known {
             Some(progress) => progress,
-            None => {
-                let found = self.store.load(id)?;
-                found.unwrap_or_else(|| Progress::new(id, &desk.recipient.dataset))
-            }
+            None => match self.store.begin(id)? {
+                Begun::Known(progress) => *progress,
+                Begun::Never => {
+                    let mut progress = Progress::new(id, dataset, &desk.topic);
+                    // Another subscription may have left rows in this topic of the broker.
+                    progress.reset = desk.subscription.delivery == Delivery::Kafka;
+                    progress
+                }
+                Begun::Lost => Progress::lost(id, dataset, &desk.topic, self.gate.time()),
+            },
         };
-        if progress.dataset == desk.recipient.dataset {
-            return Ok(progress);
-        }
-        // The topic is of another dataset now: what was brought has nothing to do with it.
-        let mut again = progress;
-        again.dataset = desk.recipient.dataset.clone();
-        again.restart();
-        Ok(again)
+        Self::of_this_topic(desk, &mut progress);
+        Ok(progress)
     }
 
-    /// Makes a progress durable, and has the tables keep what it may be compared with.
+    /// Begins again where the topic is not the one that was brought: other columns, or another dataset. Whether it is.
+    fn of_this_topic(desk: &Desk, progress: &mut Progress) -> bool {
+        let dataset = &desk.recipient.dataset;
+        if progress.dataset == *dataset && progress.topic == desk.topic {
+            return true;
+        }
+        progress.dataset.clone_from(dataset);
+        progress.topic.clone_from(&desk.topic);
+        progress.restart();
+        false
+    }
+
+    /// Makes the scope of a view durable, before a progress names it.
+    fn keep_scope(&self, desk: &Desk, view: &View) -> Result<(), TopicError> {
+        let mut kept = self.kept.lock();
+        let of = kept
+            .entry(desk.subscription.subscription_id.clone())
+            .or_insert_with(|| KeptOf::nothing(&desk.recipient.dataset));
+        of.scopes.insert(view.key().scope.clone());
+        self.store.keep_scope(view)
+    }
+
+    /// Makes a progress durable, has the tables keep what it may be compared with, and lets go what nobody needs any more.
     fn save(&self, desk: &Desk, progress: &Progress) -> Result<(), TopicError> {
         let dataset = &desk.recipient.dataset;
-        // First what is needed longer, then what is needed less.
-        let versions = versions(progress);
         let id = &desk.subscription.subscription_id;
-        {
+        let needed = KeptOf::by(progress);
+        // First what is needed longer, then what is needed less.
+        let old = {
             let mut kept = self.kept.lock();
-            let (of, known) = kept
+            let of = kept
                 .entry(id.clone())
-                .or_insert_with(|| (dataset.clone(), BTreeSet::new()));
-            of.clone_from(dataset);
-            known.extend(&versions);
-        }
+                .or_insert_with(|| KeptOf::nothing(dataset));
+            of.versions.extend(&needed.versions);
+            of.scopes.extend(needed.scopes.iter().cloned());
+            // A topic of another dataset now: nothing of the old one is needed any more.
+            let old = std::mem::replace(&mut of.dataset, dataset.clone());
+            (old != *dataset).then_some(old)
+        };
         self.keep(dataset)?;
         self.store.save(progress)?;
-        self.kept
-            .lock()
-            .insert(id.clone(), (dataset.clone(), versions));
+        self.let_go(id, Some(needed))?;
+        if let Some(old) = old {
+            self.keep(&old)?;
+        }
         self.keep(dataset)
+    }
+
+    /// From now on a subscription needs this, or nothing.
+    fn let_go(&self, id: &str, needed: Option<KeptOf>) -> Result<(), TopicError> {
+        let mut kept = self.kept.lock();
+        let old = match needed {
+            Some(needed) => kept.insert(id.to_owned(), needed),
+            None => kept.remove(id),
+        };
+        for scope in old.map(|old| old.scopes).unwrap_or_default() {
+            if !kept.values().any(|of| of.scopes.contains(&scope)) {
+                self.store.remove_scope(&scope)?;
+            }
+        }
+        Ok(())
     }
 
     fn keep(&self, dataset: &DatasetId) -> Result<(), TopicError> {
         let kept = self.kept.lock();
-        let versions = kept.values().filter(|(of, _)| of == dataset);
-        let versions = versions
-            .flat_map(|(_, versions)| versions.iter().copied())
-            .collect();
+        let of = kept.values().filter(|of| of.dataset == *dataset);
+        let versions = of.flat_map(|of| of.versions.iter().copied()).collect();
         Ok(self.gate.keep(dataset, versions)?)
+    }
+
+    /// Forgets how far subscriptions were brought that have ended, unless a delivery is just leaving.
+    fn forget_ended(&self, all: &[Subscription]) -> Result<(), TopicError> {
+        for ended in all.iter().filter(|subscription| subscription.ended) {
+            let id = &ended.subscription_id;
+            let lane = self.lanes.lock().get(&lane_of(ended)).cloned();
+            let turn = lane.as_ref().map(|lane| lane.turn.try_lock());
+            let Some(of) = self.kept.lock().get(id).cloned() else {
+                continue;
+            };
+            if turn.is_some_and(|turn| turn.is_err()) {
+                continue;
+            }
+            self.store.remove(id)?;
+            self.let_go(id, None)?;
+            self.keep(&of.dataset)?;
+        }
+        Ok(())
+    }
+}
+
+/// What deliveries of a subscription take turns by: by Kafka the topic of the broker, so that one subscription has left it
+/// before another begins there.
+fn lane_of(subscription: &Subscription) -> String {
+    match subscription.delivery {
+        Delivery::Pull => subscription.subscription_id.clone(),
+        Delivery::Kafka => {
+            kafka::topic_name(subscription.org.as_str(), subscription.topic.as_str())
+        }
     }
 }
 

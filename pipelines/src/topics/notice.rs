@@ -2,77 +2,101 @@
 //!
 //! The rows themselves go by `deleted` and `upserted` events; a notice is about everything else that was made of them.
 //! `data`: `dataset`, `topic`, `columns`, `reason` (withdrawn, paused, narrowed, expired, revoked, invalidated,
-//! rejected, or agreement: no agreement opens the columns any more), `delete_by` (a day of Asia/Shanghai, included)
-//! and, where it is about one enterprise, `uscc`, `consent_id` and `data_life_days`.
+//! rejected, or agreement: agreements or contract open less), `delete_by` (a day of Asia/Shanghai, included) and, where
+//! it is about one enterprise, `uscc`, `consent_id` and `data_life_days`. About everybody: what is still in the copy
+//! stays open, since consents open it.
 //!
 //! A notice follows from scopes alone, never from rows: it says nothing that the enterprise did not tell the
 //! organisation when it granted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use chrono::Days;
 use qihui_catalog::{Date, EnterpriseNo, TopicName};
 use qihui_query::QueryError;
 use qihui_query::access::Gate;
-use qihui_query::access::delivery::{ConsentStanding, ConsentState, Recipient, View};
+use qihui_query::access::delivery::{ConsentStanding, ConsentState, Loss, Recipient, View};
 use serde_json::json;
 
 use super::event::{EventKind, Events};
-use super::progress::Progress;
+use super::interval::IntervalMap;
 
 /// How many days a subscriber has to delete what an enterprise took back, unless it may keep it for less.
 pub const DELETE_WITHIN_DAYS: u32 = 7;
-/// How many notices a page carries at most.
-pub const MAX_NOTICES: usize = 1000;
 
-/// What ended between the views `since` and the present one.
+/// What notices a page may have to carry.
+#[derive(Debug)]
+pub struct Due<'a> {
+    /// Runs of enterprise numbers, with the views since which the subscriber was not told what ended. Number 0 is
+    /// everybody.
+    pub since: Vec<(RangeInclusive<u32>, Vec<Arc<View>>)>,
+    /// What the subscriber holds.
+    pub held: &'a IntervalMap,
+    /// How many notices about single enterprises a page carries at most.
+    pub at_most: usize,
+}
+
+/// What ended between views of the past and the present one.
 #[derive(Debug, Default)]
 struct Ended {
     for_all: BTreeSet<String>,
     of: BTreeMap<u32, BTreeSet<String>>,
+    /// The earliest day of those views.
+    day: Date,
 }
 
-fn ended(gate: &Gate, recipient: &Recipient, since: &[View], present: &View) -> Ended {
-    let mut ended = Ended::default();
-    for view in since {
-        for loss in gate.losses(recipient, view, present) {
-            match loss.enterprises {
-                None => ended.for_all.extend(loss.columns),
-                Some(numbers) => {
-                    for no in numbers {
-                        ended
-                            .of
-                            .entry(no)
-                            .or_default()
-                            .extend(loss.columns.iter().cloned());
-                    }
-                }
-            }
+fn ended(gate: &Gate, recipient: &Recipient, due: &Due<'_>, present: &View) -> Ended {
+    let mut ended = Ended {
+        day: Date::MAX,
+        ..Ended::default()
+    };
+    let mut losses = HashMap::new();
+    for (range, views) in &due.since {
+        for view in views {
+            ended.day = ended.day.min(view.key().day);
+            let losses = losses
+                .entry(view.key().clone())
+                .or_insert_with(|| gate.losses(recipient, view, present));
+            ended.take(range, losses);
         }
     }
     ended
 }
 
-/// Appends the notices that are due between the views `since` and the `present` one; the last enterprise that has one,
-/// if more are due than a page carries.
+impl Ended {
+    fn take(&mut self, range: &RangeInclusive<u32>, losses: &[Loss]) {
+        for loss in losses {
+            match &loss.enterprises {
+                None if range.contains(&0) => self.for_all.extend(loss.columns.iter().cloned()),
+                None => {}
+                Some(numbers) => {
+                    for no in numbers.range(range.clone()) {
+                        let columns = self.of.entry(no).or_default();
+                        columns.extend(loss.columns.iter().cloned());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Appends the notices that are due between views of the past and the `present` one, to who may hold something; the
+/// last enterprise that has one, if more are due than a page carries.
 ///
 /// # Errors
 /// The ledger cannot be read.
 pub async fn append(
     gate: &Gate,
     (recipient, topic): (&Recipient, &TopicName),
-    progress: &Progress,
-    since: &[View],
+    due: &Due<'_>,
     present: &View,
     events: &mut Events,
 ) -> Result<Option<u32>, QueryError> {
-    let ended = ended(gate, recipient, since, present);
-    let partly = progress.noticed.partly.as_ref();
-    let done = partly
-        .filter(|(view, _)| view == present.key())
-        .map(|(_, no)| *no);
+    let ended = ended(gate, recipient, due, present);
     let today = present.at().shanghai_date();
-    if !ended.for_all.is_empty() && done.is_none() {
+    if !ended.for_all.is_empty() {
         let data = json!({
             "dataset": recipient.dataset,
             "topic": topic,
@@ -82,17 +106,18 @@ pub async fn append(
         });
         push(events, (None, ""), &data)?;
     }
-    let mut due: Vec<(u32, BTreeSet<String>)> = ended
+    let mut about: Vec<(u32, BTreeSet<String>)> = ended
         .of
         .into_iter()
-        .filter(|(no, _)| done.is_none_or(|done| *no > done) && !progress.held.holds_nothing(*no))
+        .filter(|(no, _)| !due.held.holds_nothing(*no))
         .collect();
-    let more = due.len() > MAX_NOTICES;
-    due.truncate(MAX_NOTICES);
-    let numbers: Vec<EnterpriseNo> = due.iter().map(|(no, _)| EnterpriseNo(*no)).collect();
+    let more = about.len() > due.at_most;
+    about.truncate(due.at_most);
+    let numbers: Vec<EnterpriseNo> = about.iter().map(|(no, _)| EnterpriseNo(*no)).collect();
     let codes = gate.codes_of(&numbers)?;
-    for ((no, columns), uscc) in due.iter().zip(codes) {
-        let standing = gate.standing(recipient, EnterpriseNo(*no)).await?;
+    for ((no, columns), uscc) in about.iter().zip(codes) {
+        let no_of = EnterpriseNo(*no);
+        let standing = gate.standing(recipient, no_of, present, ended.day).await?;
         let cap = gate.data_life_days(&recipient.purpose).unwrap_or(0);
         let life = standing
             .as_ref()
@@ -109,7 +134,7 @@ pub async fn append(
         });
         push(events, (Some(*no), uscc.as_str()), &data)?;
     }
-    Ok(due.last().filter(|_| more).map(|(no, _)| *no))
+    Ok(about.last().filter(|_| more).map(|(no, _)| *no))
 }
 
 fn push(
@@ -148,11 +173,9 @@ fn reason(standing: Option<&ConsentStanding>) -> &'static str {
         Some(ConsentState::Invalidated) => "invalidated",
         Some(ConsentState::Rejected) => "rejected",
         Some(
-            ConsentState::Active
-            | ConsentState::Superseded
-            | ConsentState::Requested
-            | ConsentState::PartiallySigned,
+            ConsentState::Superseded | ConsentState::Requested | ConsentState::PartiallySigned,
         ) => "narrowed",
-        None => "agreement",
+        // No consent ended: it is the data authority that opens less.
+        Some(ConsentState::Active) | None => "agreement",
     }
 }

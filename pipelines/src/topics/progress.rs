@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use qihui_catalog::{DatasetId, Timestamp};
@@ -18,11 +19,12 @@ use qihui_query::access::delivery::{View, ViewKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use super::cursor::PageTag;
 use super::error::TopicError;
 use super::interval::IntervalMap;
 
 /// The version of the format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The largest progress that is read, bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -42,16 +44,15 @@ pub struct Pending {
     pub at: Timestamp,
     /// The last enterprise whose notice is in it; none: all notices are.
     pub noticed_up_to: Option<u32>,
+    /// Which version of the page it is.
+    pub tag: PageTag,
 }
 
-/// Which notices were sent.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Noticed {
-    /// What ended since one of these views has not been said yet. Empty: nothing was brought yet.
-    pub since: BTreeSet<ViewKey>,
-    /// Notices up to this view were sent for enterprises up to this number.
-    pub partly: Option<(ViewKey, u32)>,
+impl Pending {
+    /// The numbers whose notices are in it.
+    fn noticed(&self) -> RangeInclusive<u32> {
+        0..=self.noticed_up_to.unwrap_or(u32::MAX)
+    }
 }
 
 /// How far one subscription was brought.
@@ -63,34 +64,54 @@ pub struct Progress {
     pub subscription: String,
     /// The dataset of its topic.
     pub dataset: DatasetId,
+    /// The hash of the topic as it is brought, hexadecimal.
+    pub topic: String,
+    /// The partitions of the Kafka topic that it was brought to.
+    pub partitions: Option<i32>,
     /// The number of the next page to be made; every page before it but the pending one was acknowledged.
     pub next_page: u64,
     /// Whether a page was ever acknowledged since the (last) beginning.
     pub begun: bool,
     /// Whether the next page begins with a reset, because the subscriber may hold what nobody knows any more.
     pub reset: bool,
+    /// Which version of the page before the next one was acknowledged.
+    pub acknowledged: PageTag,
     /// What the subscriber holds.
     pub held: IntervalMap,
+    /// Since which views it has to be told what ended; at number 0, which no enterprise has, what is about everybody.
+    pub noticed: IntervalMap,
     /// The page under way.
     pub pending: Option<Pending>,
-    /// The notices.
-    pub noticed: Noticed,
 }
 
 impl Progress {
     /// The progress of a subscription that was brought nothing yet.
     #[must_use]
-    pub fn new(subscription: &str, dataset: &DatasetId) -> Self {
+    pub fn new(subscription: &str, dataset: &DatasetId, topic: &str) -> Self {
         Self {
             format: FORMAT,
             subscription: subscription.to_owned(),
             dataset: dataset.clone(),
+            topic: topic.to_owned(),
+            partitions: None,
             next_page: 1,
             begun: false,
             reset: false,
+            acknowledged: PageTag::default(),
             held: IntervalMap::default(),
+            noticed: IntervalMap::default(),
             pending: None,
-            noticed: Noticed::default(),
+        }
+    }
+
+    /// The progress of a subscription of which it is not known any more what it was brought: it begins with a reset, and
+    /// with a number that no page had before (milliseconds: there never were so many pages).
+    #[must_use]
+    pub fn lost(subscription: &str, dataset: &DatasetId, topic: &str, now: Timestamp) -> Self {
+        Self {
+            next_page: u64::try_from(now.0).unwrap_or(1).max(1),
+            reset: true,
+            ..Self::new(subscription, dataset, topic)
         }
     }
 
@@ -102,6 +123,7 @@ impl Progress {
         // A cursor from before must not fit.
         self.next_page += 1;
         self.begun = false;
+        self.acknowledged = PageTag::default();
         self.forget();
     }
 
@@ -109,7 +131,7 @@ impl Progress {
     pub fn forget(&mut self) {
         self.reset = true;
         self.held = IntervalMap::default();
-        self.noticed = Noticed::default();
+        self.noticed = IntervalMap::default();
     }
 
     /// The page under way has arrived.
@@ -119,14 +141,9 @@ impl Progress {
         };
         let bases = BTreeSet::from([Some(pending.target.clone())]);
         self.held.set(&(pending.from..=pending.to), &bases);
-        match pending.noticed_up_to {
-            Some(no) => self.noticed.partly = Some((pending.target, no)),
-            None => {
-                self.noticed.since = BTreeSet::from([pending.target]);
-                self.noticed.partly = None;
-            }
-        }
+        self.noticed.set(&pending.noticed(), &bases);
         self.next_page = pending.page + 1;
+        self.acknowledged = pending.tag;
         self.begun = true;
         self.reset = false;
     }
@@ -137,20 +154,13 @@ impl Progress {
             return;
         };
         self.held.add(&(pending.from..=pending.to), &pending.target);
-        if !self.noticed.since.is_empty() {
-            self.noticed.since.insert(pending.target);
-        }
+        self.noticed.add(&pending.noticed(), &pending.target);
     }
 
     /// Every view that a later page may be compared with.
     pub fn views(&self) -> impl Iterator<Item = &ViewKey> {
         let pending = self.pending.iter().map(|pending| &pending.target);
-        let partly = self.noticed.partly.iter().map(|(view, _)| view);
-        self.held
-            .views()
-            .chain(pending)
-            .chain(&self.noticed.since)
-            .chain(partly)
+        self.held.views().chain(pending).chain(self.noticed.views())
     }
 }
 
@@ -197,7 +207,35 @@ impl Store {
     /// # Errors
     /// It cannot be read, or is damaged.
     pub fn load(&self, subscription: &str) -> Result<Option<Progress>, TopicError> {
-        read_progress(&self.path(subscription))
+        match read_progress(&self.path(subscription))? {
+            Found::Progress(progress) => Ok(Some(*progress)),
+            Found::Nothing => Ok(None),
+            Found::Damaged(reason) => Err(damaged(reason)),
+        }
+    }
+
+    /// The progress of a subscription for a delivery. One that is damaged is moved aside, to `<subscription>.damaged`, and
+    /// said to be lost.
+    ///
+    /// # Errors
+    /// It cannot be read or moved.
+    pub fn begin(&self, subscription: &str) -> Result<Begun, TopicError> {
+        let path = self.path(subscription);
+        match read_progress(&path)? {
+            Found::Progress(progress) => Ok(Begun::Known(progress)),
+            Found::Nothing if path.with_extension("damaged").exists() => Ok(Begun::Lost),
+            Found::Nothing => Ok(Begun::Never),
+            Found::Damaged(reason) => {
+                tracing::error!(
+                    subscription,
+                    reason,
+                    "the progress of a subscription is damaged: it begins again, with a reset"
+                );
+                fs::rename(&path, path.with_extension("damaged")).map_err(unusable("kept"))?;
+                sync_folder(&self.folder).map_err(unusable("kept"))?;
+                Ok(Begun::Lost)
+            }
+        }
     }
 
     /// Makes a progress durable.
@@ -234,10 +272,26 @@ impl Store {
         }
     }
 
-    /// Every progress in the folder.
+    /// Removes a scope that nobody needs, or that turned out to be damaged, so that it can be kept anew.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// It cannot be removed.
+    pub fn remove_scope(&self, scope: &str) -> Result<(), TopicError> {
+        removed(&self.folder.join("scopes").join(scope))
+    }
+
+    /// Removes the progress of a subscription that ended.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, subscription: &str) -> Result<(), TopicError> {
+        removed(&self.path(subscription))
+    }
+
+    /// Every progress in the folder that can be read.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
     pub fn all(&self) -> Result<Vec<Progress>, TopicError> {
         all_in(&self.folder)
     }
@@ -294,10 +348,11 @@ impl Store {
 }
 
 /// The table versions that subscriptions may still be compared with, by dataset: what a warehouse must keep, and what
-/// it has to be told before anything lands. An absent folder keeps nothing.
+/// it has to be told before anything lands. An absent folder keeps nothing, and so does a progress that cannot be read:
+/// its subscription begins again when it is next delivered.
 ///
 /// # Errors
-/// A progress cannot be read.
+/// The folder cannot be read.
 pub fn kept_versions(folder: &Path) -> Result<BTreeMap<DatasetId, BTreeSet<i64>>, TopicError> {
     let mut kept: BTreeMap<DatasetId, BTreeSet<i64>> = BTreeMap::new();
     if !folder.exists() {
@@ -316,30 +371,64 @@ fn all_in(folder: &Path) -> Result<Vec<Progress>, TopicError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(unusable("read"))? {
         let path = entry.map_err(unusable("read"))?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            found.extend(read_progress(&path)?);
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match read_progress(&path) {
+            Ok(Found::Progress(progress)) => found.push(*progress),
+            Ok(Found::Nothing) => {}
+            Ok(Found::Damaged(reason)) => left_out(&path, reason),
+            Err(error) => left_out(&path, &error.to_string()),
         }
     }
     Ok(found)
 }
 
-fn read_progress(path: &Path) -> Result<Option<Progress>, TopicError> {
+fn left_out(path: &Path, reason: &str) {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    tracing::error!(%file, reason, "a progress cannot be read; its subscription will begin again");
+}
+
+/// What is known of a subscription whose delivery begins.
+#[derive(Debug)]
+pub enum Begun {
+    /// How far it was brought.
+    Known(Box<Progress>),
+    /// It was never brought anything.
+    Never,
+    /// It may have been brought something, and nobody knows what.
+    Lost,
+}
+
+/// What stands where a progress should be.
+enum Found {
+    Progress(Box<Progress>),
+    Nothing,
+    Damaged(&'static str),
+}
+
+fn read_progress(path: &Path) -> Result<Found, TopicError> {
     match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > MAX_BYTES => return Err(damaged("it is too large")),
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            return Ok(Found::Damaged("it is too large"));
+        }
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(unusable("read")(error)),
     }
     let bytes = fs::read(path).map_err(unusable("read"))?;
-    let progress: Progress =
-        serde_json::from_slice(&bytes).map_err(|_| damaged("it is not what was written"))?;
-    if progress.format != FORMAT {
-        return Err(damaged("it was written by another version of the program"));
+    Ok(match serde_json::from_slice::<Progress>(&bytes) {
+        Ok(progress) if progress.format == FORMAT => Found::Progress(Box::new(progress)),
+        Ok(_) => Found::Damaged("it was written by another version of the program"),
+        Err(_) => Found::Damaged("it is not what was written"),
+    })
+}
+
+fn removed(path: &Path) -> Result<(), TopicError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable("kept")(error)),
+        _ => Ok(()),
     }
-    Ok(Some(progress))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -366,25 +455,32 @@ mod tests {
             target: view(version),
             at: Timestamp(1_782_864_000_000),
             noticed_up_to: None,
+            tag: PageTag::of(&version.to_be_bytes()),
         }
     }
 
     /// A progress with one of everything.
     fn progress() -> Progress {
-        let mut progress = Progress::new("s-0123456789abcdef", &"filing".parse().unwrap());
+        let mut progress = Progress::new(
+            "s-0123456789abcdef",
+            &"filing".parse().unwrap(),
+            &"ab".repeat(32),
+        );
         progress.pending = Some(pending(1, (0, 4095), 3));
         progress.acknowledge();
         progress.pending = Some(pending(2, (0, 100), 4));
         progress.supersede();
-        progress.noticed.partly = Some((view(4), 17));
-        progress.pending = Some(pending(2, (0, 100), 5));
+        progress.pending = Some(Pending {
+            noticed_up_to: Some(17),
+            ..pending(2, (0, 100), 5)
+        });
         progress
     }
 
     #[test]
     fn the_format_is_the_recorded_one() {
         let written = serde_json_canonicalizer::to_string(&progress()).unwrap();
-        let golden = include_str!("../../tests/golden/progress-1.json");
+        let golden = include_str!("../../tests/golden/progress-2.json");
         assert_eq!(
             written,
             golden.trim_end(),
@@ -403,6 +499,12 @@ mod tests {
         let mut arrived = superseded;
         arrived.acknowledge();
         assert!(arrived.held.intervals()[0].is_at(&view(5)));
+        assert!(arrived.noticed.intervals()[0].is_at(&view(5)));
+        assert_eq!(arrived.noticed.intervals()[0].to, 17);
+        assert_eq!(
+            arrived.noticed.intervals()[1].bases,
+            BTreeSet::from([Some(view(3)), Some(view(4))])
+        );
         assert_eq!((arrived.next_page, arrived.begun), (3, true));
         let mut again = arrived.clone();
         again.restart();
@@ -411,7 +513,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_read_and_what_is_damaged_is_refused() {
+    fn notices_of_a_first_page_that_may_have_arrived_are_remembered() {
+        let mut progress = Progress::new("s-1", &"filing".parse().unwrap(), "");
+        progress.pending = Some(pending(1, (0, 9), 1));
+        progress.supersede();
+        assert_eq!(
+            progress.noticed.intervals()[0].bases,
+            BTreeSet::from([None, Some(view(1))])
+        );
+    }
+
+    #[test]
+    fn what_was_saved_is_read_and_what_is_damaged_is_moved_aside() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let progress = progress();
@@ -430,11 +543,21 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         for bad in [
             &text[1..],
-            &text.replace("\"format\":1", "\"format\":2"),
+            &text.replace("\"format\":2", "\"format\":1"),
             "{}",
         ] {
             fs::write(&path, bad).unwrap();
             assert!(store.load(&progress.subscription).is_err());
+            assert!(store.all().unwrap().is_empty());
+            assert!(kept_versions(folder.path()).unwrap().is_empty());
+            let begun = store.begin(&progress.subscription).unwrap();
+            assert!(matches!(begun, Begun::Lost), "{bad}");
+            let begun = store.begin(&progress.subscription).unwrap();
+            assert!(matches!(begun, Begun::Lost), "until there is a new one");
+            assert_eq!(
+                fs::read_to_string(path.with_extension("damaged")).unwrap(),
+                bad
+            );
         }
     }
 }

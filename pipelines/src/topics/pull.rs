@@ -1,8 +1,10 @@
 //! Delivery by pull: the subscriber fetches pages and keeps the cursor; no broker is needed.
 //!
-//! Asking for page k + 1 acknowledges page k. Asking for page k again brings the same events with the same ids if they
-//! are still authorised, else what is authorised now, which takes into account that the first answer may have arrived.
-//! A page is noted durably before it leaves, so a hub that is killed repeats it.
+//! Asking for page k + 1 acknowledges page k, in the version that the cursor names. Asking for page k again brings the
+//! same events with the same ids if they are still authorised, else what is authorised now: another version of page
+//! k, which takes into account that the first may have arrived. Who then asks for page k + 1 with the cursor of the first
+//! asks for page k again, and so is brought the second. A page is noted durably after `access.decided` and before
+//! it leaves: a hub that is killed repeats what may have left, and of what cannot have left nothing is noted.
 //!
 //! A page is a JSON object: `subscription`, `page` (absent when there are no events), `events` (CloudEvents in their
 //! JSON format), `next` (the cursor to ask with) and `more` (whether to ask again at once).
@@ -21,12 +23,13 @@ use qihui_query::access::{Outlet, ReleasePermit};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
+use super::cursor::{Asked, PageTag};
+use super::error::TopicError;
 use super::event::{Envelope, Events};
 use super::events::PageLeft;
 use super::page::{Draft, Drafted, PageLimits};
-use super::progress::Progress;
+use super::progress::{Pending, Progress};
 use super::{DECIDE_EVERY, Desk, LOOK_EVERY, Moment, Topics};
-use crate::topics::error::TopicError;
 
 /// How often a page is made anew when something is taken away while it is made.
 const ATTEMPTS: u32 = 5;
@@ -70,11 +73,20 @@ fn refused(error: io::Error) -> QueryError {
     }
 }
 
+/// A page on its way.
 struct Out<'a> {
+    topics: &'a Topics,
+    desk: &'a Desk,
     out: &'a mut dyn Outlet,
     bytes: &'a [u8],
+    /// What to note before the page leaves: it is under way.
+    noted: &'a Progress,
+    /// Whether that was begun.
+    noting: bool,
     /// Whether some of it may have left.
     handed_over: bool,
+    /// Why it could not be noted.
+    failure: Option<TopicError>,
 }
 
 #[async_trait]
@@ -84,7 +96,13 @@ impl PageSink for Out<'_> {
     }
 
     async fn ready(&mut self) -> Result<(), QueryError> {
-        self.out.ready().await.map_err(refused)
+        self.out.ready().await.map_err(refused)?;
+        self.noting = true;
+        self.topics.save(self.desk, self.noted).map_err(|error| {
+            let message = error.to_string();
+            self.failure = Some(error);
+            QueryError::Output { message }
+        })
     }
 
     async fn send(&mut self) -> Result<(), QueryError> {
@@ -153,19 +171,29 @@ impl Topics {
                 Ok(())
             };
         };
-        let asked = self.cursors.page(&request.subscription, cursor)?;
-        let under_way = progress.pending.is_some();
-        match asked {
-            page if page == progress.next_page => Ok(()),
-            page if under_way && page == progress.next_page + 1 => {
-                progress.acknowledge();
-                self.save(desk, progress)
-            }
-            asked => Err(TopicError::CursorOutdated {
-                asked,
-                expected: progress.next_page,
-            }),
+        let Asked { page, after } = self.cursors.read(&request.subscription, cursor)?;
+        let expected = progress.next_page;
+        if page == expected {
+            return if after == progress.acknowledged {
+                Ok(())
+            } else {
+                Err(TopicError::CursorReplaced { page: page - 1 })
+            };
         }
+        if page != expected + 1 {
+            return Err(TopicError::CursorOutdated {
+                asked: page,
+                expected,
+            });
+        }
+        let under_way = progress.pending.as_ref();
+        if under_way.is_some_and(|pending| pending.tag == after) {
+            progress.acknowledge();
+            self.save(desk, progress)?;
+        }
+        // Else it has a version of the page that was replaced since; what it may hold by that is known. It is brought the
+        // version that counts.
+        Ok(())
     }
 
     async fn next_page(
@@ -180,41 +208,55 @@ impl Topics {
             let before = progress.clone();
             let drafter = desk.drafter(self, request.limits);
             // Given up in the middle, `progress` is no longer looked at: the file counts.
-            let drafted = while_there(out.gone(), drafter.draft(progress, &present)).await??;
-            let draft = match drafted {
-                Drafted::Page(draft) => draft,
-                Drafted::UpToDate | Drafted::Working => {
+            let drafted = while_there(out.gone(), drafter.draft(progress, &present)).await?;
+            let sent = match drafted {
+                Ok(Drafted::Page(draft)) => {
+                    let states = (&before, &mut *progress);
+                    self.send(request, desk, states, &draft, out).await?
+                }
+                Ok(drafted) => {
                     if *progress != before {
-                        self.store.keep_scope(&present)?;
+                        self.keep_scope(desk, &present)?;
                         self.save(desk, progress)?;
                     }
                     let more = matches!(drafted, Drafted::Working);
                     return Ok(self.nothing(request, progress, more));
                 }
+                Err(TopicError::Query(QueryError::ConsentChanged)) => None,
+                Err(error) => return Err(error),
             };
-            if let Some(pulled) = self.send(request, desk, progress, &draft, out).await? {
+            if let Some(pulled) = sent {
                 return Ok(pulled);
             }
+            // What was under way before may have arrived, and only that. It may have been the subscription that ended.
+            *progress = before;
+            self.subscription(&request.subscription).await?;
         }
         Err(QueryError::ConsentChanged.into())
     }
 
-    /// Notes the page, then lets it leave; none: something was taken away before anything left.
+    /// Has a page recorded, notes it, and lets it leave; none: something was taken away before anything left. Where nothing
+    /// left, nothing of it stays noted.
     async fn send(
         &self,
         request: &PullRequest,
         desk: &Desk,
-        progress: &mut Progress,
+        (before, progress): (&Progress, &mut Progress),
         draft: &Draft,
         out: &mut dyn Outlet,
     ) -> Result<Option<Pulled>, TopicError> {
         let page = draft.pending.page;
-        let next = self.cursors.cursor(&request.subscription, page + 1);
         let envelope = desk.envelope(self.gate.hub(), page, draft.pending.at);
-        let bytes = body(&envelope, &draft.events, &next);
-        self.store.keep_scope(&draft.view)?;
-        progress.pending = Some(draft.pending.clone());
-        self.save(desk, progress)?;
+        let mut bytes = body(&envelope, &draft.events);
+        let tag = PageTag::of(&bytes);
+        let next = self.cursors.cursor(&request.subscription, page + 1, tag);
+        end(&mut bytes, &next);
+        self.keep_scope(desk, &draft.view)?;
+        let mut noted = progress.clone();
+        noted.pending = Some(Pending {
+            tag,
+            ..draft.pending.clone()
+        });
         let record = PageRecord {
             subscription: request.subscription.clone(),
             delivery: Delivery::Pull,
@@ -225,18 +267,31 @@ impl Topics {
             by_enterprise: draft.events.by_enterprise(),
         };
         let mut sink = Out {
+            topics: self,
+            desk,
             out,
             bytes: &bytes,
+            noted: &noted,
+            noting: false,
             handed_over: false,
+            failure: None,
         };
         let released = self
             .gate
             .release(&desk.recipient, &draft.view, &record, &mut sink)
             .await;
+        let (noting, handed_over, failure) = (sink.noting, sink.handed_over, sink.failure);
+        if noting && !handed_over {
+            self.save(desk, before)?;
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         let released = match released {
-            Err(QueryError::ConsentChanged) if !sink.handed_over => return Ok(None),
+            Err(QueryError::ConsentChanged) if !handed_over => return Ok(None),
             released => released?,
         };
+        *progress = noted;
         PageLeft {
             subscription: &desk.subscription,
             page,
@@ -260,7 +315,9 @@ impl Topics {
             page: None,
             events: 0,
             bytes: 0,
-            next: self.cursors.cursor(&subscription, progress.next_page),
+            next: self
+                .cursors
+                .cursor(&subscription, progress.next_page, progress.acknowledged),
             more,
             released: None,
             subscription,
@@ -336,8 +393,8 @@ async fn while_there<T>(
     }
 }
 
-/// A page as it leaves.
-fn body(envelope: &Envelope, events: &Events, next: &str) -> Vec<u8> {
+/// A page as it leaves, but for its end.
+fn body(envelope: &Envelope, events: &Events) -> Vec<u8> {
     let mut out = Vec::with_capacity(events.bytes() + events.len() * 256 + 256);
     out.extend_from_slice(b"{\"subscription\":\"");
     out.extend_from_slice(envelope.subscription.as_bytes());
@@ -351,8 +408,12 @@ fn body(envelope: &Envelope, events: &Events, next: &str) -> Vec<u8> {
         }
         envelope.write(events, event, &mut out);
     }
-    out.extend_from_slice(b"],\"next\":\"");
-    out.extend_from_slice(next.as_bytes());
-    out.extend_from_slice(b"\",\"more\":true}");
     out
+}
+
+/// Ends a page with the cursor to ask with next.
+fn end(page: &mut Vec<u8>, next: &str) {
+    page.extend_from_slice(b"],\"next\":\"");
+    page.extend_from_slice(next.as_bytes());
+    page.extend_from_slice(b"\",\"more\":true}");
 }

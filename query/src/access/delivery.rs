@@ -27,7 +27,7 @@ use qihui_catalog::{
     TopicName, TopicSpec, Uscc,
 };
 use qihui_consent::DecisionError;
-use qihui_consent::decision::{ColumnSet, DatasetScope, DecisionRequest, Form, Shape};
+use qihui_consent::decision::{ColumnScope, DatasetScope, DecisionRequest, Form, Shape, ShapeItem};
 pub use qihui_consent::ledger::{ConsentStanding, Delivery, Subscription};
 pub use qihui_consent::state::State as ConsentState;
 use qihui_warehouse::WarehouseError;
@@ -51,6 +51,8 @@ use crate::whole;
 
 /// What a page of a delivery may take from decision to release. Grants that end sooner are left out.
 pub const DELIVERY_SECONDS: u64 = 60;
+/// How many rows of a view are read at once at most.
+pub const MAX_ROWS_AT_ONCE: u64 = 4 << 20;
 /// Up to this many enterprises, the rows of each are in the log entry.
 const MAX_COUNTED_ENTERPRISES: usize = 1024;
 
@@ -103,6 +105,17 @@ impl std::fmt::Debug for View {
     }
 }
 
+/// A view of the past, opened again.
+#[derive(Debug)]
+pub enum Past {
+    /// The view.
+    View(Box<View>),
+    /// Its table version is gone (erasure).
+    VersionGone,
+    /// What was kept of its scope is not that scope.
+    ScopeDamaged,
+}
+
 /// Rows of a view: a batch of the topic's columns, and the trace of each row.
 #[derive(Debug, Clone)]
 pub struct TracedRows {
@@ -114,10 +127,10 @@ pub struct TracedRows {
     pub withheld: Vec<u128>,
 }
 
-/// What an enterprise no longer grants.
+/// What is no longer open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
-    /// The enterprises; none: everybody, since no agreement opens these columns any more.
+    /// The enterprises; none: everybody, since agreements or the contract open less.
     pub enterprises: Option<RoaringBitmap>,
     /// The columns of the topic that are lost, some or all of their dates.
     pub columns: Vec<String>,
@@ -153,6 +166,11 @@ pub trait PageSink: Send {
         Ok(())
     }
 
+    /// How long [`send`](Self::send) can take: grants must still hold when it ends.
+    fn longest(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Lets the page leave. Nothing that takes away is acknowledged until this returns, so it must not wait long.
     async fn send(&mut self) -> Result<(), QueryError>;
 
@@ -182,6 +200,12 @@ impl View {
     #[must_use]
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// The instant up to which its grants hold: what ends sooner was left out.
+    #[must_use]
+    pub fn until(&self) -> Timestamp {
+        until(self.at)
     }
 
     /// The version of the contract it was decided under.
@@ -260,6 +284,12 @@ impl View {
     }
 }
 
+/// The end of what a page that is decided at an instant may take.
+fn until(at: Timestamp) -> Timestamp {
+    let seconds = i64::try_from(DELIVERY_SECONDS).unwrap_or(i64::MAX);
+    Timestamp(at.0.saturating_add(seconds.saturating_mul(1000)))
+}
+
 fn within(mut numbers: RoaringBitmap, range: &RangeInclusive<u32>) -> RoaringBitmap {
     numbers.remove_range(..*range.start());
     if let Some(after) = range.end().checked_add(1) {
@@ -289,41 +319,88 @@ fn reshaped(a: &DatasetScope, b: &DatasetScope) -> RoaringBitmap {
     changed
 }
 
-/// The columns, as a set over `names`, that `before` covers for some dates that `after` does not.
-fn lost_columns(
-    (before, old): (&Shape, &DatasetScope),
-    (after, new): (&Shape, &DatasetScope),
-    names: &[String],
-) -> ColumnSet {
-    let position = |scope: &DatasetScope, name: &String| {
-        scope.columns.iter().position(|column| column.name == *name)
-    };
-    let lost = |name: &&String| {
-        let Some(was) = position(old, name) else {
-            return false;
+/// The enterprises with grants in `old` that may cover less in `new`, by the indices of their shapes in both.
+fn shape_changes(old: &View, new: &View) -> BTreeMap<(usize, usize), RoaringBitmap> {
+    let mut concerned = old.scope().granted();
+    if old.same_rules(new) {
+        concerned &= reshaped(old.scope(), new.scope());
+    }
+    let mut changes: BTreeMap<(usize, usize), RoaringBitmap> = BTreeMap::new();
+    for no in concerned {
+        let shapes = (old.scope.shape_of(no), new.scope.shape_of(no));
+        changes.entry(shapes).or_default().insert(no);
+    }
+    changes
+}
+
+/// What decides about the cells of a column, grants apart.
+struct Rule<'a> {
+    scope: &'a DatasetScope,
+    /// Where the column stands in the scope.
+    index: usize,
+    column: &'a ColumnScope,
+}
+
+impl<'a> Rule<'a> {
+    /// The rule for a column in a view that can be delivered; none: it is shown nowhere.
+    fn of(view: &'a View, name: &str) -> Option<Self> {
+        let scope = view.scope();
+        let mut columns = scope.columns.iter().enumerate();
+        let (index, column) = columns.find(|(_, column)| column.name == *name)?;
+        view.deliverable.then_some(Self {
+            scope,
+            index,
+            column,
+        })
+    }
+
+    /// Whether every cell is shown, whoever granted what.
+    fn is_open(&self) -> bool {
+        self.scope.all_rows && self.column.always
+    }
+
+    /// The dates in which grants of this shape show its cells: ascending, half-open, neither overlapping nor touching.
+    fn dates(&self, shape: &Shape) -> Vec<(Date, Date)> {
+        // Where a column is always shown, whatever shows the row shows its cell.
+        let showing = |item: &&ShapeItem| {
+            item.columns.contains(self.index) || (self.column.always && !item.columns.is_empty())
         };
-        let now = position(new, name);
-        before
+        let mut dates: Vec<(Date, Date)> = shape
             .items
             .iter()
-            .filter(|item| item.columns.contains(was))
-            .any(|range| {
-                !after.items.iter().any(|other| {
-                    now.is_some_and(|now| other.columns.contains(now))
-                        && other
-                            .from
-                            .is_none_or(|from| range.from.is_some_and(|at| from <= at))
-                        && other
-                            .to
-                            .is_none_or(|to| range.to.is_some_and(|at| at <= to))
-                })
-            })
-    };
-    (0..)
-        .zip(names)
-        .filter(|(_, name)| lost(name))
-        .map(|(index, _)| index)
-        .collect()
+            .filter(showing)
+            .map(|item| (item.from.unwrap_or(Date::MIN), item.to.unwrap_or(Date::MAX)))
+            .collect();
+        dates.sort_unstable();
+        let mut joined: Vec<(Date, Date)> = Vec::with_capacity(dates.len());
+        for (from, to) in dates {
+            match joined.last_mut() {
+                Some((_, end)) if from <= *end => *end = to.max(*end),
+                _ => joined.push((from, to)),
+            }
+        }
+        joined
+    }
+
+    /// Whether `after` shows less of the column to everybody, whatever was granted.
+    fn is_wider_than(&self, after: &Self) -> bool {
+        let (was, is) = (self.column.form, after.column.form);
+        let restyled = was != is && was.stricter(is) == is;
+        let unflagged = self.column.public_when.is_some()
+            && !after.column.always
+            && after.column.public_when != self.column.public_when;
+        (self.is_open() && !after.is_open()) || restyled || unflagged
+    }
+
+    /// Whether grants of the shape `before` showed cells for some dates that those of the shape `now` do not.
+    fn lost_by(&self, before: &Shape, after: &Self, now: &Shape) -> bool {
+        if after.is_open() {
+            return false;
+        }
+        let left = after.dates(now);
+        let within = |(from, to): &(Date, Date)| left.iter().any(|(a, b)| a <= from && to <= b);
+        !self.dates(before).iter().all(within)
+    }
 }
 
 impl Gate {
@@ -340,13 +417,12 @@ impl Gate {
             name: dataset.to_string(),
         })?;
         let at = self.now();
-        let seconds = i64::try_from(DELIVERY_SECONDS).unwrap_or(i64::MAX);
         let request = DecisionRequest {
             org: recipient.org.clone(),
             purpose: recipient.purpose.clone(),
             action: Action::Stream,
             at,
-            until: Timestamp(at.0.saturating_add(seconds.saturating_mul(1000))),
+            until: until(at),
             subjects: None,
             datasets: vec![dataset.clone()],
         };
@@ -389,21 +465,23 @@ impl Gate {
         })
     }
 
-    /// A view of the past, under the scope kept in `bytes`; none when its table version is gone (erasure).
+    /// A view of the past, under the scope kept in `bytes`.
     ///
     /// # Errors
-    /// The scope is damaged, or the warehouse cannot be read.
+    /// The warehouse cannot be read.
     pub async fn view_at(
         &self,
         recipient: &Recipient,
         key: &ViewKey,
         bytes: &[u8],
-    ) -> Result<Option<View>, QueryError> {
+    ) -> Result<Past, QueryError> {
         let mut commitment = [0; 32];
         hex::decode_to_slice(&key.scope, &mut commitment).map_err(|_| QueryError::Internal {
             what: "the name of a scope",
         })?;
-        let scope = stored_scope::decode(bytes, &commitment)?;
+        let Ok(scope) = stored_scope::decode(bytes, &commitment) else {
+            return Ok(Past::ScopeDamaged);
+        };
         let table = if key.version < 0 {
             whole::never_landed()
         } else {
@@ -413,11 +491,11 @@ impl Gate {
                 .snapshot_at(&recipient.dataset, key.version);
             match found.await {
                 Ok(snapshot) => whole::table_version(&self.parts.warehouse, &snapshot).await?,
-                Err(WarehouseError::UnknownVersion { .. }) => return Ok(None),
+                Err(WarehouseError::UnknownVersion { .. }) => return Ok(Past::VersionGone),
                 Err(error) => return Err(unreadable(&error)),
             }
         };
-        Ok(Some(View {
+        Ok(Past::View(Box::new(View {
             key: key.clone(),
             deliverable: is_deliverable(&scope),
             scope: Arc::new(DenseScope::new(Arc::new(scope))),
@@ -425,7 +503,7 @@ impl Gate {
             at: self.now(),
             ledger_position: 0,
             epochs: None,
-        }))
+        })))
     }
 
     /// The view of `key`, releasable, if the present view has the same scope and day: then whatever was authorised in
@@ -482,65 +560,54 @@ impl Gate {
             (a, b) if a < 0 || b < 0 => return Ok(open),
             (a, b) => {
                 let dataset = &new.scope().contract.id;
-                let changed = self.parts.warehouse.changed(dataset, a, b).await;
-                changed.map_err(|error| unreadable(&error))?
+                match self.parts.warehouse.changed(dataset, a, b).await {
+                    Ok(changed) => changed,
+                    // Nobody knows any more; who opens the old view is told that it is gone.
+                    Err(WarehouseError::UnknownVersion { .. }) => return Ok(open),
+                    Err(error) => return Err(unreadable(&error)),
+                }
             }
         };
         Ok(open & (changed | reshaped(old.scope(), new.scope())))
     }
 
-    /// What was granted in `old` and no longer is in `new`, of the recipient's columns.
+    /// What could be seen in `old` and no longer can in `new`, of the recipient's columns: by a rule for everybody, or by
+    /// the grants of enterprises. Says nothing of rows, nor of disclosure windows.
     #[must_use]
     pub fn losses(&self, recipient: &Recipient, old: &View, new: &View) -> Vec<Loss> {
-        let (before, after) = (old.scope(), new.scope());
-        let has = |scope: &DatasetScope, name: &String| {
-            scope.columns.iter().any(|column| column.name == *name)
-        };
-        let named = |set: ColumnSet| -> Vec<String> {
-            let names = (0..).zip(&recipient.columns);
-            names
-                .filter(|(index, _)| set.contains(*index))
-                .map(|(_, name)| name.clone())
-                .collect()
-        };
-        let closed: Vec<String> = recipient
-            .columns
-            .iter()
-            .filter(|name| has(before, name) && !has(after, name))
-            .cloned()
-            .collect();
         let mut losses = Vec::new();
-        if !closed.is_empty() {
+        let (mut lost, mut ruled) = (Vec::new(), Vec::new());
+        for name in &recipient.columns {
+            match (Rule::of(old, name), Rule::of(new, name)) {
+                (None, _) => {}
+                (Some(before), Some(after)) if !before.is_wider_than(&after) => {
+                    ruled.push((name, before, after));
+                }
+                (Some(_), _) => lost.push(name.clone()),
+            }
+        }
+        if !lost.is_empty() {
             losses.push(Loss {
                 enterprises: None,
-                columns: closed.clone(),
+                columns: lost,
             });
         }
-        let empty = Shape::default();
-        for (shape, members) in before.shapes.iter().zip(&before.members).skip(1) {
-            let mut left = members.clone();
-            let others = after.shapes.iter().zip(&after.members).skip(1);
-            let mut pairs: Vec<(&Shape, RoaringBitmap)> = Vec::new();
-            for (other, of_other) in others {
-                let both = members & of_other;
-                if !both.is_empty() {
-                    left -= &both;
-                    pairs.push((other, both));
-                }
-            }
-            pairs.push((&empty, left));
-            for (other, enterprises) in pairs {
-                let lost = lost_columns((shape, before), (other, after), &recipient.columns);
-                let columns: Vec<String> = named(lost)
-                    .into_iter()
-                    .filter(|name| !closed.contains(name))
-                    .collect();
-                if !columns.is_empty() && !enterprises.is_empty() {
-                    losses.push(Loss {
-                        enterprises: Some(enterprises),
-                        columns,
-                    });
-                }
+        for ((was, is), enterprises) in shape_changes(old, new) {
+            let shape = |view: &View, index: usize| {
+                let shapes = &view.scope().shapes;
+                shapes.get(index).cloned().unwrap_or_default()
+            };
+            let (before, now) = (shape(old, was), shape(new, is));
+            let columns: Vec<String> = ruled
+                .iter()
+                .filter(|(_, rule, after)| rule.lost_by(&before, after, &now))
+                .map(|(name, ..)| (*name).clone())
+                .collect();
+            if !columns.is_empty() {
+                losses.push(Loss {
+                    enterprises: Some(enterprises),
+                    columns,
+                });
             }
         }
         losses
@@ -605,7 +672,7 @@ impl Gate {
             }));
         }
         let context = QueryContext {
-            account: Arc::new(Account::new(self.parts.limits.rows)),
+            account: Arc::new(Account::new(self.parts.limits.rows.min(MAX_ROWS_AT_ONCE))),
             permit: match &view.epochs {
                 Some(epochs) => Arc::clone(epochs) as Arc<dyn Permit>,
                 None => Arc::new(Standing),
@@ -620,7 +687,8 @@ impl Gate {
         let table = GatedTable::new(Arc::clone(&view.scope), Arc::clone(&view.table), context);
         let scan = table.traced(&opened, enterprises).await.map_err(running)?;
         let read_schema = scan.schema();
-        let batches = collect(scan, Arc::new(TaskContext::default()));
+        let memory = TaskContext::default().with_runtime(self.runtime()?);
+        let batches = collect(scan, Arc::new(memory));
         let limit = Duration::from_secs(self.parts.limits.seconds);
         let batches = tokio::time::timeout(limit, batches).await;
         let batches = batches
@@ -636,7 +704,8 @@ impl Gate {
     ///
     /// # Errors
     /// [`QueryError::ConsentChanged`] when something was taken away since the view was decided: nothing left, decide
-    /// again. [`QueryError::LogUnavailable`], and nothing left unless the first entry was written. What the sink says.
+    /// again. [`QueryError::TimedOut`] when it was decided too long ago. [`QueryError::LogUnavailable`], and nothing left
+    /// unless the first entry was written. What the sink says.
     pub async fn release(
         &self,
         recipient: &Recipient,
@@ -670,8 +739,8 @@ impl Gate {
             return (Err(QueryError::ConsentChanged), false);
         };
         let time_left = || {
-            let age = u64::try_from(self.now().0.saturating_sub(view.at.0)).unwrap_or(0);
-            Duration::from_millis((DELIVERY_SECONDS * 1000).saturating_sub(age))
+            let left = view.until().0.saturating_sub(self.now().0);
+            Duration::from_millis(u64::try_from(left).unwrap_or(0))
         };
         sink.begin(ReleasePermit::new(Arc::clone(epochs)));
         if let Err(error) = in_time(time_left(), sink.ready()).await {
@@ -680,8 +749,8 @@ impl Gate {
         let sent = {
             let lock = self.parts.ledger.release_lock();
             let _reading = lock.read().await;
-            if time_left().is_zero() {
-                return (Err(QueryError::ConsentChanged), false);
+            if time_left() <= sink.longest() {
+                return (Err(too_slow()), false);
             }
             if let Err(error) = epochs.check() {
                 return (Err(error), false);
@@ -724,7 +793,8 @@ impl Gate {
         self.ledger(self.parts.ledger.subscriptions().await)
     }
 
-    /// How the consent of an enterprise stands that a recipient's rows came under.
+    /// How the consent of an enterprise stands that a recipient's rows came under, as the decision of a view sees it: the
+    /// one that ended last, if one did on day `since` or later, else the one in force.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -732,9 +802,12 @@ impl Gate {
         &self,
         recipient: &Recipient,
         no: EnterpriseNo,
+        view: &View,
+        since: Date,
     ) -> Result<Option<ConsentStanding>, QueryError> {
         let about = (&recipient.org, &recipient.purpose, &recipient.dataset);
-        self.ledger(self.parts.ledger.standing(no, about, self.now()).await)
+        let ledger = &self.parts.ledger;
+        self.ledger(ledger.standing(no, about, view.until(), since).await)
     }
 
     /// The codes of enterprises, in order.
@@ -797,6 +870,12 @@ impl Gate {
     }
 }
 
+fn too_slow() -> QueryError {
+    QueryError::TimedOut {
+        seconds: DELIVERY_SECONDS,
+    }
+}
+
 fn joining() -> QueryError {
     QueryError::Internal {
         what: "joining batches",
@@ -809,9 +888,7 @@ async fn in_time(
     work: impl Future<Output = Result<(), QueryError>>,
 ) -> Result<(), QueryError> {
     let done = tokio::time::timeout(time, work).await;
-    done.unwrap_or(Err(QueryError::TimedOut {
-        seconds: DELIVERY_SECONDS,
-    }))
+    done.unwrap_or_else(|_| Err(too_slow()))
 }
 
 /// The scope that opens nothing.

@@ -16,9 +16,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 
-use super::{AccessRequest, Gate, Prepared};
+use super::{AccessRequest, Gate, Prepared, unreadable};
 use crate::account::Account;
 use crate::error::QueryError;
+use crate::whole;
 
 pub const DECIDED: &str = "access.decided";
 pub const FINISHED: &str = "access.finished";
@@ -303,9 +304,14 @@ impl Gate {
         Ok(count)
     }
 
-    /// Every enterprise with a row in a dataset.
+    /// Every enterprise with a row in a dataset, whether or not it may be read now: a product that waits to be built must
+    /// not keep the hub from opening.
     async fn present(&self, dataset: &DatasetId) -> Result<RoaringBitmap, QueryError> {
-        let table = self.table(dataset).await?;
+        let snapshot = self.parts.warehouse.snapshot(dataset).await;
+        let Some(snapshot) = snapshot.map_err(|error| unreadable(&error))? else {
+            return Ok(RoaringBitmap::new());
+        };
+        let table = whole::table_version(&self.parts.warehouse, &snapshot).await?;
         Ok(table.files.iter().fold(RoaringBitmap::new(), |all, file| {
             all | file.present.as_ref()
         }))

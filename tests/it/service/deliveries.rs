@@ -57,9 +57,10 @@ fn view(lab: &Lab) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What somebody holds who applied every message; each has to change something, and comes once.
+/// What somebody holds who applied every message; each has to change something, and comes once. A reset is about what was
+/// read of its partition.
 fn held(received: &[Received]) -> BTreeMap<String, Value> {
-    let mut rows = BTreeMap::new();
+    let mut rows: BTreeMap<String, (i32, Value)> = BTreeMap::new();
     let mut ids = BTreeSet::new();
     for message in received {
         let data: Value = serde_json::from_slice(&message.value).unwrap();
@@ -67,20 +68,32 @@ fn held(received: &[Received]) -> BTreeMap<String, Value> {
             ids.insert(message.headers["ce_id"].clone()),
             "an event was committed twice"
         );
-        let key = data["key"]["pzxh"].as_str().unwrap().to_owned();
+        let key = || data["key"]["pzxh"].as_str().unwrap().to_owned();
         match message.headers["ce_type"].as_str() {
             "qihui.record.upserted.v1" => {
-                let sales = data["row"]["xse"].clone();
-                let old = rows.insert(key, sales.clone());
-                assert_ne!(old, Some(sales), "an event that changes nothing");
+                let new = (message.partition, data["row"]["xse"].clone());
+                let old = rows.insert(key(), new.clone());
+                assert_ne!(old, Some(new), "an event that changes nothing");
             }
             "qihui.record.deleted.v1" => {
-                rows.remove(&key).expect("it was brought");
+                rows.remove(&key()).expect("it was brought");
             }
+            RESET => rows.retain(|_, (partition, _)| *partition != message.partition),
             other => panic!("{other}"),
         }
     }
-    rows
+    rows.into_iter()
+        .map(|(key, (_, sales))| (key, sales))
+        .collect()
+}
+
+const RESET: &str = "qihui.topic.reset.v1";
+
+/// How many messages are about rows, and how many are resets.
+fn kinds(received: &[Received]) -> (usize, usize) {
+    let is_reset = |message: &&Received| message.headers["ce_type"] == RESET;
+    let resets = received.iter().filter(is_reset).count();
+    (received.len() - resets, resets)
 }
 
 /// Reads the topic again and again until it holds what may be seen.
@@ -159,8 +172,11 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     let waiting = format!("qihui_topic_waiting_for_broker{{subscription=\"{id}\"}}");
     await_figure(&lab, &service, &up_to_date, |at| at > 0.0);
     let settings = KafkaSettings::new(&broker.address);
-    let brought = until_up_to_date(&lab, &settings, &name).len();
-    assert!(brought > 0);
+    let (brought, resets) = kinds(&until_up_to_date(&lab, &settings, &name));
+    assert!(
+        brought > 0 && resets == 3,
+        "it begins with a reset of every partition"
+    );
     let reader = reader(broker, &name);
     let subject = lab.subject();
     let one = |number, version| Declaration {
@@ -181,7 +197,8 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let figure = format!("qihui_topic_events_total{{subscription=\"{id}\",delivery=\"kafka\"}}");
     await_figure(&lab, &service, &figure, |events| {
-        (events - (brought as f64 + 5.0)).abs() < 0.5
+        // The reset is one event.
+        (events - (1.0 + brought as f64 + 5.0)).abs() < 0.5
     });
     // A catalogue that comes in force is in force for deliveries: they begin anew, and go on where they were.
     let file = lab.write("topic.yaml", topic("beside", "uscc, pzxh"));
@@ -205,7 +222,7 @@ fn a_change_is_with_the_consumer_soon_and_deliveries_follow_their_subscriptions(
     until_up_to_date(&lab, &settings, &later);
     let received = read_committed(&settings, &name).unwrap();
     assert!(!held(&received).contains_key(&one(6, 1).key()));
-    assert!(received.len() == brought + 6 && other != id);
+    assert!(kinds(&received).0 == brought + 6 && other != id);
     let begun = Instant::now();
     service.tell();
     let (status, said) = service.ended();
@@ -275,6 +292,7 @@ fn gate_3_a_service_killed_while_it_delivers_brings_each_change_once() {
     declare(&lab, version(KILLS));
     let settings = KafkaSettings::new(&broker.address);
     let received = until_up_to_date(&lab, &settings, &name);
+    assert_eq!(kinds(&received).1, 3, "it never had to begin again");
     println!("{} events; pages at each kill: {pages:?}", received.len());
     service.stop();
     // Every page that left has its two entries, and the log is whole.
