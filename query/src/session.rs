@@ -28,17 +28,13 @@ use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
 use qihui_consent::decision::DatasetScope;
 
 use crate::account::Account;
+use crate::bounds::statement;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
 use crate::functions;
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
-
-/// Longest accepted statement, in bytes.
-pub const MAX_SQL_BYTES: usize = 256 * 1024;
-/// Deepest accepted nesting of expressions and queries.
-const MAX_DEPTH: usize = 64;
 
 /// A statement that was read: a query, and whether only its plan is asked for.
 #[derive(Debug, Clone)]
@@ -53,17 +49,13 @@ pub struct ParsedQuery {
 /// Reads one SELECT statement (or EXPLAIN of one).
 ///
 /// # Errors
-/// [`QueryError::BadSql`] or [`QueryError::NotAllowed`].
+/// [`QueryError::BadSql`], [`QueryError::NotAllowed`], or the statement is longer, deeper or larger than may be.
 pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
-    if sql.len() > MAX_SQL_BYTES {
-        return Err(QueryError::BadSql {
-            message: format!("a statement has at most {MAX_SQL_BYTES} bytes"),
-        });
-    }
+    statement::check_text(sql)?;
     let dialect = PostgreSqlDialect {};
     let mut statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
-        .with_recursion_limit(MAX_DEPTH)
+        .with_recursion_limit(statement::MAX_NESTING)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| QueryError::from_planning(&error))?;
@@ -106,6 +98,7 @@ pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
         Statement::CopyTo(_) => return refused("COPY"),
         _ => return refused("a statement other than SELECT"),
     };
+    statement::check_tables(&query)?;
     let statement = Statement::Statement(Box::new(SqlStatement::Query(query)));
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)
         .map_err(|error| QueryError::from_planning(&error))?;

@@ -605,7 +605,7 @@ impl Gate {
             }));
         }
         let context = QueryContext {
-            account: Arc::new(Account::new(self.parts.limits.rows)),
+            account: Arc::new(Account::new(self.limits().rows)),
             permit: match &view.epochs {
                 Some(epochs) => Arc::clone(epochs) as Arc<dyn Permit>,
                 None => Arc::new(Standing),
@@ -621,7 +621,7 @@ impl Gate {
         let scan = table.traced(&opened, enterprises).await.map_err(running)?;
         let read_schema = scan.schema();
         let batches = collect(scan, Arc::new(TaskContext::default()));
-        let limit = Duration::from_secs(self.parts.limits.seconds);
+        let limit = Duration::from_secs(self.limits().seconds);
         let batches = tokio::time::timeout(limit, batches).await;
         let batches = batches
             .map_err(|_| QueryError::TimedOut {

@@ -10,7 +10,7 @@ use qihui_catalog::{Action, Catalog, Coded, Contract, EnterpriseNumbers, NumberR
 use qihui_consent::ledger::{Organisation, OrganisationKind};
 use qihui_consent::{Drainer, Ledger, OutboxItem, Sink};
 use qihui_query::QueryError;
-use qihui_query::access::{AccessRequest, Gate, GateParts, Limits, accesses_of};
+use qihui_query::access::{AccessRequest, Bounds, Gate, GateParts, Limits, accesses_of};
 use qihui_query::formats::Format;
 use qihui_warehouse::{Incoming, Warehouse, incoming_schema};
 
@@ -151,9 +151,8 @@ async fn hub(dir: &Path) -> Hub {
         ledger: ledger.clone(),
         log: Arc::clone(&log),
         warehouse,
-        limits: Limits::default(),
+        bounds: Arc::new(Bounds::new(Limits::default(), dir.join("spill"))),
         clock: Arc::new(SystemClock),
-        spill_dir: dir.join("spill"),
     })
     .unwrap();
     Hub {
