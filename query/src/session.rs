@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
+use datafusion::config::ConfigNonZeroUsize;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
@@ -28,7 +29,8 @@ use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
 use qihui_consent::decision::DatasetScope;
 
 use crate::account::Account;
-use crate::bounds::statement;
+use crate::bounds::values::Values;
+use crate::bounds::{meter, statement, weight};
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
@@ -161,6 +163,8 @@ pub fn engine_config(partitions: usize) -> SessionConfig {
     let options = config.options_mut();
     options.optimizer.enable_dynamic_filter_pushdown = false;
     options.sql_parser.parse_float_as_decimal = true;
+    // A batch of one row with many others is no longer than any.
+    options.execution.enforce_batch_size_in_joins = true;
     options.execution.time_zone = Some("+08:00".into());
     config
 }
@@ -221,15 +225,22 @@ pub async fn plan_over(
     for (name, table) in tables {
         schema.register_table(name, table).map_err(planning)?;
     }
+    let values = Values::new(&runtime.memory_pool);
     let mut state = session(engine_config(partitions), runtime, schema, at)?;
     let logical = state
         .statement_to_plan(query.statement.clone())
         .await
         .map_err(planning)?;
+    weight::weigh(&logical)?;
     plan::allow(&logical)?;
+    let logical = values.with_patterns(logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let logical = state.optimize(&logical).map_err(planning)?;
     let logical = plan::distinct_keys(logical).map_err(planning)?;
+    let batch_rows = weight::weigh(&logical)?.batch_rows(state.config().batch_size());
+    let options = state.config_mut().options_mut();
+    options.execution.batch_size = ConfigNonZeroUsize::try_new(batch_rows).map_err(planning)?;
+    let charging = values.charging(logical.clone()).map_err(planning)?;
     let go_strict = |state: &mut SessionState| {
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
@@ -239,7 +250,7 @@ pub async fn plan_over(
     }
     let create = async |state: &SessionState| {
         let planner = state.query_planner();
-        let physical = planner.create_physical_plan(&logical, state).await;
+        let physical = planner.create_physical_plan(&charging, state).await;
         physical.map_err(planning)
     };
     let mut physical = create(&state).await?;
@@ -251,6 +262,7 @@ pub async fn plan_over(
         physical = exec::in_sequence(physical).map_err(planning)?;
     }
     physical = exec::when_asked(physical).map_err(planning)?;
+    physical = meter::metered(physical).map_err(planning)?;
     Ok((physical, logical, state.task_ctx()))
 }
 
@@ -278,6 +290,7 @@ pub fn plan_as_written(
             what: "planning waited for a table",
         })?
         .map_err(planning)?;
+    weight::weigh(&logical)?;
     plan::allow(&logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let answer = state.optimize(&logical).map_err(planning)?;
@@ -298,6 +311,9 @@ fn session(
     let now: DateTime<Utc> = DateTime::from_timestamp_millis(at.0).ok_or(QueryError::Internal {
         what: "the time of the decision",
     })?;
+    let values = Values::new(&runtime.memory_pool);
+    let scalar = functions::scalar().into_iter();
+    let scalar = scalar.map(|function| values.bounded(function)).collect();
     let props = ExecutionProps::new().with_query_execution_start_time(now);
     // First, so that no other rule relies on what it takes away.
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OuterJoins)];
@@ -306,7 +322,7 @@ fn session(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(functions::scalar())
+        .with_scalar_functions(scalar)
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(functions::window())
         .with_execution_props(props)

@@ -15,8 +15,11 @@
 pub mod admission;
 pub mod engine;
 pub mod memory;
+pub mod meter;
 pub mod spill;
 pub mod statement;
+pub mod values;
+pub mod weight;
 
 use std::future::Future;
 use std::path::PathBuf;
