@@ -23,12 +23,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use futures::FutureExt as _;
 use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
 use qihui_consent::decision::DatasetScope;
 
 use crate::account::Account;
+use crate::bounds::dialect::GateDialect;
 use crate::bounds::values::Values;
 use crate::bounds::{meter, statement, weight};
 use crate::dense::DenseScope;
@@ -54,7 +54,7 @@ pub struct ParsedQuery {
 /// [`QueryError::BadSql`], [`QueryError::NotAllowed`], or the statement is longer, deeper or larger than may be.
 pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
     statement::check_text(sql)?;
-    let dialect = PostgreSqlDialect {};
+    let dialect = GateDialect::new(sql);
     let mut statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
         .with_recursion_limit(statement::MAX_NESTING)

@@ -4,9 +4,15 @@
 //! given back when the last of them is dropped, whoever holds it then. No operator has to know.
 //!
 //! [`MeterExec`] charges what goes into window functions, which keep whole partitions.
+//!
+//! [`OnceExec`] keeps a nested-loop join from running its first input again. The engine does so when that does not fit
+//! into memory, to put it aside; its own comments say that some kinds of join then answer wrongly, an input with
+//! exchanges between threads gives nothing the second time, and what passes the gate twice would count twice. Such a
+//! join ends with [`QueryError::OutOfMemory`] instead.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, make_array};
 use arrow::buffer::Buffer;
@@ -15,14 +21,19 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::joins::NestedLoopJoinExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::TryStreamExt;
+
+use crate::error::QueryError;
 
 /// How often a window operator has its input: as it came, and joined.
 const COPIES: usize = 2;
@@ -169,12 +180,95 @@ impl ExecutionPlan for MeterExec {
     }
 }
 
-/// Charges what goes into the window functions of a plan.
+/// Hands its input on, once.
+#[derive(Debug)]
+pub struct OnceExec {
+    input: Arc<dyn ExecutionPlan>,
+    ran: AtomicBool,
+}
+
+impl OnceExec {
+    fn new(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self {
+            input,
+            ran: AtomicBool::new(false),
+        })
+    }
+}
+
+impl DisplayAs for OnceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnceExec")
+    }
+}
+
+impl ExecutionPlan for OnceExec {
+    fn name(&self) -> &'static str {
+        "OnceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([input]) => Ok(Self::new(input)),
+            Err(_) => Err(DataFusionError::Internal("it has one input".into())),
+        }
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        if self.ran.swap(true, Ordering::Relaxed) {
+            let limit = context.memory_pool().memory_limit();
+            let limit = match limit {
+                MemoryLimit::Finite(bytes) => bytes as u64,
+                _ => u64::MAX,
+            };
+            let error = QueryError::OutOfMemory { limit };
+            return Err(DataFusionError::External(Box::new(error)));
+        }
+        self.input.execute(partition, context)
+    }
+}
+
+/// Charges what goes into the window functions of a plan, and keeps its joins from starting over.
 ///
 /// # Errors
 /// When the plan cannot be rebuilt.
 pub fn metered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
+        if node.is::<NestedLoopJoinExec>() {
+            let inputs = node.children().into_iter().enumerate();
+            let inputs = inputs.map(|(side, input)| match side {
+                0 => OnceExec::new(Arc::clone(input)),
+                _ => Arc::clone(input),
+            });
+            let inputs = inputs.collect();
+            return replace_children_if_necessary(node, inputs).map(Transformed::yes);
+        }
         if !node.is::<WindowAggExec>() && !node.is::<BoundedWindowAggExec>() {
             return Ok(Transformed::no(node));
         }

@@ -9,10 +9,11 @@
 //! Whatever ends a query (its end, an error, a limit, a receiver that is gone) drops its plan; a turn is over when the
 //! last byte of memory and the last spill file of its query are given back, and not before.
 //!
-//! What a statement may be is bounded before anything is built from it ([`statement`], [`weight`]); the memory that
+//! What a statement may be is bounded before anything is built from it ([`statement`], [`dialect`], [`weight`]); the memory that
 //! operators of the engine take without telling its pool is told to it here ([`values`], [`meter`]).
 
 pub mod admission;
+pub mod dialect;
 pub mod engine;
 pub mod memory;
 pub mod meter;
@@ -194,7 +195,7 @@ impl Bounds {
             self.spill_dir.clone(),
             self.limits.spill_share(),
             Arc::clone(&self.spilled),
-            Arc::clone(&ticket),
+            Some(Arc::clone(&ticket)),
         );
         let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(space));
         let runtime = RuntimeEnvBuilder::new()

@@ -51,11 +51,22 @@ struct Used {
     limit: u64,
     bytes: AtomicU64,
     total: Arc<Gauge>,
-    _ticket: Arc<Ticket>,
+    _ticket: Option<Arc<Ticket>>,
 }
 
 impl SpillSpace {
-    pub(super) fn new(folder: PathBuf, limit: u64, total: Arc<Gauge>, ticket: Arc<Ticket>) -> Self {
+    /// The files of work that is no query of an organisation, such as making a product. They come into `folder`.
+    #[must_use]
+    pub fn alone(folder: PathBuf, limit: u64) -> Self {
+        Self::new(folder, limit, Arc::default(), None)
+    }
+
+    pub(super) fn new(
+        folder: PathBuf,
+        limit: u64,
+        total: Arc<Gauge>,
+        ticket: Option<Arc<Ticket>>,
+    ) -> Self {
         let used = Arc::new(Used {
             limit,
             bytes: AtomicU64::new(0),
@@ -286,7 +297,7 @@ mod tests {
         let ticket = bounds.admission.admit(&"org".parse().unwrap()).await;
         let total = Arc::clone(&bounds.spilled);
         let ticket = Arc::new(ticket.ok().unwrap());
-        let space = SpillSpace::new(folder.path().join("spill"), limit, total, ticket);
+        let space = SpillSpace::new(folder.path().join("spill"), limit, total, Some(ticket));
         (folder, bounds, space)
     }
 

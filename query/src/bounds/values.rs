@@ -21,10 +21,10 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ExprSchema};
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
@@ -35,9 +35,9 @@ use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ExprSchemable, ExpressionPlacement, Like, LogicalPlan,
-    Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    StructFieldMapping, Volatility,
+    BinaryExpr, ColumnarValue, Documentation, Expr, ExprSchemable, ExpressionPlacement, Like,
+    LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, StructFieldMapping, Volatility,
 };
 use datafusion::scalar::ScalarValue;
 use regex::RegexBuilder;
@@ -58,6 +58,8 @@ pub const MAX_COMPARED_BYTES: usize = 1024;
 const PART_ROWS: usize = 256;
 /// Results of less are not charged.
 const LEAST_CHARGED_BYTES: usize = 64 << 10;
+/// What a text takes beside its bytes.
+const VIEW_BYTES: usize = 16;
 /// How much more than the longest constant may be asked for, where the most is far from what comes.
 const SLACK: usize = 16;
 
@@ -165,7 +167,7 @@ impl Values {
         match &pattern {
             Expr::Literal(value, _) => {
                 if let Some(Some(text)) = value.try_as_str() {
-                    check_pattern(text, kind)?;
+                    check_pattern(text, &kind)?;
                 }
                 Ok(Transformed::no(pattern))
             }
@@ -182,37 +184,80 @@ impl Values {
             if matches!(node, LogicalPlan::TableScan(_)) {
                 return Ok(Transformed::no(node));
             }
+            let node = self.watching(node);
             let mut schema = DFSchema::empty();
             for input in node.inputs() {
                 schema.merge(input.schema());
             }
             node.map_expressions(|expr| {
-                expr.transform_up(|expr| {
-                    let makes = match &expr {
-                        Expr::BinaryExpr(binary) => binary.op == Operator::StringConcat,
-                        Expr::Case(_) => true,
-                        _ => false,
-                    };
-                    let long = makes && expr.get_type(&schema).is_ok_and(|ty| is_long(&ty));
-                    Ok(if long {
-                        Transformed::yes(self.passed(expr, Kind::Result))
-                    } else {
-                        Transformed::no(expr)
-                    })
-                })
+                expr.transform_down(|expr| self.charging_one(expr, &schema))
             })
         })?;
         Ok(rewritten.data)
     }
 
+    /// Has a join look, whenever it compares rows, whether its query still runs: one without equal keys compares whole
+    /// batches with all of its other side before it yields.
+    fn watching(&self, node: LogicalPlan) -> LogicalPlan {
+        match node {
+            LogicalPlan::Join(mut join) => {
+                let filter = join.filter.take();
+                join.filter = filter.map(|filter| self.passed(filter, Kind::Watch));
+                LogicalPlan::Join(join)
+            }
+            node => node,
+        }
+    }
+
+    /// A chain of `||` becomes one function, which asks for its result before it makes it; what CASE made is charged.
+    fn charging_one(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+        let joins =
+            matches!(&expr, Expr::BinaryExpr(binary) if binary.op == Operator::StringConcat);
+        if !joins && !matches!(expr, Expr::Case(_)) {
+            return Ok(Transformed::no(expr));
+        }
+        let Ok(ty) = expr.get_type(schema) else {
+            return Ok(Transformed::no(expr));
+        };
+        if !is_long(&ty) {
+            return Ok(Transformed::no(expr));
+        }
+        let name = expr.schema_name().to_string();
+        let (kind, args) = match expr {
+            Expr::BinaryExpr(binary) if is_text(&ty) => (Kind::Joined(ty), links(binary)),
+            expr => (Kind::Result, vec![expr]),
+        };
+        let each = |arg: Expr| match kind {
+            // What stands within CASE: it is not looked at itself again.
+            Kind::Result => arg.map_children(|arg| self.charging_within(arg, schema)),
+            _ => self.charging_within(arg, schema),
+        };
+        let args: Result<Vec<Expr>> = args
+            .into_iter()
+            .map(|arg| each(arg).map(|done| done.data))
+            .collect();
+        let charged = self.function(kind.clone(), name, args?);
+        Ok(Transformed::new(charged, true, TreeNodeRecursion::Jump))
+    }
+
+    fn charging_within(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+        expr.transform_down(|expr| self.charging_one(expr, schema))
+    }
+
     fn passed(&self, expr: Expr, kind: Kind) -> Expr {
+        let name = expr.schema_name().to_string();
+        self.function(kind, name, vec![expr])
+    }
+
+    fn function(&self, kind: Kind, name: String, args: Vec<Expr>) -> Expr {
         let function = Passing {
             kind,
+            name,
             values: self.clone(),
-            signature: Signature::any(1, Volatility::Immutable),
+            signature: Signature::variadic_any(Volatility::Immutable),
         };
         let function = Arc::new(ScalarUDF::new_from_impl(function));
-        Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![expr]))
+        Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
     }
 
     /// Ends work that nobody waits for any more.
@@ -260,8 +305,61 @@ fn is_long(ty: &DataType) -> bool {
     )
 }
 
+fn is_text(ty: &DataType) -> bool {
+    matches!(
+        ty,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
+}
+
+/// What a chain of `||` joins, in order. Iterative: a chain is as long as a statement.
+fn links(chain: BinaryExpr) -> Vec<Expr> {
+    let mut links = Vec::new();
+    let mut open = vec![*chain.right, *chain.left];
+    while let Some(expr) = open.pop() {
+        match expr {
+            Expr::BinaryExpr(binary) if binary.op == Operator::StringConcat => {
+                open.push(*binary.right);
+                open.push(*binary.left);
+            }
+            link => links.push(link),
+        }
+    }
+    links
+}
+
+/// Joins texts row by row; with a null, the result is null.
+fn joined(args: &[ColumnarValue], rows: usize, ty: &DataType) -> Result<ArrayRef> {
+    let texts: Result<Vec<Argument>> = args.iter().map(Argument::of).collect();
+    let texts = texts?.into_iter().map(|text| {
+        let array = cast(&text.array, &DataType::Utf8View)?;
+        Ok(Argument { array, ..text })
+    });
+    let texts: Result<Vec<Argument>> = texts.collect();
+    let texts = texts?;
+    let mut builder = StringViewBuilder::with_capacity(rows);
+    let mut whole = String::new();
+    for row in 0..rows {
+        whole.clear();
+        let mut complete = true;
+        for text in &texts {
+            match text.place(row) {
+                Some(place) => whole.push_str(text.array.as_string_view().value(place)),
+                None => complete = false,
+            }
+        }
+        builder.append_option(complete.then_some(&whole));
+    }
+    let made: ArrayRef = Arc::new(builder.finish());
+    Ok(if ty == &DataType::Utf8View {
+        made
+    } else {
+        cast(&made, ty)?
+    })
+}
+
 /// What is looked at as it passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
     /// A pattern of LIKE.
     Like,
@@ -269,13 +367,17 @@ enum Kind {
     Regex,
     /// What an expression made.
     Result,
+    /// Anything, as long as the query runs.
+    Watch,
+    /// Texts that are joined into one of this type.
+    Joined(DataType),
 }
 
-fn check_pattern(pattern: &str, kind: Kind) -> Result<()> {
+fn check_pattern(pattern: &str, kind: &Kind) -> Result<()> {
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err(too_long("a pattern", MAX_PATTERN_BYTES));
     }
-    if kind == Kind::Regex {
+    if kind == &Kind::Regex {
         let built = RegexBuilder::new(pattern)
             .size_limit(MAX_AUTOMATON_BYTES)
             .build();
@@ -291,6 +393,8 @@ fn check_pattern(pattern: &str, kind: Kind) -> Result<()> {
 #[derive(Clone)]
 struct Passing {
     kind: Kind,
+    /// What the column is called.
+    name: String,
     values: Values,
     signature: Signature,
 }
@@ -321,12 +425,8 @@ impl ScalarUDFImpl for Passing {
     }
 
     /// Columns keep the names of what is passed.
-    fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let names: Vec<String> = args
-            .iter()
-            .map(|arg| arg.schema_name().to_string())
-            .collect();
-        Ok(names.join(", "))
+    fn schema_name(&self, _: &[Expr]) -> Result<String> {
+        Ok(self.name.clone())
     }
 
     fn signature(&self) -> &Signature {
@@ -334,15 +434,26 @@ impl ScalarUDFImpl for Passing {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        let ty = types.first().cloned();
-        ty.ok_or_else(|| DataFusionError::Internal("nothing to pass".into()))
+        let ty = match &self.kind {
+            Kind::Joined(ty) => Some(ty),
+            _ => types.first(),
+        };
+        ty.cloned()
+            .ok_or_else(|| DataFusionError::Internal("nothing to pass".into()))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        if let Kind::Joined(ty) = &self.kind {
+            return self.join(&args, ty);
+        }
         let value = args.args.into_iter().next();
         let value = value.ok_or_else(|| DataFusionError::Internal("nothing to pass".into()))?;
-        match (self.kind, &value) {
+        match (&self.kind, &value) {
             (Kind::Result, _) => self.values.charge(value),
+            (Kind::Watch, _) => {
+                self.values.still_wanted()?;
+                Ok(value)
+            }
             (kind, ColumnarValue::Scalar(scalar)) => {
                 if let Some(Some(text)) = scalar.try_as_str() {
                     check_pattern(text, kind)?;
@@ -361,6 +472,22 @@ impl ScalarUDFImpl for Passing {
                 Ok(value)
             }
         }
+    }
+}
+
+impl Passing {
+    fn join(&self, args: &ScalarFunctionArgs, ty: &DataType) -> Result<ColumnarValue> {
+        let texts: Result<Vec<Argument>> = args.args.iter().map(Argument::of).collect();
+        let texts = texts?;
+        let lengths = (0..args.number_rows).map(|row| {
+            let lengths = texts.iter().map(|text| text.length(row));
+            lengths.fold(VIEW_BYTES, usize::saturating_add)
+        });
+        let bytes = lengths.fold(0, usize::saturating_add);
+        let asked = reserve(&self.values.pool, "function", bytes)?;
+        let made = joined(&args.args, args.number_rows, ty)?;
+        drop(asked);
+        self.values.charge(ColumnarValue::Array(made))
     }
 }
 
@@ -614,6 +741,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.values.still_wanted()?;
         let name = self.inner.name();
         if name == "levenshtein" {
             Self::check_compared(&args)?;
