@@ -417,7 +417,7 @@ async fn gate_5_each_limit_ends_a_query_with_its_own_error() {
         // What passes the gate, and what leaves.
         (
             format!(
-                "SELECT count(*) FROM {every} a JOIN {every} b USING (uscc) JOIN {every} c USING (uscc) JOIN {every} d USING (uscc)"
+                "SELECT count(*) FROM {every} a JOIN {every} b ON a.uscc = b.uscc JOIN {every} c ON a.uscc = c.uscc JOIN {every} d ON a.uscc = d.uscc"
             ),
             "TooManyRows",
         ),
