@@ -62,11 +62,9 @@ async fn main() {
         let of = Arc::clone(&hub);
         let sql = HOSTILE[running - 1];
         tokio::spawn(async move {
-            let ended = of.gate.query(&gate_3::request(sql), &mut std::io::sink());
-            println!(
-                "ended: {:?}",
-                Box::pin(ended).await.map(|summary| summary.rows)
-            );
+            let (asked, mut out) = (gate_3::request(sql), std::io::sink());
+            let ended = Box::pin(of.gate.query(&asked, &mut out)).await;
+            println!("ended: {:?}", ended.map(|summary| summary.rows));
         });
         while hub.bounds.usage().running < running {
             tokio::task::yield_now().await;

@@ -123,7 +123,7 @@ pub(super) async fn on<T: Send + 'static>(
     }
 }
 
-/// The batches of a plan, made on the query's own threads.
+/// The batches of a plan, made on the query's own threads, each when it is asked for: nothing passes the gate before.
 pub(crate) struct Batches {
     /// Asks for one more batch.
     asks: mpsc::UnboundedSender<()>,
@@ -137,14 +137,9 @@ impl Batches {
         ticket: Arc<Ticket>,
         plan: Arc<dyn ExecutionPlan>,
         context: Arc<TaskContext>,
-        ahead: usize,
     ) -> Self {
         let (asks, asked) = mpsc::unbounded_channel();
         let (sender, made) = mpsc::unbounded_channel();
-        for _ in 0..ahead {
-            // The other end is at hand.
-            let _ = asks.send(());
-        }
         let work = Holding {
             work: Box::pin(make(plan, context, asked, sender)),
             _ticket: ticket,

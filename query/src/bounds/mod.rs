@@ -247,15 +247,13 @@ impl Turn {
         }
     }
 
-    /// The batches of a plan, made on the query's own threads; `ahead` is how many may be made before they are asked
-    /// for.
+    /// The batches of a plan, made on the query's own threads.
     pub(crate) fn batches(
         &self,
         plan: Arc<dyn datafusion::physical_plan::ExecutionPlan>,
         context: Arc<datafusion::execution::TaskContext>,
-        ahead: usize,
     ) -> engine::Batches {
-        engine::Batches::new(&self.handle, Arc::clone(&self.ticket), plan, context, ahead)
+        engine::Batches::new(&self.handle, Arc::clone(&self.ticket), plan, context)
     }
 }
 

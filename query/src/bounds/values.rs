@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewBuilder};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -614,7 +614,12 @@ fn is_slow(function: &str) -> bool {
 
 impl Bounded {
     /// Asks for the most that the result may take, then makes it.
-    fn made(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    fn made(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        if matches!(self.inner.name(), "lpad" | "rpad")
+            && let Some(length) = args.args.get_mut(1)
+        {
+            *length = not_negative(length);
+        }
         let arguments: Result<Vec<Argument>> = args.args.iter().map(Argument::of).collect();
         let arguments = arguments?;
         let constant = arguments.iter().all(|argument| argument.constant);
@@ -681,6 +686,20 @@ impl Bounded {
             }
         }
         Ok(())
+    }
+}
+
+/// Lengths of which none is less than nothing: the engine would take them for enormous ones.
+fn not_negative(lengths: &ColumnarValue) -> ColumnarValue {
+    match lengths {
+        ColumnarValue::Array(array) => match array.as_primitive_opt::<Int64Type>() {
+            Some(numbers) => {
+                let numbers: Int64Array = numbers.unary(|length| length.max(0));
+                ColumnarValue::Array(Arc::new(numbers))
+            }
+            None => lengths.clone(),
+        },
+        scalar @ ColumnarValue::Scalar(_) => scalar.clone(),
     }
 }
 
