@@ -222,8 +222,7 @@ impl Gate {
         request: &AccessRequest,
         out: &mut dyn Outlet,
     ) -> Result<Summary, QueryError> {
-        self.query_as(&entries::new_access_id()?, request, out)
-            .await
+        Box::pin(self.query_as(&entries::new_access_id()?, request, out)).await
     }
 
     /// The same under a name from [`new_access_id`], for callers that tell it before the answer is complete.
@@ -242,10 +241,11 @@ impl Gate {
         };
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
-            let mut prepared = match survive(self.prepare(request, access_id, &turn)).await {
-                Ok(prepared) => prepared,
-                Err(error) => return Err(self.denied(request, access_id, error).await),
-            };
+            let mut prepared =
+                match survive(Box::pin(self.prepare(request, access_id, &turn))).await {
+                    Ok(prepared) => prepared,
+                    Err(error) => return Err(self.denied(request, access_id, error).await),
+                };
             prepared.decide_again = !last;
             match self.run(request, access_id, prepared, out, &turn).await {
                 Err((QueryError::ConsentChanged, false)) if !last => {}

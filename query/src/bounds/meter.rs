@@ -188,7 +188,7 @@ pub struct OnceExec {
 }
 
 impl OnceExec {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    fn over(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self {
             input,
             ran: AtomicBool::new(false),
@@ -231,7 +231,7 @@ impl ExecutionPlan for OnceExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Self::new(input)),
+            Ok([input]) => Ok(Self::over(input)),
             Err(_) => Err(DataFusionError::Internal("it has one input".into())),
         }
     }
@@ -263,7 +263,7 @@ pub fn metered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         if node.is::<NestedLoopJoinExec>() {
             let inputs = node.children().into_iter().enumerate();
             let inputs = inputs.map(|(side, input)| match side {
-                0 => OnceExec::new(Arc::clone(input)),
+                0 => OnceExec::over(Arc::clone(input)),
                 _ => Arc::clone(input),
             });
             let inputs = inputs.collect();
