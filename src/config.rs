@@ -48,10 +48,14 @@ pub struct Hub {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// Memory of a query's operators.
+    /// Memory of a query's operators, if its share of the whole is not less.
     pub memory_bytes: usize,
-    /// Spill files of a query.
+    /// Memory of all queries' operators, in equal shares; 0: half of what the machine has.
+    pub total_memory_bytes: usize,
+    /// Spill files of a query, if its share of the whole is not less.
     pub spill_bytes: u64,
+    /// Spill files of all queries, in equal shares.
+    pub total_spill_bytes: u64,
     /// Time from the decision to the last byte.
     pub seconds: u64,
     /// Rows that may pass the gate.
@@ -60,6 +64,18 @@ pub struct Query {
     pub bytes: u64,
     /// Threads that a query uses; 0: as many as the machine has.
     pub threads: usize,
+    /// Queries that run at the same time; 0: as many as the machine has threads, and at least four.
+    pub running: usize,
+    /// Of these, queries of one organisation; 0: all but one.
+    pub running_per_organisation: usize,
+    /// Queries that wait for their turn.
+    pub waiting: usize,
+    /// Of these, queries of one organisation.
+    pub waiting_per_organisation: usize,
+    /// Time that a query waits for its turn.
+    pub waiting_seconds: u64,
+    /// Length of a statement.
+    pub statement_bytes: usize,
     /// Run every query in strict mode.
     pub strict: bool,
 }
@@ -139,7 +155,7 @@ pub struct Serve {
     pub tls_key: Option<PathBuf>,
     /// Connections at the same time.
     pub connections: usize,
-    /// Queries at the same time.
+    /// Queries at the same time, those included that wait for their turn (`[query]`).
     pub queries: usize,
     /// The largest head of a request.
     pub header_bytes: usize,
@@ -200,11 +216,19 @@ impl Default for Query {
         let limits = qihui_query::access::Limits::default();
         Self {
             memory_bytes: limits.memory_bytes,
+            total_memory_bytes: 0,
             spill_bytes: limits.spill_bytes,
+            total_spill_bytes: limits.total_spill_bytes,
             seconds: limits.seconds,
             rows: limits.rows,
             bytes: limits.bytes,
             threads: 0,
+            running: 0,
+            running_per_organisation: 0,
+            waiting: limits.waiting,
+            waiting_per_organisation: limits.waiting_per_organisation,
+            waiting_seconds: limits.waiting_seconds,
+            statement_bytes: limits.statement_bytes,
             strict: false,
         }
     }
@@ -250,7 +274,7 @@ impl Default for Serve {
             tls_certificate: None,
             tls_key: None,
             connections: 1024,
-            queries: 64,
+            queries: 1024,
             header_bytes: 64 << 10,
             headers: 64,
             header_seconds: 10,
@@ -276,18 +300,27 @@ impl Query {
     /// The limits as the gate takes them.
     #[must_use]
     pub fn limits(&self) -> qihui_query::access::Limits {
-        let machine = || std::thread::available_parallelism().map_or(1, usize::from);
+        let machine = qihui_query::access::Limits::default();
+        let or = |configured: usize, default: usize| match configured {
+            0 => default,
+            configured => configured,
+        };
+        let running = or(self.running, machine.running);
         qihui_query::access::Limits {
             memory_bytes: self.memory_bytes,
+            total_memory_bytes: or(self.total_memory_bytes, machine.total_memory_bytes),
             spill_bytes: self.spill_bytes,
+            total_spill_bytes: self.total_spill_bytes,
             seconds: self.seconds,
             rows: self.rows,
             bytes: self.bytes,
-            threads: if self.threads == 0 {
-                machine()
-            } else {
-                self.threads
-            },
+            threads: or(self.threads, machine.threads),
+            running,
+            running_per_organisation: or(self.running_per_organisation, (running - 1).max(1)),
+            waiting: self.waiting,
+            waiting_per_organisation: self.waiting_per_organisation,
+            waiting_seconds: self.waiting_seconds,
+            statement_bytes: self.statement_bytes,
         }
     }
 }
@@ -379,11 +412,19 @@ pub fn template() -> String {
     let default = Config::default();
     let Query {
         memory_bytes,
+        total_memory_bytes,
         spill_bytes,
+        total_spill_bytes,
         seconds,
         rows,
         bytes,
         threads,
+        running,
+        running_per_organisation,
+        waiting,
+        waiting_per_organisation,
+        waiting_seconds,
+        statement_bytes,
         strict,
     } = default.query;
     let Ingest {
@@ -433,14 +474,27 @@ pub fn template() -> String {
 # lock_wait_seconds = {wait}
 
 [query]
+# Memory and spill files of a query, and of all: a query gets an equal share of the whole, and no more than its own.
 # memory_bytes = {memory_bytes}
+# 0: half of the memory that the machine has.
+# total_memory_bytes = {total_memory_bytes}
 # spill_bytes = {spill_bytes}
+# total_spill_bytes = {total_spill_bytes}
 # seconds = {seconds}
 # Rows that may pass the gate, bytes of an answer.
 # rows = {rows}
 # bytes = {bytes}
 # 0: as many threads as the machine has.
 # threads = {threads}
+# Queries at the same time, and of one organisation. 0: as many as the machine has threads, at least four; all but one.
+# running = {running}
+# running_per_organisation = {running_per_organisation}
+# Queries that wait for their turn, and of one organisation, and how long one waits. Organisations take turns.
+# waiting = {waiting}
+# waiting_per_organisation = {waiting_per_organisation}
+# waiting_seconds = {waiting_seconds}
+# The longest statement; at most 262144.
+# statement_bytes = {statement_bytes}
 # Slower, and equal down to the byte for equal visible rows.
 # strict = {strict}
 
@@ -479,6 +533,7 @@ pub fn template() -> String {
 # tls_certificate = \"/etc/qihui/chain.pem\"
 # tls_key = \"/etc/qihui/key.pem\"
 # connections = {connections}
+# Queries at once, those included that wait for their turn.
 # queries = {queries}
 # header_bytes = {header_bytes}
 # headers = {headers}

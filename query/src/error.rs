@@ -3,6 +3,7 @@
 use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode, TopicName};
 
 /// Why a query gave no answer, or stopped giving one.
@@ -102,15 +103,68 @@ pub enum QueryError {
     /// A function refused a visible value.
     #[error("a function refused one of its arguments; check the arguments' ranges and formats")]
     EvaluationFailed,
-    /// The query's memory or spill space is used up.
+    /// The query's memory is used up.
     #[error(
-        "the query needs more than its {what} of {limit} bytes; narrow it or aggregate earlier"
+        "the query needs more than its memory of {limit} bytes; narrow it or aggregate earlier"
     )]
     OutOfMemory {
-        /// Memory or spill space.
+        /// The limit.
+        limit: u64,
+    },
+    /// The query's spill space is used up.
+    #[error(
+        "the query needs more than its spill space of {limit} bytes; narrow it or aggregate earlier"
+    )]
+    OutOfSpill {
+        /// The limit.
+        limit: u64,
+    },
+    /// A spill file cannot be made, written or read.
+    #[error(
+        "what the query put aside cannot be kept: {message}; the operator looks at the spill folder"
+    )]
+    SpillFailed {
+        /// What the system says; names no value.
+        message: String,
+    },
+    /// As many queries wait as may.
+    #[error("{limit} queries are waiting for their turn already; try again in a moment")]
+    QueueFull {
+        /// The limit that is met: of the organisation, or of all.
+        limit: usize,
+    },
+    /// The query did not get its turn in time.
+    #[error("the query waited {seconds} s for its turn; try again in a moment")]
+    WaitedTooLong {
+        /// The limit.
+        seconds: u64,
+    },
+    /// The statement is too long.
+    #[error("the statement has more than {limit} bytes; shorten it")]
+    StatementTooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// The statement nests too deeply.
+    #[error(
+        "the statement nests too deeply; write chains of operators as lists, and nested queries with WITH"
+    )]
+    StatementTooDeep,
+    /// The statement grows too large when it is planned.
+    #[error("the statement comes to more than {limit} {what}; split it")]
+    StatementTooLarge {
+        /// What was counted.
         what: &'static str,
         /// The limit.
         limit: u64,
+    },
+    /// A function was given what would take it too long, or make too long a value.
+    #[error("{what} may have at most {limit} bytes; shorten what it is made of")]
+    ValueTooLong {
+        /// What is too long.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
     },
     /// More rows passed the gate than a query may read.
     #[error("the query reads more than {limit} rows it is allowed to see; narrow it")]
@@ -182,6 +236,14 @@ impl Coded for QueryError {
             Self::Overflow => "Overflow",
             Self::EvaluationFailed => "EvaluationFailed",
             Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::OutOfSpill { .. } => "OutOfSpill",
+            Self::SpillFailed { .. } => "SpillFailed",
+            Self::QueueFull { .. } => "QueueFull",
+            Self::WaitedTooLong { .. } => "WaitedTooLong",
+            Self::StatementTooLong { .. } => "StatementTooLong",
+            Self::StatementTooDeep => "StatementTooDeep",
+            Self::StatementTooLarge { .. } => "StatementTooLarge",
+            Self::ValueTooLong { .. } => "ValueTooLong",
             Self::TooManyRows { .. } => "TooManyRows",
             Self::TooManyBytes { .. } => "TooManyBytes",
             Self::TimedOut { .. } => "TimedOut",
@@ -222,8 +284,11 @@ impl QueryError {
                     message: first_line(&other.to_string()),
                 },
             },
-            DataFusionError::SQL(parser, _) => Self::BadSql {
-                message: first_line(&parser.to_string()),
+            DataFusionError::SQL(parser, _) => match parser.as_ref() {
+                ParserError::RecursionLimitExceeded => Self::StatementTooDeep,
+                other => Self::BadSql {
+                    message: first_line(&other.to_string()),
+                },
             },
             DataFusionError::NotImplemented(what) => Self::NotAllowed {
                 what: first_line(what),
@@ -231,9 +296,9 @@ impl QueryError {
             DataFusionError::Plan(what) => Self::BadSql {
                 message: first_line(what),
             },
-            DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => {
-                Self::from_running(error)
-            }
+            DataFusionError::ArrowError(..)
+            | DataFusionError::Execution(_)
+            | DataFusionError::ResourcesExhausted(_) => Self::from_running(error),
             _ => Self::Internal { what: "planning" },
         }
     }
@@ -245,10 +310,7 @@ impl QueryError {
         }
         match error.find_root() {
             DataFusionError::ArrowError(arrow, _) => Self::from_kernel(arrow),
-            DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory {
-                what: "memory",
-                limit: 0,
-            },
+            DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory { limit: 0 },
             DataFusionError::Execution(text) if mentions(text, &["zero"]) => Self::DivisionByZero,
             DataFusionError::Execution(text) if mentions(text, &["overflow"]) => Self::Overflow,
             DataFusionError::Execution(text) if mentions(text, &["cast", "parse"]) => {
@@ -303,12 +365,19 @@ fn own_error(error: &DataFusionError) -> Option<QueryError> {
             Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
             Some(DataFusionError::ArrowError(inner, _)) => match inner.as_ref() {
                 ArrowError::ExternalError(inner) => Some(inner.as_ref()),
+                ArrowError::IoError(_, inner) => inside(inner),
                 _ => None,
             },
+            Some(DataFusionError::IoError(inner)) => inside(inner),
             _ => current.source(),
         };
     }
     None
+}
+
+/// What an error of a spill file holds.
+fn inside(error: &std::io::Error) -> Option<&(dyn std::error::Error + 'static)> {
+    error.get_ref().map(|inner| inner as _)
 }
 
 impl QueryError {
@@ -322,6 +391,20 @@ impl QueryError {
                 message: message.clone(),
             }),
             Self::Internal { what } => Some(Self::Internal { what }),
+            Self::OutOfMemory { limit } => Some(Self::OutOfMemory { limit: *limit }),
+            Self::OutOfSpill { limit } => Some(Self::OutOfSpill { limit: *limit }),
+            Self::SpillFailed { message } => Some(Self::SpillFailed {
+                message: message.clone(),
+            }),
+            Self::StatementTooLarge { what, limit } => Some(Self::StatementTooLarge {
+                what,
+                limit: *limit,
+            }),
+            Self::ValueTooLong { what, limit } => Some(Self::ValueTooLong {
+                what,
+                limit: *limit,
+            }),
+            Self::TimedOut { seconds } => Some(Self::TimedOut { seconds: *seconds }),
             _ => None,
         }
     }

@@ -44,6 +44,9 @@ use crate::error::QueryError;
 use crate::reader::{Readers, Share};
 use crate::rows::RowGate;
 
+/// Rows of the largest batches that readers hand over: what the engine has for its default.
+const READER_ROWS: usize = 8192;
+
 /// Asked before every batch: may rows still pass?
 pub trait Permit: Send + Sync + fmt::Debug {
     /// # Errors
@@ -236,7 +239,10 @@ impl ExecutionPlan for GateExec {
             recorded: None,
             inputs,
             coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
-                .with_biggest_coalesce_batch_size(Some(batch_rows / 4)),
+                // Where a statement needs small batches, large ones are cut.
+                .with_biggest_coalesce_batch_size(
+                    (batch_rows >= READER_ROWS).then_some(batch_rows / 4),
+                ),
             finished: false,
         }))
     }

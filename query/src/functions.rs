@@ -2,8 +2,9 @@
 //!
 //! Left out on purpose: what differs from run to run or by place (`random`, `uuid`, `input_file_name`,
 //! `file_row_index`, `any_value`, approximate aggregates), what speaks of the engine or of metadata (`version`,
-//! `arrow_metadata`, `arrow_field`, `with_metadata`), and what makes a large value from a small one without the
-//! engine's accounting (`repeat`, `lpad`, `rpad`).
+//! `arrow_metadata`, `arrow_field`, `with_metadata`).
+//!
+//! What makes large values from small ones is bounded by the query's memory ([`crate::bounds::values`]).
 
 use std::sync::Arc;
 
@@ -29,7 +30,6 @@ pub const INFALLIBLE_SCALAR: &[&str] = &[
     "isnan",
     "iszero",
     "least",
-    "levenshtein",
     "lower",
     "ltrim",
     "md5",
@@ -83,10 +83,12 @@ pub const FALLIBLE_SCALAR: &[&str] = &[
     "gcd",
     "lcm",
     "left",
+    "levenshtein",
     "ln",
     "log",
     "log10",
     "log2",
+    "lpad",
     "make_date",
     "make_time",
     "nanvl",
@@ -97,8 +99,10 @@ pub const FALLIBLE_SCALAR: &[&str] = &[
     "regexp_instr",
     "regexp_like",
     "regexp_replace",
+    "repeat",
     "right",
     "round",
+    "rpad",
     "signum",
     "sin",
     "sinh",
@@ -161,6 +165,9 @@ pub const ORDERED_AGGREGATES: &[&str] = &[
     "nth_value",
     "string_agg",
 ];
+
+/// Aggregates whose result holds every value: over the frames of a window they would hold each many times.
+pub const GROWING_AGGREGATES: &[&str] = &["array_agg", "string_agg"];
 
 /// Window functions that look at peers only.
 pub const WINDOWS: &[&str] = &["cume_dist", "dense_rank", "percent_rank", "rank"];

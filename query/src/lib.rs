@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod account;
+pub mod bounds;
 pub mod dense;
 pub mod error;
 pub mod exec;

@@ -96,6 +96,14 @@ fn refused_expression(expr: &Expr) -> Option<&'static str> {
         Expr::HigherOrderFunction(_) | Expr::Lambda(_) | Expr::LambdaVariable(_) => {
             Some("a lambda")
         }
+        Expr::WindowFunction(function) => match &function.fun {
+            WindowFunctionDefinition::AggregateUDF(udf)
+                if functions::GROWING_AGGREGATES.contains(&udf.name()) =>
+            {
+                Some("array_agg or string_agg over a window")
+            }
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
+use datafusion::config::ConfigNonZeroUsize;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
@@ -22,23 +23,20 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use futures::FutureExt as _;
 use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
 use qihui_consent::decision::DatasetScope;
 
 use crate::account::Account;
+use crate::bounds::dialect::GateDialect;
+use crate::bounds::values::Values;
+use crate::bounds::{meter, statement, weight};
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
 use crate::functions;
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
-
-/// Longest accepted statement, in bytes.
-pub const MAX_SQL_BYTES: usize = 256 * 1024;
-/// Deepest accepted nesting of expressions and queries.
-const MAX_DEPTH: usize = 64;
 
 /// A statement that was read: a query, and whether only its plan is asked for.
 #[derive(Debug, Clone)]
@@ -53,17 +51,13 @@ pub struct ParsedQuery {
 /// Reads one SELECT statement (or EXPLAIN of one).
 ///
 /// # Errors
-/// [`QueryError::BadSql`] or [`QueryError::NotAllowed`].
+/// [`QueryError::BadSql`], [`QueryError::NotAllowed`], or the statement is longer, deeper or larger than may be.
 pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
-    if sql.len() > MAX_SQL_BYTES {
-        return Err(QueryError::BadSql {
-            message: format!("a statement has at most {MAX_SQL_BYTES} bytes"),
-        });
-    }
-    let dialect = PostgreSqlDialect {};
+    statement::check_text(sql)?;
+    let dialect = GateDialect::new(sql);
     let mut statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
-        .with_recursion_limit(MAX_DEPTH)
+        .with_recursion_limit(statement::MAX_NESTING)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| QueryError::from_planning(&error))?;
@@ -106,6 +100,7 @@ pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
         Statement::CopyTo(_) => return refused("COPY"),
         _ => return refused("a statement other than SELECT"),
     };
+    statement::check_tables(&query)?;
     let statement = Statement::Statement(Box::new(SqlStatement::Query(query)));
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)
         .map_err(|error| QueryError::from_planning(&error))?;
@@ -168,6 +163,8 @@ pub fn engine_config(partitions: usize) -> SessionConfig {
     let options = config.options_mut();
     options.optimizer.enable_dynamic_filter_pushdown = false;
     options.sql_parser.parse_float_as_decimal = true;
+    // A batch of one row with many others is no longer than any.
+    options.execution.enforce_batch_size_in_joins = true;
     options.execution.time_zone = Some("+08:00".into());
     config
 }
@@ -228,15 +225,22 @@ pub async fn plan_over(
     for (name, table) in tables {
         schema.register_table(name, table).map_err(planning)?;
     }
+    let values = Values::new(&runtime.memory_pool);
     let mut state = session(engine_config(partitions), runtime, schema, at)?;
     let logical = state
         .statement_to_plan(query.statement.clone())
         .await
         .map_err(planning)?;
+    weight::weigh(&logical)?;
     plan::allow(&logical)?;
+    let logical = values.with_patterns(logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let logical = state.optimize(&logical).map_err(planning)?;
     let logical = plan::distinct_keys(logical).map_err(planning)?;
+    let batch_rows = weight::weigh(&logical)?.batch_rows(state.config().batch_size());
+    let options = state.config_mut().options_mut();
+    options.execution.batch_size = ConfigNonZeroUsize::try_new(batch_rows).map_err(planning)?;
+    let charging = values.charging(logical.clone()).map_err(planning)?;
     let go_strict = |state: &mut SessionState| {
         strict.store(true, Ordering::Relaxed);
         state.config_mut().options_mut().execution.target_partitions = 1;
@@ -246,7 +250,7 @@ pub async fn plan_over(
     }
     let create = async |state: &SessionState| {
         let planner = state.query_planner();
-        let physical = planner.create_physical_plan(&logical, state).await;
+        let physical = planner.create_physical_plan(&charging, state).await;
         physical.map_err(planning)
     };
     let mut physical = create(&state).await?;
@@ -258,6 +262,7 @@ pub async fn plan_over(
         physical = exec::in_sequence(physical).map_err(planning)?;
     }
     physical = exec::when_asked(physical).map_err(planning)?;
+    physical = meter::metered(physical).map_err(planning)?;
     Ok((physical, logical, state.task_ctx()))
 }
 
@@ -285,6 +290,7 @@ pub fn plan_as_written(
             what: "planning waited for a table",
         })?
         .map_err(planning)?;
+    weight::weigh(&logical)?;
     plan::allow(&logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     let answer = state.optimize(&logical).map_err(planning)?;
@@ -305,6 +311,9 @@ fn session(
     let now: DateTime<Utc> = DateTime::from_timestamp_millis(at.0).ok_or(QueryError::Internal {
         what: "the time of the decision",
     })?;
+    let values = Values::new(&runtime.memory_pool);
+    let scalar = functions::scalar().into_iter();
+    let scalar = scalar.map(|function| values.bounded(function)).collect();
     let props = ExecutionProps::new().with_query_execution_start_time(now);
     // First, so that no other rule relies on what it takes away.
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OuterJoins)];
@@ -313,7 +322,7 @@ fn session(
         .with_config(config)
         .with_runtime_env(runtime)
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(functions::scalar())
+        .with_scalar_functions(scalar)
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(functions::window())
         .with_execution_props(props)

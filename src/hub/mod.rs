@@ -38,7 +38,7 @@ use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
 use qihui_pipelines::topics::Topics;
 use qihui_pipelines::topics::progress::kept_versions;
-use qihui_query::access::{Gate, GateParts};
+use qihui_query::access::{Bounds, Gate, GateParts};
 use qihui_warehouse::Warehouse;
 
 pub use acts::Act;
@@ -123,6 +123,8 @@ struct Shared {
     drainer: Drainer,
     catalog: RwLock<Result<Arc<Catalog>, CatalogErrors>>,
     warehouse: Warehouse,
+    /// What all queries may use, whichever gate they come through.
+    bounds: Arc<Bounds>,
     /// The gate over the catalogue in force, with its cache of file metadata.
     gate: Mutex<Option<(Arc<Catalog>, Arc<Gate>)>>,
     /// The deliveries to subscribers, once somebody asked for them.
@@ -171,6 +173,7 @@ impl Hub {
             log,
             catalog: RwLock::new(catalog.clone()),
             warehouse: Warehouse::open(&layout.warehouse())?,
+            bounds: Arc::new(Bounds::new(opening.config.query.limits(), layout.spill())),
             gate: Mutex::default(),
             topics: Mutex::default(),
             turns: Mutex::default(),
@@ -292,9 +295,8 @@ impl Hub {
             ledger: self.ledger.clone(),
             log: Arc::clone(&self.shared.log),
             warehouse: self.shared.warehouse.clone(),
-            limits: self.config().query.limits(),
+            bounds: Arc::clone(&self.shared.bounds),
             clock: Arc::clone(self.clock()),
-            spill_dir: self.layout().spill(),
         })?);
         *present = Some((Arc::clone(catalog), Arc::clone(&gate)));
         Ok(gate)

@@ -141,6 +141,8 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         "RequestTimedOut" => StatusCode::REQUEST_TIMEOUT,
         "MethodNotAllowed" => StatusCode::METHOD_NOT_ALLOWED,
         "TooBusy"
+        | "QueueFull"
+        | "WaitedTooLong"
         | "Stopping"
         | "AnswersUnavailable"
         | "IssuerKeysUnavailable"
@@ -148,9 +150,10 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         | "NumbersUnavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "NoSpace" | "LogNoSpace" | "LedgerNoSpace" => StatusCode::INSUFFICIENT_STORAGE,
         "TimedOut" => StatusCode::GATEWAY_TIMEOUT,
-        "IdempotencyConflict" | "TooManyRows" | "TooManyBytes" | "OutOfMemory" => {
+        "IdempotencyConflict" | "TooManyRows" | "TooManyBytes" | "OutOfMemory" | "OutOfSpill" => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
+        "SpillFailed" => StatusCode::INTERNAL_SERVER_ERROR,
         "RequestInProgress"
         | "OutcomeUnknown"
         | "ConsentStateRefuses"

@@ -25,7 +25,7 @@ use qihui_consent::ledger::{Delivery, Organisation, OrganisationKind, SinkError,
 use qihui_consent::signing::{Operation, SigningKey};
 use qihui_consent::{Drainer, Ledger, OutboxItem, Sink};
 use qihui_pipelines::topics::Topics;
-use qihui_query::access::{AccessRequest, Gate, GateParts, Limits};
+use qihui_query::access::{AccessRequest, Bounds, Gate, GateParts, Limits};
 use qihui_query::formats::Format;
 use qihui_warehouse::{Incoming, Warehouse, incoming_schema};
 use rand::Rng;
@@ -286,9 +286,8 @@ impl World {
             ledger: ledger.clone(),
             log: Arc::clone(&log),
             warehouse: warehouse.clone(),
-            limits: Limits::default(),
+            bounds: Arc::new(Bounds::new(Limits::default(), folder.join("spill"))),
             clock: clock.clone(),
-            spill_dir: folder.join("spill"),
         });
         let gate = Arc::new(gate.unwrap());
         let drainer = Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log))));

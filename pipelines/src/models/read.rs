@@ -9,11 +9,12 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::TaskContext;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use futures::TryStreamExt as _;
 use qihui_catalog::{Contract, DatasetId, Date, DisclosureWindow, Timestamp};
+use qihui_query::bounds::spill::SpillSpace;
 use qihui_query::session::{self, ParsedQuery};
 use qihui_query::whole;
 use qihui_query::{QueryError, access, provider::TableVersion};
@@ -74,9 +75,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub fn new(limits: &BuildLimits, day: Date) -> Result<Self, QueryError> {
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![limits.spill_dir.clone()]))
-            .with_max_temp_directory_size(limits.spill_bytes);
+        let space = SpillSpace::alone(limits.spill_dir.clone(), limits.spill_bytes);
+        let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(space));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
             .with_disk_manager_builder(disk)

@@ -672,7 +672,7 @@ impl Gate {
             }));
         }
         let context = QueryContext {
-            account: Arc::new(Account::new(self.parts.limits.rows.min(MAX_ROWS_AT_ONCE))),
+            account: Arc::new(Account::new(self.limits().rows.min(MAX_ROWS_AT_ONCE))),
             permit: match &view.epochs {
                 Some(epochs) => Arc::clone(epochs) as Arc<dyn Permit>,
                 None => Arc::new(Standing),
@@ -687,9 +687,8 @@ impl Gate {
         let table = GatedTable::new(Arc::clone(&view.scope), Arc::clone(&view.table), context);
         let scan = table.traced(&opened, enterprises).await.map_err(running)?;
         let read_schema = scan.schema();
-        let memory = TaskContext::default().with_runtime(self.runtime()?);
-        let batches = collect(scan, Arc::new(memory));
-        let limit = Duration::from_secs(self.parts.limits.seconds);
+        let batches = collect(scan, Arc::new(TaskContext::default()));
+        let limit = Duration::from_secs(self.limits().seconds);
         let batches = tokio::time::timeout(limit, batches).await;
         let batches = batches
             .map_err(|_| QueryError::TimedOut {

@@ -149,7 +149,7 @@ impl Accessed {
 /// A statement as the log can hold it: bodies have no NUL.
 fn printable(sql: &str) -> String {
     sql.chars()
-        .take(super::session::MAX_SQL_BYTES)
+        .take(crate::bounds::statement::MAX_STATEMENT_BYTES)
         .map(|c| if c == '\0' { '\u{fffd}' } else { c })
         .collect()
 }

@@ -22,20 +22,18 @@ pub mod stored_scope;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::TaskContext;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::{
     DefaultObjectStoreRegistry, ObjectStoreRegistry, ObjectStoreUrl,
 };
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionConfig;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, future};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use qihui_audit::{AuditLog, Clock};
@@ -49,6 +47,8 @@ use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
 
 use crate::account::Account;
+pub use crate::bounds::{Bounds, Limits};
+use crate::bounds::{Turn, statement};
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::Permit;
@@ -64,36 +64,6 @@ pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
 pub use outlet::{Outlet, ReleasePermit};
 use release::{Epochs, Release};
 
-/// What a query may use. Every limit has an error of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory of a query's operators, bytes.
-    pub memory_bytes: usize,
-    /// Spill files of a query, bytes.
-    pub spill_bytes: u64,
-    /// Time from the decision to the last byte, seconds.
-    pub seconds: u64,
-    /// Rows that may pass the gate.
-    pub rows: u64,
-    /// Bytes of the answer.
-    pub bytes: u64,
-    /// Threads that a query uses.
-    pub threads: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 2 << 30,
-            spill_bytes: 16 << 30,
-            seconds: 600,
-            rows: 1_000_000_000,
-            bytes: 4 << 30,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
-}
-
 /// What a gate is made of.
 pub struct GateParts {
     /// Contracts and purposes.
@@ -104,12 +74,10 @@ pub struct GateParts {
     pub log: Arc<AuditLog>,
     /// The tables.
     pub warehouse: Warehouse,
-    /// What a query may use.
-    pub limits: Limits,
+    /// What queries may use: the hub's, whose every gate has the same.
+    pub bounds: Arc<Bounds>,
     /// The hub's time.
     pub clock: Arc<dyn Clock>,
-    /// Folder for spill files.
-    pub spill_dir: PathBuf,
 }
 
 /// The way to the data: every row that leaves the hub leaves through it.
@@ -254,8 +222,7 @@ impl Gate {
         request: &AccessRequest,
         out: &mut dyn Outlet,
     ) -> Result<Summary, QueryError> {
-        self.query_as(&entries::new_access_id()?, request, out)
-            .await
+        Box::pin(self.query_as(&entries::new_access_id()?, request, out)).await
     }
 
     /// The same under a name from [`new_access_id`], for callers that tell it before the answer is complete.
@@ -268,14 +235,19 @@ impl Gate {
         request: &AccessRequest,
         out: &mut dyn Outlet,
     ) -> Result<Summary, QueryError> {
+        let turn = match self.turn(request, out.gone()).await {
+            Ok(turn) => turn,
+            Err(error) => return Err(self.denied(request, access_id, error).await),
+        };
         // A change before the first byte is answered by deciding again, once.
         for last in [false, true] {
-            let mut prepared = match survive(self.prepare(request, access_id)).await {
-                Ok(prepared) => prepared,
-                Err(error) => return Err(self.denied(request, access_id, error).await),
-            };
+            let mut prepared =
+                match survive(Box::pin(self.prepare(request, access_id, &turn))).await {
+                    Ok(prepared) => prepared,
+                    Err(error) => return Err(self.denied(request, access_id, error).await),
+                };
             prepared.decide_again = !last;
-            match self.run(request, access_id, prepared, out).await {
+            match self.run(request, access_id, prepared, out, &turn).await {
                 Err((QueryError::ConsentChanged, false)) if !last => {}
                 Err((error, _)) => return Err(error),
                 Ok(summary) => return Ok(summary),
@@ -295,6 +267,7 @@ impl Gate {
         scopes: BTreeMap<DatasetId, DatasetScope>,
     ) -> Result<Vec<(DatasetId, RecordBatch)>, QueryError> {
         let mut shown = Vec::new();
+        let turn = self.turn(request, future::pending().boxed()).await?;
         for (dataset, scope) in scopes {
             if scope.columns.is_empty() {
                 continue;
@@ -312,7 +285,9 @@ impl Gate {
                 scopes: BTreeMap::from([(dataset.clone(), scope)]),
                 uses: Vec::new(),
             };
-            let prepared = self.plan(&request, query, decision, self.now()).await?;
+            let prepared = self
+                .plan(&request, query, decision, self.now(), &turn)
+                .await?;
             let mut batches = Vec::new();
             let schema = prepared.planned.physical.schema();
             self.run_with(
@@ -323,6 +298,7 @@ impl Gate {
                 &mut |batch| {
                     batches.push(batch.clone());
                 },
+                &turn,
             )
             .await
             .map_err(|(error, _)| error)?;
@@ -334,6 +310,20 @@ impl Gate {
             shown.push((dataset, batch));
         }
         Ok(shown)
+    }
+
+    /// Waits for the turn of a request, until its receiver is `gone`.
+    async fn turn(
+        &self,
+        request: &AccessRequest,
+        gone: BoxFuture<'static, ()>,
+    ) -> Result<Turn, QueryError> {
+        let bounds = &self.parts.bounds;
+        statement::check_length(&request.sql, bounds.limits().statement_bytes)?;
+        tokio::select! {
+            turn = bounds.turn(&request.org, Arc::new(NoStores)) => turn,
+            () = gone => Err(receiver_gone()),
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -349,12 +339,14 @@ impl Gate {
         &self,
         request: &AccessRequest,
         access_id: &str,
+        turn: &Turn,
     ) -> Result<Prepared, QueryError> {
-        let query = session::parse(&request.sql)?;
+        let sql = request.sql.clone();
+        let query = turn.run(async move { session::parse(&sql) }).await?;
         let datasets = self.datasets(&query)?;
         let subjects = self.subjects(&request.subjects)?;
         let at = self.now();
-        let seconds = i64::try_from(self.parts.limits.seconds).unwrap_or(i64::MAX / 1000);
+        let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
         let decision = self
             .parts
             .ledger
@@ -388,7 +380,7 @@ impl Gate {
                 });
             }
         }
-        self.plan(request, query, decision, at).await
+        self.plan(request, query, decision, at, turn).await
     }
 
     /// The contracts of the tables that a statement names.
@@ -465,13 +457,14 @@ impl Gate {
         query: ParsedQuery,
         decision: Decision,
         at: Timestamp,
+        turn: &Turn,
     ) -> Result<Prepared, QueryError> {
         let scopes = session::dense(decision.scopes.clone());
         let mut tables = BTreeMap::new();
         for dataset in scopes.keys() {
             tables.insert(dataset.clone(), Arc::new(self.table(dataset).await?));
         }
-        let account = Arc::new(Account::new(self.parts.limits.rows));
+        let account = Arc::new(Account::new(self.limits().rows));
         let epochs = Epochs::new(
             self.parts.ledger.clone(),
             request.org.clone(),
@@ -485,16 +478,20 @@ impl Gate {
             at,
             permit: Arc::clone(&epochs) as Arc<dyn Permit>,
             numbers: Some(Arc::new(self.parts.ledger.clone())),
-            runtime: self.runtime()?,
+            runtime: turn.runtime(),
             reader: Arc::clone(&self.reader),
-            partitions: self.parts.limits.threads.max(1),
+            partitions: self.limits().threads.max(1),
             account,
             strict: request.strict,
             min_inside_rows: MIN_INSIDE_ROWS,
         };
-        let planned = session::plan(&query, setup).await?;
+        let explain = query.explain;
+        let planned = turn
+            .run(async move { session::plan(&query, setup).await })
+            .await
+            .map_err(|error| self.limited(error))?;
         Ok(Prepared {
-            explain: query.explain,
+            explain,
             decision,
             at,
             scopes,
@@ -505,20 +502,8 @@ impl Gate {
         })
     }
 
-    /// Memory and spill of one query.
-    fn runtime(&self) -> Result<Arc<RuntimeEnv>, QueryError> {
-        let limits = &self.parts.limits;
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![
-                self.parts.spill_dir.clone(),
-            ]))
-            .with_max_temp_directory_size(limits.spill_bytes);
-        RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
-            .with_disk_manager_builder(disk)
-            .with_object_store_registry(Arc::new(NoStores))
-            .build_arc()
-            .map_err(|error| engine(&error))
+    fn limits(&self) -> &Limits {
+        self.parts.bounds.limits()
     }
 
     async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
@@ -538,8 +523,9 @@ impl Gate {
         access_id: &str,
         prepared: Prepared,
         out: &mut dyn Outlet,
+        turn: &Turn,
     ) -> Result<Summary, (QueryError, bool)> {
-        self.run_with(request, access_id, prepared, out, &mut |_| {})
+        self.run_with(request, access_id, prepared, out, &mut |_| {}, turn)
             .await
     }
 
@@ -551,6 +537,7 @@ impl Gate {
         prepared: Prepared,
         out: &mut dyn Outlet,
         seen: &mut (dyn FnMut(&RecordBatch) + Send),
+        turn: &Turn,
     ) -> Result<Summary, (QueryError, bool)> {
         let accessed = Accessed::new(request, access_id, &prepared);
         let decided = self
@@ -558,7 +545,7 @@ impl Gate {
             .await
             .map_err(|error| (error, false))?;
         let gone = out.gone();
-        let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.parts.limits.bytes);
+        let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.limits().bytes);
         let outcome = match self
             .parts
             .ledger
@@ -566,12 +553,11 @@ impl Gate {
             .await
         {
             Ok(()) => {
-                let work = survive(self.stream(request, &prepared, &mut release, seen));
+                let work = survive(self.stream(request, &prepared, &mut release, seen, turn));
                 tokio::select! {
                     result = work => result,
-                    () = gone => Err(QueryError::Output {
-                        message: "the receiver is gone".to_owned(),
-                    }),
+                    // A connection is cut, too, when what it carries was taken away: that is the better reason.
+                    () = gone => Err(prepared.epochs.check().err().unwrap_or_else(receiver_gone)),
                 }
             }
             Err(error) => Err(QueryError::Refused(Box::new(error))),
@@ -612,13 +598,14 @@ impl Gate {
         prepared: &Prepared,
         release: &mut Release<'_>,
         seen: &mut (dyn FnMut(&RecordBatch) + Send),
+        turn: &Turn,
     ) -> Result<u64, QueryError> {
         if prepared.explain {
-            let text = explain(
-                &prepared.planned.logical,
-                prepared.planned.strict,
-                &prepared.scopes,
-            );
+            let (logical, strict) = (prepared.planned.logical.clone(), prepared.planned.strict);
+            let scopes = prepared.scopes.clone();
+            let text = turn
+                .run(async move { Ok(explain(&logical, strict, &scopes)) })
+                .await?;
             release.bytes(text.as_bytes()).await?;
             release.all_left().await?;
             return Ok(0);
@@ -626,15 +613,14 @@ impl Gate {
         if prepared.decide_again && !prepared.epochs.are_current() {
             return Err(QueryError::ConsentChanged);
         }
-        let limit = Duration::from_secs(self.parts.limits.seconds);
+        let limit = Duration::from_secs(self.limits().seconds);
         let work = async {
             let physical = Arc::clone(&prepared.planned.physical);
             let mut encoder = Encoder::new(request.format, &physical.schema())?;
             let context = Arc::clone(&prepared.planned.context);
-            let mut batches = datafusion::physical_plan::execute_stream(physical, context)
-                .map_err(|error| QueryError::from_running(&error))?;
+            let mut batches = turn.batches(physical, context);
             let mut rows = 0;
-            while let Some(batch) = futures::StreamExt::next(&mut batches).await {
+            while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(|error| self.running(&error))?;
                 rows += batch.num_rows() as u64;
                 let bytes = encoder.batch(&batch)?;
@@ -648,20 +634,30 @@ impl Gate {
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(QueryError::TimedOut {
-                seconds: self.parts.limits.seconds,
+                seconds: self.limits().seconds,
             }),
         }
     }
 
     /// A failure while running, with the limit that it met.
     fn running(&self, error: &datafusion::error::DataFusionError) -> QueryError {
-        match QueryError::from_running(error) {
-            QueryError::OutOfMemory { what, .. } => QueryError::OutOfMemory {
-                what,
-                limit: self.parts.limits.memory_bytes as u64,
+        self.limited(QueryError::from_running(error))
+    }
+
+    /// The same with the limit that the engine does not tell.
+    fn limited(&self, error: QueryError) -> QueryError {
+        match error {
+            QueryError::OutOfMemory { .. } => QueryError::OutOfMemory {
+                limit: self.limits().memory_share() as u64,
             },
             error => error,
         }
+    }
+}
+
+fn receiver_gone() -> QueryError {
+    QueryError::Output {
+        message: "the receiver is gone".to_owned(),
     }
 }
 

@@ -10,7 +10,7 @@ use qihui_catalog::{Action, Catalog, Coded, Contract, EnterpriseNumbers, NumberR
 use qihui_consent::ledger::{Organisation, OrganisationKind};
 use qihui_consent::{Drainer, Ledger, OutboxItem, Sink};
 use qihui_query::QueryError;
-use qihui_query::access::{AccessRequest, Gate, GateParts, Limits, accesses_of};
+use qihui_query::access::{AccessRequest, Bounds, Gate, GateParts, Limits, accesses_of};
 use qihui_query::formats::Format;
 use qihui_warehouse::{Incoming, Warehouse, incoming_schema};
 
@@ -39,15 +39,16 @@ impl Sink for LogSink {
     }
 }
 
-struct Hub {
-    gate: Gate,
-    log: Arc<AuditLog>,
+pub struct Hub {
+    pub gate: Gate,
+    pub bounds: Arc<Bounds>,
+    pub log: Arc<AuditLog>,
     ledger: Ledger,
     faults: Arc<Faults>,
     subject: Uscc,
 }
 
-fn request(sql: &str) -> AccessRequest {
+pub fn request(sql: &str) -> AccessRequest {
     AccessRequest {
         principal: "local:test".into(),
         org: "bank".parse().unwrap(),
@@ -81,6 +82,11 @@ fn rows(contract: &Contract, codes: &[Uscc], numbers: &[i32]) -> RecordBatch {
 
 /// A hub with three registered enterprises and a bank that may read open data.
 async fn hub(dir: &Path) -> Hub {
+    hub_of(dir, 3, Limits::default()).await
+}
+
+/// A hub with so many registered enterprises; a bank and an insurer may read open data, within limits.
+pub async fn hub_of(dir: &Path, enterprises: u32, limits: Limits) -> Hub {
     let catalog = Arc::new(Catalog::builtin().unwrap());
     let keys_dir = dir.join("keys");
     std::fs::create_dir(&keys_dir).unwrap();
@@ -98,27 +104,25 @@ async fn hub(dir: &Path) -> Hub {
         .await
         .unwrap();
     ledger.record_artefacts(&catalog).await.unwrap();
-    let org = Organisation {
-        id: "bank".parse().unwrap(),
-        name: "Bank".into(),
-        kind: OrganisationKind::Bank,
-    };
-    ledger.add_org(org).await.unwrap();
-    ledger
-        .assign_purpose(
-            &catalog,
-            &"bank".parse().unwrap(),
-            None,
-            &"credit.loan_review".parse().unwrap(),
-        )
-        .await
-        .unwrap();
+    for id in ["bank", "insurer"] {
+        let org = Organisation {
+            id: id.parse().unwrap(),
+            name: id.into(),
+            kind: OrganisationKind::Bank,
+        };
+        ledger.add_org(org).await.unwrap();
+        let purpose = "credit.loan_review".parse().unwrap();
+        ledger
+            .assign_purpose(&catalog, &id.parse().unwrap(), None, &purpose)
+            .await
+            .unwrap();
+    }
     Drainer::new(ledger.clone(), Arc::new(LogSink(Arc::clone(&log))))
         .drain()
         .await
         .unwrap();
 
-    let codes: Vec<Uscc> = (1..=3)
+    let codes: Vec<Uscc> = (1..=enterprises)
         .map(|n| Uscc::from_parts('9', '1', "330100", &format!("{n:08}")).unwrap())
         .collect();
     let wanted: Vec<NumberRequest> = codes
@@ -146,18 +150,19 @@ async fn hub(dir: &Path) -> Hub {
         )
         .await
         .unwrap();
+    let bounds = Arc::new(Bounds::new(limits, dir.join("spill")));
     let gate = Gate::new(GateParts {
         catalog,
         ledger: ledger.clone(),
         log: Arc::clone(&log),
         warehouse,
-        limits: Limits::default(),
+        bounds: Arc::clone(&bounds),
         clock: Arc::new(SystemClock),
-        spill_dir: dir.join("spill"),
     })
     .unwrap();
     Hub {
         gate,
+        bounds,
         log,
         ledger,
         faults,
@@ -165,7 +170,7 @@ async fn hub(dir: &Path) -> Hub {
     }
 }
 
-fn kinds(log: &AuditLog) -> Vec<String> {
+pub fn kinds(log: &AuditLog) -> Vec<String> {
     log.scan(0..log.size())
         .map(|entry| entry.unwrap().leaf.kind)
         .filter(|kind| kind.starts_with("access."))

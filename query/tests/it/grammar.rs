@@ -342,7 +342,7 @@ impl Grammar<'_> {
             Ty::Text => {
                 let text = self.expr(sources, Ty::Text, d);
                 let int = self.expr(sources, Ty::Int, d);
-                match self.rng.random_range(0..10) {
+                match self.rng.random_range(0..14) {
                     0 => format!("upper({text})"),
                     1 => format!("substr({text}, 1, 2)"),
                     2 => format!("concat({text}, '-', {int})"),
@@ -352,6 +352,13 @@ impl Grammar<'_> {
                     6 => format!("split_part({text}, ' ', 1)"),
                     7 => format!("left({text}, 3)"),
                     8 => format!("nullif({text}, 'a')"),
+                    9 => format!("repeat({text}, {int} % 5)"),
+                    10 => format!("lpad({text}, {int} % 9, 'xy')"),
+                    11 => format!("rpad({text}, 4)"),
+                    12 => {
+                        let other = self.expr(sources, Ty::Text, d);
+                        format!("({text} || {other} || {int})")
+                    }
                     _ => format!(
                         "CASE WHEN {} THEN {text} ELSE 'else' END",
                         self.simple(sources)
@@ -361,7 +368,7 @@ impl Grammar<'_> {
             Ty::Int => {
                 let int = self.expr(sources, Ty::Int, d);
                 let other = self.expr(sources, Ty::Int, d);
-                match self.rng.random_range(0..11) {
+                match self.rng.random_range(0..12) {
                     0 => format!("({int} + {other})"),
                     1 => format!("({int} * 2)"),
                     2 => format!("({int} / {other})"),
@@ -375,6 +382,7 @@ impl Grammar<'_> {
                         self.expr(sources, Ty::Day, d)
                     ),
                     9 => format!("greatest({int}, {other})"),
+                    10 => format!("levenshtein({}, 'ab')", self.expr(sources, Ty::Text, d)),
                     _ => format!("coalesce({int}, 0)"),
                 }
             }

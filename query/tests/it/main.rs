@@ -15,6 +15,7 @@ mod gate_1;
 mod gate_2;
 mod gate_3;
 mod gate_4;
+mod gate_5;
 mod grammar;
 mod leaks;
 mod reference;
