@@ -373,9 +373,8 @@ impl World {
             ledger: self.ledger.clone(),
             log: Arc::clone(&self.log),
             warehouse: self.warehouse.clone(),
-            limits: Limits::default(),
+            bounds: Arc::new(Bounds::new(Limits::default(), self.folder.join("spill"))),
             clock: self.clock.clone(),
-            spill_dir: self.folder.join("spill"),
         });
         self.gate = Arc::new(gate.unwrap());
         self.topics = self.topics.acting_as(Arc::clone(&self.gate), "local:test");
