@@ -253,11 +253,18 @@ pub async fn plan_over(
         let physical = planner.create_physical_plan(&charging, state).await;
         physical.map_err(planning)
     };
-    let mut physical = create(&state).await?;
-    if !strict.load(Ordering::Relaxed) && exec::stops_early(&physical) {
-        go_strict(&mut state);
-        physical = create(&state).await?;
-    }
+    // The engine finds some of its own plans in parallel unsound, where it took a key of a sort for constant.
+    let in_parallel = match strict.load(Ordering::Relaxed) {
+        true => None,
+        false => create(&state).await.ok(),
+    };
+    let mut physical = match in_parallel.filter(|plan| !exec::stops_early(plan)) {
+        Some(physical) => physical,
+        None => {
+            go_strict(&mut state);
+            create(&state).await?
+        }
+    };
     if strict.load(Ordering::Relaxed) {
         physical = exec::in_sequence(physical).map_err(planning)?;
     }

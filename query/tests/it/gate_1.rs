@@ -163,3 +163,22 @@ async fn gate_1_rows_that_an_outer_join_fills_up_have_their_place_in_the_order()
     }
     assert!(mixed > 2, "{mixed} worlds say little");
 }
+
+/// The engine finds some of its own plans in parallel unsound; then the statement is planned in sequence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_what_cannot_be_planned_in_parallel_is_planned_in_sequence() {
+    let mut planned = 0;
+    for seed in 0..60 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let world = World::draw(&mut rng);
+        let gated = Gated::new(&world, &mut rng).await;
+        let sql = "SELECT * FROM (SELECT a3.flag AS o0, try_cast(greatest(a2.n, a2.id) AS bigint) AS o1, \
+                   (a3.id >= a2.id) AS o2 FROM t AS a2 LEFT JOIN u AS a3 ON a2.since = a3.day) AS a1 \
+                   WHERE a1.o1 = -3 LIMIT 2";
+        match gated.run(sql, 2, false).await {
+            Ok(_) => planned += 1,
+            Err(failed) => assert_ne!(failed.code, "BadSql", "seed {seed}: {failed:?}"),
+        }
+    }
+    assert!(planned > 5, "{planned} worlds say little");
+}
