@@ -52,18 +52,18 @@ async fn grant_like_the_first(world: &World, enterprises: u32) {
     let url = format!("sqlite://{}", world.folder.join("ledger.db").display());
     let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
     let mut all = connection.begin().await.unwrap();
-    for n in 2..=enterprises {
-        sqlx::query(
-            "INSERT INTO grant_row (grantee, no, consent, terms, actions, starts, expires, metered, status, given, revision)
-             SELECT grantee, ?1, consent, terms, actions, starts, expires, metered, status, given, revision
-             FROM grant_row WHERE no = ?2",
-        )
-        .bind(world.number(n))
-        .bind(world.number(1))
-        .execute(&mut *all)
-        .await
-        .unwrap();
-    }
+    let others: Vec<u32> = (2..=enterprises).map(|n| world.number(n)).collect();
+    sqlx::query(
+        "INSERT INTO grant_row (grantee, no, consent, terms, actions, starts, expires, metered, status, given, revision)
+         SELECT g.grantee, other.value, g.consent, g.terms, g.actions, g.starts, g.expires, g.metered, g.status, g.given,
+             g.revision
+         FROM grant_row AS g, json_each(?1) AS other WHERE g.no = ?2",
+    )
+    .bind(serde_json::to_string(&others).unwrap())
+    .bind(world.number(1))
+    .execute(&mut *all)
+    .await
+    .unwrap();
     sqlx::query("UPDATE revision SET revision = revision + 1000")
         .execute(&mut *all)
         .await
