@@ -1,7 +1,7 @@
 //! How fast a subscriber is brought what it may see: by pull, by Kafka against a bare producer of the same bytes, and how
 //! soon a change is at a consumer.
 //!
-//! `QIHUI_BROKERS=host:port cargo bench --bench topics`; without a broker only the pull is measured. `QIHUI_ENTERPRISES`
+//! `QIHUI_BROKERS=host:port cargo bench --bench topics`; without a broker only the pull is measured. `QIHUI_BENCH_ENTERPRISES`
 //! (100,000 by default) have four rows each and have granted all of it; the grants are put into the store as if each
 //! had been signed. The times from change to consumer are those of a delivery that follows: from the commit of the
 //! table until a reader of committed messages has the message.
@@ -221,10 +221,12 @@ fn arrivals(settings: &KafkaSettings, topic: &str) -> tokio::sync::mpsc::Unbound
 
 #[tokio::main]
 async fn main() {
-    let enterprises = std::env::var("QIHUI_ENTERPRISES")
+    // Without `--bench`, as in a run of all tests, only that it works.
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let enterprises = std::env::var("QIHUI_BENCH_ENTERPRISES")
         .ok()
         .and_then(|enterprises| enterprises.parse().ok())
-        .unwrap_or(100_000)
+        .unwrap_or(if is_bench { 100_000 } else { 200 })
         .max(CHANGES + 1);
     by_pull(enterprises).await;
     match std::env::var("QIHUI_BROKERS") {
