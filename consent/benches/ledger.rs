@@ -134,7 +134,7 @@ async fn decisions(grants: u32) {
     let start = Instant::now();
     let _ = scope.commitment();
     println!("commitment: {:.0?}", start.elapsed());
-    let mut request = hub.asked(Some(vec![EnterpriseNo(20_000)]));
+    let mut request = hub.asked(Some(vec![EnterpriseNo(9_999 + grants)]));
     request.until = Timestamp(request.at.0 + 1);
     let start = Instant::now();
     ledger.decide(&hub.catalog, &request).await.unwrap();
