@@ -102,9 +102,18 @@ async fn by_pull(enterprises: u32) {
 }
 
 async fn by_kafka(enterprises: u32, brokers: &str) {
+    let settings = KafkaSettings::new(brokers);
+    // A broker makes its own topics with the first transaction, which takes it seconds.
+    let dir = tempfile::tempdir().unwrap();
+    let first = world(dir.path(), 1, Delivery::Kafka).await;
+    let id = &first.subscription.subscription_id;
+    first
+        .topics
+        .deliver(&settings, id, Until::UpToDate)
+        .await
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut world = world(dir.path(), enterprises, Delivery::Kafka).await;
-    let settings = KafkaSettings::new(brokers);
     let id = world.subscription.subscription_id.clone();
     let topic = topic_name("bank", "filings");
     let begun = Instant::now();

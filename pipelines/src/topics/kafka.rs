@@ -60,6 +60,11 @@ pub const PROGRESS_TOPIC: &str = "qihui.progress";
 pub const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// See [`RELEASE_TIME`].
 pub const RELEASE_STEP: usize = 8 << 20;
+/// Events, and bytes of their data, at which a page takes in no further enterprise: a transaction costs as much as some
+/// ten thousand messages, and a page goes in one.
+const PAGE_EVENTS: usize = 50_000;
+/// See [`PAGE_EVENTS`].
+const PAGE_BYTES: usize = 16 << 20;
 /// How long an abort may take after that.
 const ABORT_TIME: Duration = Duration::from_secs(1);
 /// How long a broker may take to say anything at all.
@@ -96,7 +101,11 @@ impl KafkaSettings {
             brokers: brokers.to_owned(),
             partitions: 3,
             client: BTreeMap::new(),
-            limits: PageLimits::default(),
+            limits: PageLimits {
+                events: PAGE_EVENTS,
+                bytes: PAGE_BYTES,
+                ..PageLimits::default()
+            },
         }
     }
 
@@ -224,11 +233,12 @@ struct Parcel {
 
 impl Parcel {
     fn value<'a>(&'a self, events: &'a Events) -> &'a [u8] {
-        match &self.to {
-            Some((_, value)) => value,
-            None => events.data(&self.event),
-        }
+        value_of(events, &self.event, self.to.as_ref())
     }
+}
+
+fn value_of<'a>(events: &'a Events, event: &Event, to: Option<&'a (i32, Vec<u8>)>) -> &'a [u8] {
+    to.map_or_else(|| events.data(event), |(_, value)| value)
 }
 
 /// What a broker is told of a page that arrived with it.
@@ -244,7 +254,8 @@ struct Arrived {
 /// A page on its way.
 struct Shipment {
     line: Arc<Line>,
-    parcels: Arc<Vec<Parcel>>,
+    /// Taken when it is sent.
+    parcels: Vec<Parcel>,
     events: Arc<Events>,
     /// The subscription and what is noted of it with the page.
     arrived: Arc<(String, Vec<u8>)>,
@@ -259,9 +270,9 @@ impl PageSink for Shipment {
     }
 
     async fn send(&mut self) -> Result<(), QueryError> {
-        let (line, parcels) = (Arc::clone(&self.line), Arc::clone(&self.parcels));
+        let (line, parcels) = (Arc::clone(&self.line), std::mem::take(&mut self.parcels));
         let (events, arrived) = (Arc::clone(&self.events), Arc::clone(&self.arrived));
-        let work = move || ship(&line, &parcels, &events, &arrived);
+        let work = move || ship(&line, parcels, &events, &arrived);
         let shipped = tokio::task::spawn_blocking(work).await;
         match shipped {
             Ok(Ok(())) => Ok(()),
@@ -286,7 +297,7 @@ fn release_time(bytes: usize) -> Duration {
 /// Sends a page in a transaction of its own. If that fails or takes too long the connection is closed.
 fn ship(
     line: &Line,
-    parcels: &[Parcel],
+    parcels: Vec<Parcel>,
     events: &Events,
     arrived: &(String, Vec<u8>),
 ) -> Result<(), KafkaError> {
@@ -315,21 +326,22 @@ fn left(deadline: Instant) -> Duration {
 fn produce(
     producer: &Producer,
     line: &Line,
-    parcels: &[Parcel],
+    parcels: Vec<Parcel>,
     events: &Events,
     (subscription, arrived): &(String, Vec<u8>),
     deadline: Instant,
 ) -> Result<(), KafkaError> {
     for parcel in parcels {
-        let key = events.subject(&parcel.event);
+        let Parcel { headers, event, to } = parcel;
+        let key = events.subject(&event);
         let mut record = BaseRecord::<str, [u8]>::to(&line.topic)
-            .payload(parcel.value(events))
-            .headers(parcel.headers.clone());
+            .payload(value_of(events, &event, to.as_ref()))
+            .headers(headers);
         if !key.is_empty() {
             record = record.key(key);
         }
-        if let Some((partition, _)) = parcel.to {
-            record = record.partition(partition);
+        if let Some((partition, _)) = &to {
+            record = record.partition(*partition);
         }
         enqueue(producer, record, deadline)?;
     }
@@ -610,7 +622,7 @@ impl Topics {
         self.save(desk, &noted)?;
         let mut shipment = Shipment {
             line: Arc::clone(line),
-            parcels: Arc::new(parcels),
+            parcels,
             events: Arc::new(events),
             arrived: Arc::new((subscription.clone(), arrived)),
             failure: None,
@@ -704,7 +716,7 @@ fn headers(
     to: Option<&(i32, Vec<u8>)>,
 ) -> OwnedHeaders {
     let subject = events.subject(event);
-    let data = to.map_or_else(|| events.data(event), |(_, value)| value);
+    let data = value_of(events, event, to);
     let id = envelope.id_of(event.kind, subject, data);
     let mut headers = OwnedHeaders::new_with_capacity(8);
     for (key, value) in [
