@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::Date32Type;
+use parking_lot::Mutex;
 use qihui_consent::decision::{ColumnSet, DatasetScope, Shape};
 use roaring::RoaringBitmap;
 
@@ -26,6 +27,17 @@ impl NumberSet {
         for no in bitmap {
             if let Some(word) = words.get_mut(no as usize / 64) {
                 *word |= 1 << (no % 64);
+            }
+        }
+        Self { words }
+    }
+
+    /// The set without some numbers.
+    fn without(&self, numbers: &RoaringBitmap) -> Self {
+        let mut words = self.words.clone();
+        for no in numbers {
+            if let Some(word) = words.get_mut(no as usize / 64) {
+                *word &= !(1 << (no % 64));
             }
         }
         Self { words }
@@ -57,6 +69,46 @@ pub struct DenseScope {
     scope: Arc<DatasetScope>,
     shapes: Vec<Vec<DayItem>>,
     shape_of: Vec<u32>,
+    /// What scans of certain columns may pass: it costs a walk over all members, so scans share it.
+    sets: Mutex<Vec<(SetsKey, Arc<Sets>)>>,
+}
+
+/// How many [`Sets`] a scope keeps: each holds two bits an enterprise number.
+const MAX_SETS: usize = 8;
+
+/// What [`Sets`] depend on: the columns that depend on grants among those that a scan needs, and whether an event date can
+/// keep a row from being covered.
+type SetsKey = (ColumnSet, bool);
+
+/// Who is open, and who fully, to scans of certain columns.
+#[derive(Debug)]
+struct Sets {
+    /// Enterprises at least one of whose rows may pass.
+    open: RoaringBitmap,
+    /// Enterprises all of whose rows pass, with every needed column visible, whatever the event date.
+    full: RoaringBitmap,
+    open_bits: NumberSet,
+    full_bits: NumberSet,
+    /// Whether `open` and `full` are the same.
+    equal: bool,
+}
+
+impl Sets {
+    fn new(open: RoaringBitmap, full: RoaringBitmap) -> Self {
+        let open_bits = NumberSet::from_bitmap(&open);
+        let equal = open == full;
+        let full_bits = match equal {
+            true => open_bits.clone(),
+            false => NumberSet::from_bitmap(&full),
+        };
+        Self {
+            open,
+            full,
+            open_bits,
+            full_bits,
+            equal,
+        }
+    }
 }
 
 impl DenseScope {
@@ -76,7 +128,35 @@ impl DenseScope {
             scope,
             shapes,
             shape_of,
+            sets: Mutex::default(),
         }
+    }
+
+    /// Who is open to scans of columns of which `consented` depend on grants.
+    fn sets(&self, consented: ColumnSet, dates: bool) -> Arc<Sets> {
+        let key = (consented, dates);
+        // Held while they are made: whoever asks for the same meanwhile waits for them instead of making them as well.
+        let mut kept = self.sets.lock();
+        if let Some(at) = kept.iter().position(|(known, _)| *known == key) {
+            let found = kept.remove(at);
+            let sets = Arc::clone(&found.1);
+            kept.push(found);
+            return sets;
+        }
+        let mut open = RoaringBitmap::new();
+        let mut full = RoaringBitmap::new();
+        for (shape, members) in self.scope.shapes.iter().zip(&self.scope.members).skip(1) {
+            open |= members;
+            if shape_is_full(shape, consented, dates) {
+                full |= members;
+            }
+        }
+        let sets = Arc::new(Sets::new(open, full));
+        if kept.len() >= MAX_SETS {
+            kept.remove(0);
+        }
+        kept.push((key, Arc::clone(&sets)));
+        sets
     }
 
     /// The same, when the grants of some enterprises count for nothing. [`scope`](Self::scope) stays what it was.
@@ -91,6 +171,7 @@ impl DenseScope {
             scope: Arc::clone(&self.scope),
             shapes: self.shapes.clone(),
             shape_of,
+            sets: Mutex::default(),
         }
     }
 
@@ -107,30 +188,47 @@ impl DenseScope {
         found.map_or(0, |shape| *shape as usize)
     }
 
-    /// The columns that the grants of enterprise `no` show in a row of this event date (days since the epoch).
-    /// In a dataset that has an event date (`dated`), a row without one is covered by nothing.
+    /// What the grants of enterprise `no` cover.
     #[inline]
-    pub fn covered(&self, no: i32, dated: bool, day: Option<i32>) -> ColumnSet {
+    pub fn coverage(&self, no: i32) -> Coverage<'_> {
         let shape = usize::try_from(no)
             .ok()
             .and_then(|no| self.shape_of.get(no))
             .copied()
             .unwrap_or(0);
-        let items = self
-            .shapes
-            .get(shape as usize)
-            .map_or(&[][..], Vec::as_slice);
-        let day = match (dated, day) {
-            (true, None) => return ColumnSet::EMPTY,
-            (true, Some(day)) => Some(i64::from(day)),
-            (false, _) => None,
-        };
-        items.iter().fold(ColumnSet::EMPTY, |set, item| {
-            let holds = match day {
-                Some(day) => item.from <= day && day < item.to,
-                None => item.from == i64::MIN && item.to == i64::MAX,
-            };
-            if holds { set.union(item.columns) } else { set }
+        let items = self.shapes.get(shape as usize);
+        Coverage(items.map_or(&[][..], Vec::as_slice))
+    }
+}
+
+/// What the grants of one enterprise cover.
+#[derive(Debug, Clone, Copy)]
+pub struct Coverage<'a>(&'a [DayItem]);
+
+impl Coverage<'_> {
+    /// The columns that show in a row of this event date (days since the epoch).
+    #[inline]
+    pub fn at(&self, day: i32) -> ColumnSet {
+        let day = i64::from(day);
+        self.0.iter().fold(ColumnSet::EMPTY, |set, item| {
+            if item.from <= day && day < item.to {
+                set.union(item.columns)
+            } else {
+                set
+            }
+        })
+    }
+
+    /// The columns that show in every row of a dataset without an event date. In one that has it, a row without a date is
+    /// covered by nothing.
+    #[inline]
+    pub fn undated(&self) -> ColumnSet {
+        self.0.iter().fold(ColumnSet::EMPTY, |set, item| {
+            if item.from == i64::MIN && item.to == i64::MAX {
+                set.union(item.columns)
+            } else {
+                set
+            }
         })
     }
 }
@@ -157,18 +255,13 @@ pub struct ScanScope {
     dense: Arc<DenseScope>,
     /// Rows of every enterprise may pass (open data, or a statute agreement), subject to `narrow`.
     all_rows: bool,
-    /// Enterprises at least one of whose rows may pass.
-    open: RoaringBitmap,
-    /// Enterprises all of whose rows pass, with every needed column visible, whatever the event date.
-    full: RoaringBitmap,
+    sets: Arc<Sets>,
     /// Every row that passes shows every needed column, whoever it belongs to.
     every_cell: bool,
     /// Every open enterprise is full, and no other row passes.
     uniform: bool,
     /// The only enterprises asked for, when the request or a conjunct names them.
     narrow: Option<RoaringBitmap>,
-    open_bits: NumberSet,
-    full_bits: NumberSet,
 }
 
 /// What a number, or a range of numbers, is worth to a scan.
@@ -200,37 +293,26 @@ impl ScanScope {
             .filter(|(i, column)| !column.always && needed.contains(*i))
             .map(|(i, _)| i)
             .collect();
-        let mut open = RoaringBitmap::new();
-        let mut full = RoaringBitmap::new();
-        for (shape, members) in scope.shapes.iter().zip(&scope.members).skip(1) {
-            open |= members;
-            if shape_is_full(shape, consented, dates) {
-                full |= members;
-            }
-        }
+        let every_cell = consented.is_empty();
         let narrow = match (narrow, &scope.subjects) {
             (Some(a), Some(b)) => Some(a & b),
             (Some(a), None) => Some(a.clone()),
             (None, Some(b)) => Some(b.clone()),
             (None, None) => None,
         };
+        let mut sets = dense.sets(consented, dates);
         if let Some(narrow) = &narrow {
-            if scope.all_rows {
-                open = narrow.clone();
-            } else {
-                open &= narrow;
-            }
-            full &= narrow;
+            let open = match scope.all_rows {
+                true => narrow.clone(),
+                false => &sets.open & narrow,
+            };
+            sets = Arc::new(Sets::new(open, &sets.full & narrow));
         }
-        let every_cell = consented.is_empty();
         Self {
-            open_bits: NumberSet::from_bitmap(&open),
-            full_bits: NumberSet::from_bitmap(&full),
             dense: Arc::clone(dense),
             all_rows: scope.all_rows,
-            uniform: !scope.all_rows && open == full,
-            open,
-            full,
+            uniform: !scope.all_rows && sets.equal,
+            sets,
             every_cell,
             narrow,
         }
@@ -238,11 +320,27 @@ impl ScanScope {
 
     /// The same, when the grants of some enterprises count for nothing.
     pub fn without(&self, enterprises: &RoaringBitmap) -> Self {
-        let mut open = self.open.clone();
-        if !self.all_rows {
-            open -= enterprises;
-        }
-        let full = &self.full - enterprises;
+        let known = &self.sets;
+        let full = &known.full - enterprises;
+        let full_bits = known.full_bits.without(enterprises);
+        let sets = if self.all_rows {
+            Sets {
+                open: known.open.clone(),
+                open_bits: known.open_bits.clone(),
+                equal: known.open == full,
+                full,
+                full_bits,
+            }
+        } else {
+            let open = &known.open - enterprises;
+            Sets {
+                open_bits: known.open_bits.without(enterprises),
+                equal: known.equal || open == full,
+                open,
+                full,
+                full_bits,
+            }
+        };
         // A row of an enterprise that is not open is not looked at further.
         let dense = if self.all_rows && !self.every_cell {
             Arc::new(self.dense.without(enterprises))
@@ -252,11 +350,8 @@ impl ScanScope {
         Self {
             dense,
             all_rows: self.all_rows,
-            open_bits: NumberSet::from_bitmap(&open),
-            full_bits: NumberSet::from_bitmap(&full),
-            uniform: !self.all_rows && open == full,
-            open,
-            full,
+            uniform: !self.all_rows && sets.equal,
+            sets: Arc::new(sets),
             every_cell: self.every_cell,
             narrow: self.narrow.clone(),
         }
@@ -265,6 +360,11 @@ impl ScanScope {
     /// The dense scope behind.
     pub fn dense(&self) -> &Arc<DenseScope> {
         &self.dense
+    }
+
+    /// Whether the request or a conjunct names the only enterprises asked for.
+    pub fn is_narrowed(&self) -> bool {
+        self.narrow.is_some()
     }
 
     /// Whether rows of every enterprise may pass.
@@ -285,13 +385,13 @@ impl ScanScope {
     /// Whether some row of `no` may pass.
     #[inline]
     pub fn is_open(&self, no: i32) -> bool {
-        self.open_bits.contains(no)
+        self.sets.open_bits.contains(no)
     }
 
     /// Whether all rows of `no` pass with every needed column visible.
     #[inline]
     pub fn is_full(&self, no: i32) -> bool {
-        self.full_bits.contains(no)
+        self.sets.full_bits.contains(no)
     }
 
     /// Whether every open enterprise is full: then one bit decides about a row and its cells.
@@ -304,7 +404,7 @@ impl ScanScope {
         if self.all_open() {
             None
         } else {
-            Some(self.open.len())
+            Some(self.sets.open.len())
         }
     }
 
@@ -313,7 +413,7 @@ impl ScanScope {
         if self.all_open() {
             present.clone()
         } else {
-            present & &self.open
+            present & &self.sets.open
         }
     }
 
@@ -322,7 +422,7 @@ impl ScanScope {
         match (self.all_rows && self.every_cell, &self.narrow) {
             (true, None) => RoaringBitmap::new(),
             (true, Some(narrow)) => present - narrow,
-            (false, _) => present - &self.full,
+            (false, _) => present - &self.sets.full,
         }
     }
 }

@@ -16,9 +16,10 @@ use arrow::array::AsArray;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::JoinType;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, Statistics};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
@@ -33,7 +34,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties, StatisticsArgs,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use qihui_catalog::DatasetId;
@@ -83,6 +84,8 @@ pub struct GateScan {
     pub edge_columns: Vec<usize>,
     /// Opens files again, when what was inside has become an edge.
     pub readers: Readers,
+    /// About how many rows will pass, as far as the scope and open rows tell; see [`GateExec`]'s statistics.
+    pub about_rows: Option<usize>,
 }
 
 /// A reader of inside ranges.
@@ -120,6 +123,7 @@ impl InsideShare {
 /// The gate as an operator. See the module's text.
 pub struct GateExec {
     body: Body,
+    about_rows: Option<usize>,
     properties: Arc<PlanProperties>,
 }
 
@@ -137,15 +141,17 @@ impl GateExec {
     pub fn new(scan: Arc<GateScan>, partitions: usize) -> Self {
         let schema = Arc::clone(&scan.rows.schema);
         Self {
+            about_rows: scan.about_rows,
             body: Body::Scan(scan),
             properties: properties(schema, partitions, EmissionType::Incremental),
         }
     }
 
     /// An operator that delivers the rows of `ordered`, which has one partition, as they come.
-    pub fn ordered(ordered: Arc<dyn ExecutionPlan>) -> Self {
+    pub fn ordered(ordered: Arc<dyn ExecutionPlan>, about_rows: Option<usize>) -> Self {
         let schema = ordered.schema();
         Self {
+            about_rows,
             body: Body::Ordered(ordered),
             properties: properties(schema, 1, EmissionType::Final),
         }
@@ -208,6 +214,21 @@ impl ExecutionPlan for GateExec {
                 "the gate takes no children".into(),
             ))
         }
+    }
+
+    /// Nothing but a rough number of rows, from which the engine chooses the side of a join that it keeps in memory. It
+    /// follows from the decision and the contract, and, where every row is open, from the number of rows: hidden rows have
+    /// no part in it.
+    fn statistics_from_inputs(
+        &self,
+        _: &[Arc<Statistics>],
+        arguments: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema());
+        if let (Some(rows), None) = (self.about_rows, arguments.partition()) {
+            statistics.num_rows = Precision::Inexact(rows);
+        }
+        Ok(Arc::new(statistics))
     }
 
     fn execute(

@@ -43,6 +43,9 @@ use crate::rows::{MARK_BYTES, OutputColumn, RowGate, WindowBound};
 /// The hidden column that holds the enterprise number.
 pub const NUMBER: &str = "_no";
 
+/// How many rows an enterprise has, as a guess, where its contract lets it have many.
+const ROWS_OF_ONE: u64 = 10;
+
 /// The column of a traced scan that says which cells of a row are withheld.
 pub const WITHHELD: &str = "_withheld";
 
@@ -393,7 +396,10 @@ fn unqualified(expr: &Expr) -> Result<Expr> {
 }
 
 /// One partition, rows in the order of what is visible, batches cut anew.
-fn in_order(gate: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+fn in_order(
+    gate: Arc<dyn ExecutionPlan>,
+    about_rows: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = gate.schema();
     let single: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(gate));
     let order: Result<Vec<PhysicalSortExpr>> = schema
@@ -405,7 +411,7 @@ fn in_order(gate: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
     };
-    Ok(Arc::new(GateExec::ordered(ordered)))
+    Ok(Arc::new(GateExec::ordered(ordered, about_rows)))
 }
 
 #[async_trait]
@@ -504,8 +510,12 @@ impl TableProvider for GatedTable {
             Some(readers.edge(&edges, partitions, &judge.edge.columns, predicate)?)
         };
         let scan = self.gate_scan(judge, inside, edge);
+        let about_rows = scan.about_rows;
         let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::new(scan), partitions));
-        if strict { in_order(gate) } else { Ok(gate) }
+        match strict {
+            true => in_order(gate, about_rows),
+            false => Ok(gate),
+        }
     }
 }
 
@@ -523,6 +533,7 @@ impl GatedTable {
         edge: Option<Arc<dyn ExecutionPlan>>,
     ) -> GateScan {
         GateScan {
+            about_rows: self.about_rows(&judge.rows),
             dataset: self.dataset.clone(),
             rows: Arc::new(judge.rows),
             account: Arc::clone(&self.query.account),
@@ -532,6 +543,25 @@ impl GatedTable {
             edge_columns: judge.edge.columns,
             readers: self.readers(),
         }
+    }
+
+    /// About how many rows a scan passes. Hidden rows have no part in it: it is a number of enterprises of the scope, or of
+    /// rows where each is open; without either it is not known.
+    fn about_rows(&self, rows: &RowGate) -> Option<usize> {
+        // A contract that has one row per enterprise says so by its key.
+        let of_each = match self.contract.key.as_slice() {
+            [key] if *key == self.contract.uscc => 1,
+            _ => ROWS_OF_ONE,
+        };
+        let about = if rows.scope.is_narrowed() {
+            Some(of_each)
+        } else if rows.scope.all_rows() {
+            rows.window.is_empty().then_some(self.table.rows)
+        } else {
+            let enterprises = rows.scope.enterprises()?;
+            Some(enterprises.saturating_mul(of_each))
+        };
+        usize::try_from(about?).ok()
     }
 
     /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.

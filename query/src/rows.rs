@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, Int32Array,
-    RecordBatch, RecordBatchOptions, Scalar, new_null_array,
+    RecordBatch, RecordBatchOptions, UInt32Array,
 };
-use arrow::buffer::{BooleanBuffer, Buffer};
-use arrow::compute::kernels::zip::zip;
-use arrow::compute::{FilterBuilder, FilterPredicate};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::compute::{FilterBuilder, FilterPredicate, take};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -98,10 +97,66 @@ pub struct Checked {
     pub withheld: Vec<u64>,
 }
 
-/// Rows that pass, and for each passing row the columns that grants show; `None` = all / every column.
+/// What is decided about the rows of a batch.
 struct Verdict {
+    /// The rows that pass; `None`: all.
     pass: Option<BooleanBuffer>,
-    shown: Option<Vec<ColumnSet>>,
+    /// How many rows of which enterprise pass, in the order of the batch.
+    counts: Vec<Run>,
+    /// The columns that grants show in the rows that pass, in their order; `None`: every column.
+    shown: Option<Vec<Shown>>,
+}
+
+/// Rows that stand together and in which grants show the same columns.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    columns: ColumnSet,
+    rows: usize,
+}
+
+/// What the scope alone decides about the rows of a batch, its disclosure window apart: in order, rows that stand together,
+/// each with whether they pass and what they show.
+#[derive(Default)]
+struct Ruling {
+    parts: Vec<(bool, Shown)>,
+    /// How many rows of which enterprise are ruled about.
+    runs: Vec<Run>,
+    /// How many of these pass.
+    passing: Vec<Run>,
+}
+
+impl Ruling {
+    fn rule(&mut self, pass: bool, columns: ColumnSet, rows: usize) {
+        match self.parts.last_mut() {
+            Some((passes, shown)) if *passes == pass && (!pass || shown.columns == columns) => {
+                shown.rows += rows;
+            }
+            _ if rows == 0 => {}
+            _ => self.parts.push((pass, Shown { columns, rows })),
+        }
+    }
+
+    /// All rows of an enterprise alike.
+    fn rule_run(&mut self, run: Run, pass: bool, columns: ColumnSet) {
+        self.rule(pass, columns, run.rows);
+        if pass {
+            self.passing.push(run);
+        }
+        self.runs.push(run);
+    }
+
+    /// The rows that pass; `None`: all.
+    fn pass(&self) -> Option<BooleanBuffer> {
+        if self.parts.iter().all(|(passes, _)| *passes) {
+            return None;
+        }
+        let rows = self.parts.iter().map(|(_, shown)| shown.rows).sum();
+        let mut pass = BooleanBufferBuilder::new(rows);
+        for (passes, shown) in &self.parts {
+            pass.append_n(shown.rows, *passes);
+        }
+        Some(pass.finish())
+    }
 }
 
 impl RowGate {
@@ -119,22 +174,21 @@ impl RowGate {
     /// # Errors
     /// When a kernel refuses the batch, which would be a defect of the gate.
     pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
-        let numbers = batch.column(self.number).as_primitive::<Int32Type>();
-        let runs = runs(numbers.values());
-        let verdict = self.verdict(batch, &runs);
-        let counts = match &verdict.pass {
-            Some(pass) => counted(&runs, pass),
-            None => runs,
-        };
-        let filtered = Filtered::new(batch, verdict.pass.as_ref())?;
+        let Verdict {
+            pass,
+            counts,
+            shown,
+        } = self.verdict(batch);
+        let filtered = Filtered::new(batch, pass.as_ref())?;
         let mut columns = Vec::with_capacity(self.columns.len());
         let mut withheld = vec![None; self.columns.len()];
         for (column, hidden) in self.columns.iter().zip(&mut withheld) {
-            let visible = visible(column, verdict.shown.as_deref(), &filtered)?;
-            let value = filtered.column(column.value)?;
+            let visible = visible(column, shown.as_deref(), &filtered)?;
             let value = match &visible {
-                Some(visible) if visible.count_set_bits() < visible.len() => hide(&value, visible)?,
-                _ => value,
+                Some(visible) if visible.count_set_bits() < visible.len() => {
+                    filtered.shown(column.value, visible)?
+                }
+                _ => filtered.column(column.value)?,
             };
             *hidden = visible;
             columns.push(compact(forms::apply(column.form, column.ty, &value)?));
@@ -257,22 +311,85 @@ impl RowGate {
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
-    fn verdict(&self, batch: &RecordBatch, runs: &[Run]) -> Verdict {
-        let window = self.window_mask(batch);
-        let (rows, shown) = self.by_scope(batch, runs);
-        let pass = match (window, rows) {
-            (Some(a), Some(b)) => Some(&a & &b),
-            (a, b) => a.or(b),
+    fn verdict(&self, batch: &RecordBatch) -> Verdict {
+        let ruling = self.ruling(batch);
+        let by_scope = ruling.pass();
+        // Where one bit decides about a row and its cells, every cell of it shows.
+        let partly =
+            !self.scope.is_uniform() && !(self.scope.every_cell() && self.scope.all_rows());
+        let Some(window) = self.window_mask(batch) else {
+            let passing = ruling.parts.into_iter().filter(|(passes, _)| *passes);
+            return Verdict {
+                pass: by_scope,
+                counts: ruling.passing,
+                shown: partly.then(|| passing.map(|(_, shown)| shown).collect()),
+            };
         };
-        let shown = match (&pass, shown) {
-            (Some(pass), Some(shown)) => Some(
-                pass.set_indices()
-                    .filter_map(|row| shown.get(row).copied())
-                    .collect(),
-            ),
-            (_, shown) => shown,
-        };
-        Verdict { pass, shown }
+        let pass = by_scope.map_or(window.clone(), |by_scope| &by_scope & &window);
+        let mut start = 0;
+        let left = ruling.parts.iter().map(|(_, shown)| {
+            let rows = pass.slice(start, shown.rows).count_set_bits();
+            start += shown.rows;
+            let columns = shown.columns;
+            Shown { columns, rows }
+        });
+        Verdict {
+            counts: counted(&ruling.runs, &pass),
+            shown: partly.then(|| left.collect()),
+            pass: Some(pass),
+        }
+    }
+
+    /// What the scope decides about each row.
+    fn ruling(&self, batch: &RecordBatch) -> Ruling {
+        let scope = &self.scope;
+        let dense = scope.dense();
+        let numbers = batch.column(self.number).as_primitive::<Int32Type>();
+        let dates = self
+            .event_date
+            .map(|at| batch.column(at).as_primitive::<Date32Type>());
+        let every = ColumnSet(u128::MAX);
+        let by_number = scope.is_uniform() || (scope.every_cell() && scope.all_rows());
+        let mut ruling = Ruling::default();
+        let mut start = 0;
+        for run in numbers.values().chunk_by(|a, b| a == b) {
+            let rows = run.len();
+            let no = run.first().copied().unwrap_or(-1);
+            let of = Run { no, rows };
+            let open = scope.all_open() || scope.is_open(no);
+            if !open || by_number || scope.is_full(no) {
+                ruling.rule_run(of, open, every);
+                start += rows;
+                continue;
+            }
+            let coverage = dense.coverage(no);
+            let mut passing = 0;
+            match dates {
+                None => {
+                    let columns = coverage.undated();
+                    let pass = scope.all_rows() || !columns.is_empty();
+                    ruling.rule(pass, columns, rows);
+                    passing += if pass { rows } else { 0 };
+                }
+                Some(dates) => {
+                    for row in start..start + rows {
+                        let columns = match dates.is_valid(row) {
+                            true => coverage.at(dates.value(row)),
+                            false => ColumnSet::EMPTY,
+                        };
+                        let pass = scope.all_rows() || !columns.is_empty();
+                        ruling.rule(pass, columns, 1);
+                        passing += usize::from(pass);
+                    }
+                }
+            }
+            if passing > 0 {
+                ruling.passing.push(Run { no, rows: passing });
+            }
+            ruling.runs.push(of);
+            start += rows;
+        }
+        ruling
     }
 
     /// Rows inside the disclosure window; `None` when all are.
@@ -297,58 +414,12 @@ impl RowGate {
         }
         mask
     }
-
-    /// Rows that the scope passes and the columns that grants show in each row of the batch.
-    fn by_scope(
-        &self,
-        batch: &RecordBatch,
-        runs: &[Run],
-    ) -> (Option<BooleanBuffer>, Option<Vec<ColumnSet>>) {
-        let scope = &self.scope;
-        let len = batch.num_rows();
-        let open = || {
-            let mut open = BooleanBufferBuilder::new(len);
-            for run in runs {
-                open.append_n(run.rows, scope.is_open(run.no));
-            }
-            open.finish()
-        };
-        if scope.is_uniform() {
-            return (Some(open()), None);
-        }
-        if scope.every_cell() && scope.all_rows() {
-            return ((!scope.all_open()).then(open), None);
-        }
-        let dates = self
-            .event_date
-            .map(|at| batch.column(at).as_primitive::<Date32Type>());
-        let mut shown = Vec::with_capacity(len);
-        let mut pass = BooleanBufferBuilder::new(len);
-        for run in runs {
-            if scope.is_full(run.no) {
-                shown.extend(std::iter::repeat_n(ColumnSet(u128::MAX), run.rows));
-                pass.append_n(run.rows, true);
-            } else if scope.all_open() || scope.is_open(run.no) {
-                let dense = scope.dense();
-                for row in shown.len()..shown.len() + run.rows {
-                    let day = dates.and_then(|dates| dates.is_valid(row).then(|| dates.value(row)));
-                    let columns = dense.covered(run.no, dates.is_some(), day);
-                    pass.append(scope.all_rows() || !columns.is_empty());
-                    shown.push(columns);
-                }
-            } else {
-                shown.extend(std::iter::repeat_n(ColumnSet::EMPTY, run.rows));
-                pass.append_n(run.rows, false);
-            }
-        }
-        (Some(pass.finish()), Some(shown))
-    }
 }
 
 /// Where a column shows among the rows that passed; `None` when everywhere.
 fn visible(
     column: &OutputColumn,
-    shown: Option<&[ColumnSet]>,
+    shown: Option<&[Shown]>,
     filtered: &Filtered<'_>,
 ) -> Result<Option<BooleanBuffer>, ArrowError> {
     if column.always {
@@ -356,11 +427,13 @@ fn visible(
     }
     let by_grant = match (column.by_grant, shown) {
         (true, None) => return Ok(None),
-        (true, Some(shown)) => BooleanBuffer::collect_bool(shown.len(), |row| {
-            shown
-                .get(row)
-                .is_some_and(|set| set.contains(column.scope_index))
-        }),
+        (true, Some(shown)) => {
+            let mut visible = BooleanBufferBuilder::new(filtered.rows);
+            for part in shown {
+                visible.append_n(part.rows, part.columns.contains(column.scope_index));
+            }
+            visible.finish()
+        }
         (false, _) => BooleanBuffer::new_unset(filtered.rows),
     };
     let Some(flag) = column.flag else {
@@ -381,12 +454,13 @@ fn only_true(array: &BooleanArray) -> BooleanBuffer {
 /// A batch with only its passing rows, filtered column by column as they are asked for.
 struct Filtered<'a> {
     batch: &'a RecordBatch,
+    pass: Option<&'a BooleanBuffer>,
     predicate: Option<FilterPredicate>,
     rows: usize,
 }
 
 impl<'a> Filtered<'a> {
-    fn new(batch: &'a RecordBatch, pass: Option<&BooleanBuffer>) -> Result<Self, ArrowError> {
+    fn new(batch: &'a RecordBatch, pass: Option<&'a BooleanBuffer>) -> Result<Self, ArrowError> {
         let rows = pass.map_or(batch.num_rows(), BooleanBuffer::count_set_bits);
         if pass.is_some_and(|pass| pass.len() != batch.num_rows()) {
             return Err(ArrowError::ComputeError(
@@ -400,6 +474,7 @@ impl<'a> Filtered<'a> {
         });
         Ok(Self {
             batch,
+            pass,
             predicate,
             rows,
         })
@@ -411,12 +486,33 @@ impl<'a> Filtered<'a> {
             Some(predicate) => predicate.filter(self.batch.column(at)),
         }
     }
-}
 
-/// Overwrites the cells that do not show with nulls.
-fn hide(value: &ArrayRef, visible: &BooleanBuffer) -> Result<ArrayRef, ArrowError> {
-    let null = Scalar::new(new_null_array(value.data_type(), 1));
-    zip(&BooleanArray::new(visible.clone(), None), value, &null)
+    /// A column whose cells show where `visible` says so, a bit per passing row. What stands under the others is nothing: a
+    /// position beyond the end of the column takes no value along.
+    fn shown(&self, at: usize, visible: &BooleanBuffer) -> Result<ArrayRef, ArrowError> {
+        let nothing = u32::MAX;
+        let mut from = vec![nothing; self.rows];
+        match self.pass {
+            None => {
+                for row in visible.set_indices() {
+                    if let (Some(from), Ok(row)) = (from.get_mut(row), u32::try_from(row)) {
+                        *from = row;
+                    }
+                }
+            }
+            Some(pass) => {
+                let places = from.iter_mut().zip(visible).zip(pass.set_indices());
+                for ((from, visible), row) in places {
+                    *from = match visible {
+                        true => u32::try_from(row).unwrap_or(nothing),
+                        false => nothing,
+                    };
+                }
+            }
+        }
+        let from = UInt32Array::new(from.into(), Some(NullBuffer::new(visible.clone())));
+        take(self.batch.column(at), &from, None)
+    }
 }
 
 /// Drops buffers of string views that the views no longer need.
@@ -432,16 +528,6 @@ fn compact(value: ArrayRef) -> ArrayRef {
 struct Run {
     no: i32,
     rows: usize,
-}
-
-/// The runs of a column of enterprise numbers.
-fn runs(numbers: &[i32]) -> Vec<Run> {
-    let runs = numbers.chunk_by(|a, b| a == b);
-    runs.map(|run| Run {
-        no: run.first().copied().unwrap_or(-1),
-        rows: run.len(),
-    })
-    .collect()
 }
 
 /// The runs of those rows that a mask leaves.

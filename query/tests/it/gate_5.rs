@@ -472,7 +472,7 @@ async fn gate_5_what_was_put_aside_does_not_change_an_answer() {
     let sql = "SELECT a.uscc || b.uscc AS c FROM enterprise_registration a \
                CROSS JOIN (SELECT uscc FROM enterprise_registration LIMIT 200) b ORDER BY c DESC";
     let mut answers = Vec::new();
-    for memory_bytes in [40 << 20, 1 << 30] {
+    for memory_bytes in [48 << 20, 1 << 30] {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits {
             memory_bytes,

@@ -243,7 +243,7 @@ impl TableProvider for Plain {
         if let Some(order) = LexOrdering::new(order?) {
             rows = Arc::new(SortExec::new(order, rows));
         }
-        Ok(Arc::new(GateExec::ordered(rows)))
+        Ok(Arc::new(GateExec::ordered(rows, None)))
     }
 }
 
