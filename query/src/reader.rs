@@ -1,6 +1,5 @@
 //! Readers of data files: what stands inside a gate, out of sight of the plan above.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
@@ -25,6 +24,9 @@ pub const READER_STORE: &str = "qihui://warehouse";
 
 /// The column of an inside reader that says which of its [`Share`]s a row is of.
 const SHARE: &str = "_share";
+
+/// Rows of a share that is made of several row groups, at most.
+const SHARE_ROWS: u64 = 512 << 10;
 
 /// Opens files of one table version.
 #[derive(Debug, Clone)]
@@ -191,54 +193,61 @@ pub fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Ve
 }
 
 /// Deals parts out to partitions: in order, about the same number of rows each.
+///
+/// A share is one row group where these are as large as the warehouse writes them: partitions take the next share when they
+/// are through with one, and with larger ones the last of them would keep one partition busy while the others wait.
 fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<Share>> {
     let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
-    let share = total.div_ceil(partitions.max(1) as u64).max(1);
-    let mut dealt: Vec<BTreeMap<usize, ParquetAccessPlan>> =
-        (0..partitions).map(|_| BTreeMap::new()).collect();
+    let each = total.div_ceil(partitions.max(1) as u64).max(1);
+    let mut dealt: Vec<Vec<Share>> = (0..partitions).map(|_| Vec::new()).collect();
     let mut seen = 0;
+    // The partition that the last share went to, and the rows of that share.
+    let mut last = (0, 0);
     for part in parts {
-        let at = usize::try_from((seen + part.rows.max(1) / 2) / share)
+        let rows = part.rows.max(1);
+        let at = usize::try_from((seen + rows / 2) / each)
             .unwrap_or(0)
             .min(partitions.saturating_sub(1));
-        seen += part.rows.max(1);
-        if let Some(partition) = dealt.get_mut(at) {
-            let plan = partition
-                .entry(part.file)
-                .or_insert_with(|| ParquetAccessPlan::new_none(part.groups));
-            match &part.access {
-                RowGroupAccess::Skip => {}
-                RowGroupAccess::Scan => plan.scan(part.group),
-                RowGroupAccess::Selection(rows) => plan.scan_selection_or_set(part.group, rows),
+        seen += rows;
+        let Some(shares) = dealt.get_mut(at) else {
+            continue;
+        };
+        match shares.last_mut() {
+            Some(share)
+                if share.file == part.file && last.0 == at && last.1 + rows <= SHARE_ROWS =>
+            {
+                share.rows.take(part);
+                last.1 += rows;
+            }
+            _ => {
+                let mut rows_of_part = ParquetAccessPlan::new_none(part.groups);
+                rows_of_part.take(part);
+                shares.push(Share {
+                    file: part.file,
+                    rows: rows_of_part,
+                });
+                last = (at, rows);
             }
         }
     }
     dealt
-        .into_iter()
-        .map(|partition| {
-            let shares = partition.into_iter();
-            shares.map(|(file, rows)| Share { file, rows }).collect()
-        })
-        .collect()
 }
 
-/// Sets a row group's selection, whatever it was.
-trait SetSelection {
-    fn scan_selection_or_set(
-        &mut self,
-        group: usize,
-        rows: &parquet::arrow::arrow_reader::RowSelection,
-    );
+/// Takes a part into a plan.
+trait Take {
+    fn take(&mut self, part: &Part);
 }
 
-impl SetSelection for ParquetAccessPlan {
-    fn scan_selection_or_set(
-        &mut self,
-        group: usize,
-        rows: &parquet::arrow::arrow_reader::RowSelection,
-    ) {
-        self.scan(group);
-        self.scan_selection(group, rows.clone());
+impl Take for ParquetAccessPlan {
+    fn take(&mut self, part: &Part) {
+        match &part.access {
+            RowGroupAccess::Skip => {}
+            RowGroupAccess::Scan => self.scan(part.group),
+            RowGroupAccess::Selection(rows) => {
+                self.scan(part.group);
+                self.scan_selection(part.group, rows.clone());
+            }
+        }
     }
 }
 
