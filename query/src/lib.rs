@@ -15,6 +15,7 @@ pub mod explain;
 pub mod formats;
 pub mod forms;
 pub mod functions;
+pub mod gather;
 pub mod metadata;
 pub mod plan;
 pub mod provider;

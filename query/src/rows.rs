@@ -7,20 +7,20 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, Int32Array,
-    RecordBatch, RecordBatchOptions, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Date32Array,
+    FixedSizeBinaryArray, Int32Array, RecordBatch, RecordBatchOptions,
 };
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
-use arrow::compute::{FilterBuilder, FilterPredicate, take};
-use arrow::datatypes::{DataType, Date32Type, Int32Type, SchemaRef};
+use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::datatypes::{Date32Type, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
 use qihui_catalog::ColumnType;
 use qihui_consent::decision::{ColumnSet, Form};
 use roaring::RoaringBitmap;
 
-use crate::dense::ScanScope;
+use crate::dense::{Coverage, ScanScope};
 use crate::forms;
+use crate::gather::{Piece, compact, gather, pieces_of};
 
 /// A column that a scan delivers or filters on, and where its parts stand in the batches read.
 #[derive(Debug, Clone)]
@@ -98,64 +98,95 @@ pub struct Checked {
 }
 
 /// What is decided about the rows of a batch.
+#[derive(Default)]
 struct Verdict {
-    /// The rows that pass; `None`: all.
-    pass: Option<BooleanBuffer>,
+    /// The rows that pass, in order.
+    places: Vec<Place>,
     /// How many rows of which enterprise pass, in the order of the batch.
     counts: Vec<Run>,
-    /// The columns that grants show in the rows that pass, in their order; `None`: every column.
-    shown: Option<Vec<Shown>>,
-}
-
-/// Rows that stand together and in which grants show the same columns.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    columns: ColumnSet,
+    /// How many rows pass.
     rows: usize,
 }
 
-/// What the scope alone decides about the rows of a batch, its disclosure window apart: in order, rows that stand together,
-/// each with whether they pass and what they show.
-#[derive(Default)]
-struct Ruling {
-    parts: Vec<(bool, Shown)>,
-    /// How many rows of which enterprise are ruled about.
-    runs: Vec<Run>,
-    /// How many of these pass.
-    passing: Vec<Run>,
+/// Rows of a batch that stand together, all of which pass, and in which grants show the same columns.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: usize,
+    rows: usize,
+    columns: ColumnSet,
 }
 
-impl Ruling {
-    fn rule(&mut self, pass: bool, columns: ColumnSet, rows: usize) {
-        match self.parts.last_mut() {
-            Some((passes, shown)) if *passes == pass && (!pass || shown.columns == columns) => {
-                shown.rows += rows;
+impl Verdict {
+    /// Lets rows pass that follow those that passed before.
+    fn pass(&mut self, start: usize, rows: usize, columns: ColumnSet) {
+        self.rows += rows;
+        match self.places.last_mut() {
+            Some(last) if last.start + last.rows == start && last.columns == columns => {
+                last.rows += rows;
             }
             _ if rows == 0 => {}
-            _ => self.parts.push((pass, Shown { columns, rows })),
+            _ => self.places.push(Place {
+                start,
+                rows,
+                columns,
+            }),
         }
     }
 
-    /// All rows of an enterprise alike.
-    fn rule_run(&mut self, run: Run, pass: bool, columns: ColumnSet) {
-        self.rule(pass, columns, run.rows);
-        if pass {
-            self.passing.push(run);
+    /// Counts rows that passed.
+    fn count(&mut self, no: i32, rows: usize) {
+        if rows > 0 {
+            self.counts.push(Run { no, rows });
         }
-        self.runs.push(run);
     }
 
-    /// The rows that pass; `None`: all.
-    fn pass(&self) -> Option<BooleanBuffer> {
-        if self.parts.iter().all(|(passes, _)| *passes) {
-            return None;
+    /// Where a column that needs a grant shows, a bit per row that passes.
+    fn granted(&self, column: usize) -> BooleanBuffer {
+        let mut bits = BooleanBufferBuilder::new(self.rows);
+        let mut run = (false, 0);
+        for place in &self.places {
+            let shows = place.columns.contains(column);
+            if shows != run.0 {
+                bits.append_n(run.1, run.0);
+                run = (shows, 0);
+            }
+            run.1 += place.rows;
         }
-        let rows = self.parts.iter().map(|(_, shown)| shown.rows).sum();
-        let mut pass = BooleanBufferBuilder::new(rows);
-        for (passes, shown) in &self.parts {
-            pass.append_n(shown.rows, *passes);
+        bits.append_n(run.1, run.0);
+        bits.finish()
+    }
+
+    /// The rows that pass, those where a column that needs a grant does not show without their values.
+    fn pieces(&self, column: Option<usize>) -> Vec<Piece> {
+        let pieces = self.places.iter().map(|place| Piece {
+            start: place.start,
+            rows: place.rows,
+            shown: column.is_none_or(|column| place.columns.contains(column)),
+        });
+        pieces.collect()
+    }
+
+    /// The same by a bit per row that passes.
+    fn pieces_by(&self, visible: &BooleanBuffer) -> Vec<Piece> {
+        let mut pieces = Vec::with_capacity(self.places.len());
+        let mut before = 0;
+        for place in &self.places {
+            let mut done = 0;
+            let mut push = |start: usize, rows: usize, shown| {
+                if rows > 0 {
+                    let start = place.start + start;
+                    pieces.push(Piece { start, rows, shown });
+                }
+            };
+            for (from, to) in visible.slice(before, place.rows).set_slices() {
+                push(done, from - done, false);
+                push(from, to - from, true);
+                done = to;
+            }
+            push(done, place.rows - done, false);
+            before += place.rows;
         }
-        Some(pass.finish())
+        pieces
     }
 }
 
@@ -174,33 +205,35 @@ impl RowGate {
     /// # Errors
     /// When a kernel refuses the batch, which would be a defect of the gate.
     pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
-        let Verdict {
-            pass,
-            counts,
-            shown,
-        } = self.verdict(batch);
-        let filtered = Filtered::new(batch, pass.as_ref())?;
+        let verdict = self.verdict(batch);
+        let every = verdict.pieces(None);
         let mut columns = Vec::with_capacity(self.columns.len());
         let mut withheld = vec![None; self.columns.len()];
         for (column, hidden) in self.columns.iter().zip(&mut withheld) {
-            let visible = visible(column, shown.as_deref(), &filtered)?;
-            let value = match &visible {
-                Some(visible) if visible.count_set_bits() < visible.len() => {
-                    filtered.shown(column.value, visible)?
-                }
-                _ => filtered.column(column.value)?,
+            let shown = self.shown(column, &verdict, batch, &every)?;
+            let pieces = match &shown {
+                Shown::Everywhere => &every,
+                Shown::At { pieces, .. } => pieces,
             };
-            *hidden = visible;
-            columns.push(compact(forms::apply(column.form, column.ty, &value)?));
+            let value = gather(batch.column(column.value), pieces)?;
+            columns.push(match column.form {
+                Form::Clear => value,
+                // What a form leaves out must not stay in a buffer.
+                form => compact(forms::apply(form, column.ty, &value)?),
+            });
+            if let Shown::At { visible, .. } = shown {
+                *hidden = Some(visible);
+            }
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
+        let options = RecordBatchOptions::new().with_row_count(Some(verdict.rows));
         let checked =
             RecordBatch::try_new_with_options(Arc::clone(&self.checked_schema), columns, &options)?;
         if self.traced {
-            let numbers = filtered.column(self.number)?;
-            return self.deliver_traced(&checked, numbers.as_primitive(), &withheld, counts);
+            let numbers = gather(batch.column(self.number), &every)?;
+            let numbers = numbers.as_primitive();
+            return self.deliver_traced(&checked, numbers, &withheld, verdict.counts);
         }
-        self.deliver(&checked, counts, &withheld)
+        self.deliver(&checked, verdict.counts, &withheld)
     }
 
     /// Applies the forms to a batch of the inside scan: every row passes, every cell shows.
@@ -248,11 +281,11 @@ impl RowGate {
         let Some(keep) = keep else {
             return Ok(Checked::new(delivered, counts, withheld));
         };
-        let filtered = Filtered::new(&delivered, Some(&keep))?;
-        let columns: Result<Vec<ArrayRef>, ArrowError> = (0..self.delivered)
-            .map(|i| filtered.column(i).map(compact))
-            .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(filtered.rows));
+        let pieces = pieces_of(&keep);
+        let columns = delivered.columns().iter();
+        let columns: Result<Vec<ArrayRef>, ArrowError> =
+            columns.map(|column| gather(column, &pieces)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(keep.count_set_bits()));
         let batch =
             RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
         Ok(Checked::new(batch, counted(&counts, &keep), withheld))
@@ -313,83 +346,120 @@ impl RowGate {
 
     fn verdict(&self, batch: &RecordBatch) -> Verdict {
         let ruling = self.ruling(batch);
-        let by_scope = ruling.pass();
-        // Where one bit decides about a row and its cells, every cell of it shows.
-        let partly =
-            !self.scope.is_uniform() && !(self.scope.every_cell() && self.scope.all_rows());
         let Some(window) = self.window_mask(batch) else {
-            let passing = ruling.parts.into_iter().filter(|(passes, _)| *passes);
-            return Verdict {
-                pass: by_scope,
-                counts: ruling.passing,
-                shown: partly.then(|| passing.map(|(_, shown)| shown).collect()),
-            };
+            return ruling;
         };
-        let pass = by_scope.map_or(window.clone(), |by_scope| &by_scope & &window);
-        let mut start = 0;
-        let left = ruling.parts.iter().map(|(_, shown)| {
-            let rows = pass.slice(start, shown.rows).count_set_bits();
-            start += shown.rows;
-            let columns = shown.columns;
-            Shown { columns, rows }
-        });
-        Verdict {
-            counts: counted(&ruling.runs, &pass),
-            shown: partly.then(|| left.collect()),
-            pass: Some(pass),
+        // What the scope lets pass, where the window is open.
+        let mut verdict = Verdict::default();
+        for place in &ruling.places {
+            for (from, to) in window.slice(place.start, place.rows).set_slices() {
+                verdict.pass(place.start + from, to - from, place.columns);
+            }
         }
+        let mut pass = BooleanBufferBuilder::new(window.len());
+        for place in &verdict.places {
+            pass.append_n(place.start - pass.len(), false);
+            pass.append_n(place.rows, true);
+        }
+        pass.append_n(window.len() - pass.len(), false);
+        let numbers = batch.column(self.number).as_primitive::<Int32Type>();
+        verdict.counts = counted(&runs(numbers.values()), &pass.finish());
+        verdict
     }
 
-    /// What the scope decides about each row.
-    fn ruling(&self, batch: &RecordBatch) -> Ruling {
+    /// What the scope alone decides, the disclosure window apart.
+    fn ruling(&self, batch: &RecordBatch) -> Verdict {
         let scope = &self.scope;
-        let dense = scope.dense();
         let numbers = batch.column(self.number).as_primitive::<Int32Type>();
         let dates = self
             .event_date
             .map(|at| batch.column(at).as_primitive::<Date32Type>());
         let every = ColumnSet(u128::MAX);
-        let by_number = scope.is_uniform() || (scope.every_cell() && scope.all_rows());
-        let mut ruling = Ruling::default();
+        let by_number = self.is_decided_by_number();
+        let mut verdict = Verdict::default();
         let mut start = 0;
         for run in numbers.values().chunk_by(|a, b| a == b) {
             let rows = run.len();
             let no = run.first().copied().unwrap_or(-1);
-            let of = Run { no, rows };
-            let open = scope.all_open() || scope.is_open(no);
-            if !open || by_number || scope.is_full(no) {
-                ruling.rule_run(of, open, every);
-                start += rows;
-                continue;
-            }
-            let coverage = dense.coverage(no);
-            let mut passing = 0;
-            match dates {
-                None => {
-                    let columns = coverage.undated();
-                    let pass = scope.all_rows() || !columns.is_empty();
-                    ruling.rule(pass, columns, rows);
-                    passing += if pass { rows } else { 0 };
-                }
-                Some(dates) => {
-                    for row in start..start + rows {
-                        let columns = match dates.is_valid(row) {
-                            true => coverage.at(dates.value(row)),
-                            false => ColumnSet::EMPTY,
-                        };
-                        let pass = scope.all_rows() || !columns.is_empty();
-                        ruling.rule(pass, columns, 1);
-                        passing += usize::from(pass);
-                    }
+            if scope.all_open() || scope.is_open(no) {
+                if by_number || scope.is_full(no) {
+                    verdict.pass(start, rows, every);
+                    verdict.count(no, rows);
+                } else {
+                    let before = verdict.rows;
+                    let coverage = scope.dense().coverage(no);
+                    self.rule(&mut verdict, (start, rows), &coverage, dates);
+                    verdict.count(no, verdict.rows - before);
                 }
             }
-            if passing > 0 {
-                ruling.passing.push(Run { no, rows: passing });
-            }
-            ruling.runs.push(of);
             start += rows;
         }
-        ruling
+        verdict
+    }
+
+    /// Rows of one enterprise, by what its grants cover.
+    fn rule(
+        &self,
+        verdict: &mut Verdict,
+        (start, rows): (usize, usize),
+        coverage: &Coverage<'_>,
+        dates: Option<&Date32Array>,
+    ) {
+        let all_rows = self.scope.all_rows();
+        let mut pass = |start, rows, columns: ColumnSet| {
+            if all_rows || !columns.is_empty() {
+                verdict.pass(start, rows, columns);
+            }
+        };
+        let Some(dates) = dates else {
+            return pass(start, rows, coverage.undated());
+        };
+        for row in start..start + rows {
+            let columns = match dates.is_valid(row) {
+                true => coverage.at(dates.value(row)),
+                false => ColumnSet::EMPTY,
+            };
+            pass(row, 1, columns);
+        }
+    }
+
+    /// Whether one bit decides about a row and all of its cells.
+    fn is_decided_by_number(&self) -> bool {
+        self.scope.is_uniform() || (self.scope.every_cell() && self.scope.all_rows())
+    }
+
+    /// Where a column shows among the rows that pass.
+    fn shown(
+        &self,
+        column: &OutputColumn,
+        verdict: &Verdict,
+        batch: &RecordBatch,
+        every: &[Piece],
+    ) -> Result<Shown, ArrowError> {
+        if column.always || (column.by_grant && self.is_decided_by_number()) {
+            return Ok(Shown::Everywhere);
+        }
+        let by_grant = match column.by_grant {
+            true => verdict.granted(column.scope_index),
+            false => BooleanBuffer::new_unset(verdict.rows),
+        };
+        let (visible, pieces) = match column.flag {
+            None if column.by_grant => {
+                let pieces = verdict.pieces(Some(column.scope_index));
+                (by_grant, pieces)
+            }
+            None => {
+                let pieces = verdict.pieces_by(&by_grant);
+                (by_grant, pieces)
+            }
+            Some(flag) => {
+                let flag = gather(batch.column(flag), every)?;
+                let visible = &by_grant | &only_true(flag.as_boolean());
+                let pieces = verdict.pieces_by(&visible);
+                (visible, pieces)
+            }
+        };
+        Ok(Shown::At { visible, pieces })
     }
 
     /// Rows inside the disclosure window; `None` when all are.
@@ -416,31 +486,16 @@ impl RowGate {
     }
 }
 
-/// Where a column shows among the rows that passed; `None` when everywhere.
-fn visible(
-    column: &OutputColumn,
-    shown: Option<&[Shown]>,
-    filtered: &Filtered<'_>,
-) -> Result<Option<BooleanBuffer>, ArrowError> {
-    if column.always {
-        return Ok(None);
-    }
-    let by_grant = match (column.by_grant, shown) {
-        (true, None) => return Ok(None),
-        (true, Some(shown)) => {
-            let mut visible = BooleanBufferBuilder::new(filtered.rows);
-            for part in shown {
-                visible.append_n(part.rows, part.columns.contains(column.scope_index));
-            }
-            visible.finish()
-        }
-        (false, _) => BooleanBuffer::new_unset(filtered.rows),
-    };
-    let Some(flag) = column.flag else {
-        return Ok(Some(by_grant));
-    };
-    let flag = only_true(filtered.column(flag)?.as_boolean());
-    Ok(Some(&by_grant | &flag))
+/// Where a column shows among the rows that pass.
+enum Shown {
+    Everywhere,
+    /// Not everywhere, perhaps.
+    At {
+        /// A bit per row that passes.
+        visible: BooleanBuffer,
+        /// The rows that pass, each with whether it shows.
+        pieces: Vec<Piece>,
+    },
 }
 
 /// Where a boolean column is true: null is no.
@@ -451,83 +506,21 @@ fn only_true(array: &BooleanArray) -> BooleanBuffer {
     }
 }
 
-/// A batch with only its passing rows, filtered column by column as they are asked for.
-struct Filtered<'a> {
-    batch: &'a RecordBatch,
-    pass: Option<&'a BooleanBuffer>,
-    predicate: Option<FilterPredicate>,
-    rows: usize,
-}
-
-impl<'a> Filtered<'a> {
-    fn new(batch: &'a RecordBatch, pass: Option<&'a BooleanBuffer>) -> Result<Self, ArrowError> {
-        let rows = pass.map_or(batch.num_rows(), BooleanBuffer::count_set_bits);
-        if pass.is_some_and(|pass| pass.len() != batch.num_rows()) {
-            return Err(ArrowError::ComputeError(
-                "a verdict must have a bit per row".into(),
-            ));
-        }
-        let predicate = pass.filter(|_| rows < batch.num_rows()).map(|pass| {
-            FilterBuilder::new(&BooleanArray::new(pass.clone(), None))
-                .optimize()
-                .build()
-        });
-        Ok(Self {
-            batch,
-            pass,
-            predicate,
-            rows,
-        })
-    }
-
-    fn column(&self, at: usize) -> Result<ArrayRef, ArrowError> {
-        match &self.predicate {
-            None => Ok(Arc::clone(self.batch.column(at))),
-            Some(predicate) => predicate.filter(self.batch.column(at)),
-        }
-    }
-
-    /// A column whose cells show where `visible` says so, a bit per passing row. What stands under the others is nothing: a
-    /// position beyond the end of the column takes no value along.
-    fn shown(&self, at: usize, visible: &BooleanBuffer) -> Result<ArrayRef, ArrowError> {
-        let nothing = u32::MAX;
-        let mut from = vec![nothing; self.rows];
-        match self.pass {
-            None => {
-                for row in visible.set_indices() {
-                    if let (Some(from), Ok(row)) = (from.get_mut(row), u32::try_from(row)) {
-                        *from = row;
-                    }
-                }
-            }
-            Some(pass) => {
-                let places = from.iter_mut().zip(visible).zip(pass.set_indices());
-                for ((from, visible), row) in places {
-                    *from = match visible {
-                        true => u32::try_from(row).unwrap_or(nothing),
-                        false => nothing,
-                    };
-                }
-            }
-        }
-        let from = UInt32Array::new(from.into(), Some(NullBuffer::new(visible.clone())));
-        take(self.batch.column(at), &from, None)
-    }
-}
-
-/// Drops buffers of string views that the views no longer need.
-fn compact(value: ArrayRef) -> ArrayRef {
-    match value.data_type() {
-        DataType::Utf8View => Arc::new(value.as_string_view().gc()),
-        _ => value,
-    }
-}
-
 /// Rows of one enterprise that stand together.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     no: i32,
     rows: usize,
+}
+
+/// The runs of a column of enterprise numbers.
+fn runs(numbers: &[i32]) -> Vec<Run> {
+    let runs = numbers.chunk_by(|a, b| a == b);
+    runs.map(|run| Run {
+        no: run.first().copied().unwrap_or(-1),
+        rows: run.len(),
+    })
+    .collect()
 }
 
 /// The runs of those rows that a mask leaves.

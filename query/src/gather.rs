@@ -1,0 +1,223 @@
+//! Copies of some rows of a column, with nothing of the others.
+//!
+//! INVARIANT: the arrays made here hold, in every buffer, only values of the rows that were asked for. What is left out is
+//! not copied, and a place that stays empty is written as null over a zero.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, MutableArrayData,
+    PrimitiveArray, downcast_primitive_array, make_array,
+};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+/// Rows that stand together in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The first.
+    pub start: usize,
+    /// How many.
+    pub rows: usize,
+    /// Whether their values are copied; otherwise as many nulls take their place.
+    pub shown: bool,
+}
+
+impl Piece {
+    fn range(self) -> Range<usize> {
+        self.start..self.start + self.rows
+    }
+}
+
+/// The pieces of a batch where a mask is set.
+pub fn pieces_of(mask: &BooleanBuffer) -> Vec<Piece> {
+    mask.set_slices()
+        .map(|(start, end)| Piece {
+            start,
+            rows: end - start,
+            shown: true,
+        })
+        .collect()
+}
+
+/// The rows of `pieces` of a column, in their order.
+///
+/// # Errors
+/// When a piece reaches beyond the column.
+pub fn gather(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowError> {
+    if pieces.iter().any(|piece| piece.range().end > column.len()) {
+        return Err(ArrowError::ComputeError(
+            "a piece must lie in its column".into(),
+        ));
+    }
+    Ok(downcast_primitive_array!(
+        column => Arc::new(primitives(column, pieces)?),
+        _ => compact(others(column, pieces)?),
+    ))
+}
+
+/// Drops buffers of string views that the views no longer need.
+pub fn compact(value: ArrayRef) -> ArrayRef {
+    match value.data_type() {
+        DataType::Utf8View => Arc::new(value.as_string_view().gc()),
+        _ => value,
+    }
+}
+
+fn rows_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| piece.rows).sum()
+}
+
+fn primitives<T: ArrowPrimitiveType>(
+    column: &PrimitiveArray<T>,
+    pieces: &[Piece],
+) -> Result<PrimitiveArray<T>, ArrowError> {
+    let rows = rows_of(pieces);
+    let mut values: Vec<T::Native> = Vec::with_capacity(rows);
+    for piece in pieces {
+        match column.values().get(piece.range()).filter(|_| piece.shown) {
+            Some(copied) => values.extend_from_slice(copied),
+            None => values.resize(values.len() + piece.rows, T::Native::default()),
+        }
+    }
+    let nulls = nulls(column.nulls(), pieces, rows);
+    let gathered = PrimitiveArray::try_new(values.into(), nulls)?;
+    Ok(gathered.with_data_type(column.data_type().clone()))
+}
+
+fn nulls(column: Option<&NullBuffer>, pieces: &[Piece], rows: usize) -> Option<NullBuffer> {
+    let column = column.filter(|nulls| nulls.null_count() > 0);
+    if column.is_none() && pieces.iter().all(|piece| piece.shown) {
+        return None;
+    }
+    let mut valid = BooleanBufferBuilder::new(rows);
+    for piece in pieces {
+        match column.filter(|_| piece.shown) {
+            Some(nulls) => {
+                let bits = nulls.inner();
+                let range = piece.range();
+                let from = range.start + bits.offset()..range.end + bits.offset();
+                valid.append_packed_range(from, bits.values());
+            }
+            None => valid.append_n(piece.rows, piece.shown),
+        }
+    }
+    Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0)
+}
+
+/// Any type: of string views, the buffers are still those of the whole column.
+fn others(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowError> {
+    let data = column.to_data();
+    let hides = pieces.iter().any(|piece| !piece.shown);
+    let mut gathered = MutableArrayData::new(vec![&data], hides, rows_of(pieces));
+    for piece in pieces {
+        match piece.shown {
+            true => gathered.try_extend(0, piece.start, piece.start + piece.rows)?,
+            false => gathered.try_extend_nulls(piece.rows)?,
+        }
+    }
+    Ok(make_array(gathered.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{BooleanArray, Date32Array, Decimal128Array, StringViewArray};
+
+    use super::*;
+
+    const PIECES: [Piece; 3] = [
+        Piece {
+            start: 1,
+            rows: 2,
+            shown: true,
+        },
+        Piece {
+            start: 3,
+            rows: 1,
+            shown: false,
+        },
+        Piece {
+            start: 4,
+            rows: 1,
+            shown: true,
+        },
+    ];
+
+    fn gathered(column: impl Array + 'static) -> ArrayRef {
+        // Not at the beginning of its buffers.
+        let column: ArrayRef = Arc::new(column);
+        gather(&column.slice(1, column.len() - 1), &PIECES).unwrap()
+    }
+
+    #[test]
+    fn rows_come_in_order_and_hidden_ones_are_null_over_zero() {
+        let dates = gathered(Date32Array::from(vec![9, 0, 1, 2, 3, 4]));
+        assert_eq!(
+            dates.as_ref(),
+            &Date32Array::from(vec![Some(1), Some(2), None, Some(4)]) as &dyn Array
+        );
+        let dates: &Date32Array = dates.as_primitive();
+        assert_eq!(dates.values(), &[1, 2, 0, 4]);
+        let sparse = gathered(Date32Array::from(vec![
+            None,
+            Some(0),
+            None,
+            Some(2),
+            Some(3),
+            None,
+        ]));
+        assert_eq!(
+            sparse.as_ref(),
+            &Date32Array::from(vec![None, Some(2), None, None]) as &dyn Array
+        );
+        let flags = gathered(BooleanArray::from(vec![
+            true, true, false, true, true, true,
+        ]));
+        assert_eq!(
+            flags.as_ref(),
+            &BooleanArray::from(vec![Some(false), Some(true), None, Some(true)]) as &dyn Array
+        );
+    }
+
+    #[test]
+    fn types_stay_and_no_buffer_holds_what_was_left_out() {
+        let money = Decimal128Array::from(vec![9, 0, 1, 2, 3, 4]);
+        let money = gathered(money.with_precision_and_scale(18, 2).unwrap());
+        assert_eq!(money.data_type(), &DataType::Decimal128(18, 2));
+        let names = ["", "left out, a long one", "a long name of one", "short"];
+        let names = names
+            .into_iter()
+            .chain(["hidden, a long one", "a long name of two"]);
+        let names = gathered(StringViewArray::from_iter_values(names));
+        let expected = [
+            Some("a long name of one"),
+            Some("short"),
+            None,
+            Some("a long name of two"),
+        ];
+        assert_eq!(
+            names.as_ref(),
+            &expected.into_iter().collect::<StringViewArray>() as &dyn Array
+        );
+        for buffer in names.to_data().buffers() {
+            let text = String::from_utf8_lossy(buffer.as_slice());
+            assert!(!text.contains("left out") && !text.contains("hidden"));
+        }
+    }
+
+    #[test]
+    fn what_reaches_beyond_is_refused() {
+        let column: ArrayRef = Arc::new(Date32Array::from(vec![0]));
+        assert!(gather(&column, &PIECES).is_err());
+        assert_eq!(gather(&column, &[]).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn pieces_are_where_a_mask_is_set() {
+        let mask = BooleanBuffer::from(vec![true, true, false, true]);
+        let places: Vec<_> = pieces_of(&mask).iter().map(|piece| piece.range()).collect();
+        assert_eq!(places, [0..2, 3..4]);
+    }
+}
