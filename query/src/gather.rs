@@ -31,6 +31,15 @@ impl Piece {
     }
 }
 
+/// A bit per row of some pieces: whether it is shown.
+pub fn shown(pieces: &[Piece]) -> BooleanBuffer {
+    let mut bits = BooleanBufferBuilder::new(rows_of(pieces));
+    for piece in pieces {
+        bits.append_n(piece.rows, piece.shown);
+    }
+    bits.finish()
+}
+
 /// The pieces of a batch where a mask is set.
 pub fn pieces_of(mask: &BooleanBuffer) -> Vec<Piece> {
     mask.set_slices()

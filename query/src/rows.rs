@@ -20,7 +20,7 @@ use roaring::RoaringBitmap;
 
 use crate::dense::{Coverage, ScanScope};
 use crate::forms;
-use crate::gather::{Piece, compact, gather, pieces_of};
+use crate::gather::{self, Piece, compact, gather, pieces_of};
 
 /// A column that a scan delivers or filters on, and where its parts stand in the batches read.
 #[derive(Debug, Clone)]
@@ -140,22 +140,6 @@ impl Verdict {
         }
     }
 
-    /// Where a column that needs a grant shows, a bit per row that passes.
-    fn granted(&self, column: usize) -> BooleanBuffer {
-        let mut bits = BooleanBufferBuilder::new(self.rows);
-        let mut run = (false, 0);
-        for place in &self.places {
-            let shows = place.columns.contains(column);
-            if shows != run.0 {
-                bits.append_n(run.1, run.0);
-                run = (shows, 0);
-            }
-            run.1 += place.rows;
-        }
-        bits.append_n(run.1, run.0);
-        bits.finish()
-    }
-
     /// The rows that pass, those where a column that needs a grant does not show without their values.
     fn pieces(&self, column: Option<usize>) -> Vec<Piece> {
         let pieces = self.places.iter().map(|place| Piece {
@@ -208,22 +192,17 @@ impl RowGate {
         let verdict = self.verdict(batch);
         let every = verdict.pieces(None);
         let mut columns = Vec::with_capacity(self.columns.len());
-        let mut withheld = vec![None; self.columns.len()];
+        // The pieces of a column, where it does not show everywhere.
+        let mut withheld: Vec<Option<Vec<Piece>>> = vec![None; self.columns.len()];
         for (column, hidden) in self.columns.iter().zip(&mut withheld) {
-            let shown = self.shown(column, &verdict, batch, &every)?;
-            let pieces = match &shown {
-                Shown::Everywhere => &every,
-                Shown::At { pieces, .. } => pieces,
-            };
+            *hidden = self.shown(column, &verdict, batch, &every)?;
+            let pieces = hidden.as_ref().unwrap_or(&every);
             let value = gather(batch.column(column.value), pieces)?;
             columns.push(match column.form {
                 Form::Clear => value,
                 // What a form leaves out must not stay in a buffer.
                 form => compact(forms::apply(form, column.ty, &value)?),
             });
-            if let Shown::At { visible, .. } = shown {
-                *hidden = Some(visible);
-            }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(verdict.rows));
         let checked =
@@ -261,7 +240,7 @@ impl RowGate {
         &self,
         checked: &RecordBatch,
         counts: Vec<Run>,
-        visible: &[Option<BooleanBuffer>],
+        pieces: &[Option<Vec<Piece>>],
     ) -> Result<Checked, ArrowError> {
         let mut keep: Option<BooleanBuffer> = None;
         for conjunct in &self.conjuncts {
@@ -275,7 +254,7 @@ impl RowGate {
                 None => value,
             });
         }
-        let withheld = self.withheld(visible, keep.as_ref());
+        let withheld = self.withheld(pieces, keep.as_ref());
         let indices: Vec<usize> = (0..self.delivered).collect();
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
@@ -292,16 +271,15 @@ impl RowGate {
     }
 
     /// Cells withheld per delivered column, in the rows that `keep` leaves.
-    fn withheld(
-        &self,
-        visible: &[Option<BooleanBuffer>],
-        keep: Option<&BooleanBuffer>,
-    ) -> Vec<u64> {
-        let delivered = visible.iter().take(self.delivered);
-        let cells = delivered.map(|visible| match (visible, keep) {
+    fn withheld(&self, pieces: &[Option<Vec<Piece>>], keep: Option<&BooleanBuffer>) -> Vec<u64> {
+        let delivered = pieces.iter().take(self.delivered);
+        let cells = delivered.map(|pieces| match (pieces, keep) {
             (None, _) => 0,
-            (Some(visible), None) => visible.len() - visible.count_set_bits(),
-            (Some(visible), Some(keep)) => (&!visible & keep).count_set_bits(),
+            (Some(pieces), None) => {
+                let hidden = pieces.iter().filter(|piece| !piece.shown);
+                hidden.map(|piece| piece.rows).sum()
+            }
+            (Some(pieces), Some(keep)) => (&!&gather::shown(pieces) & keep).count_set_bits(),
         });
         cells.map(|cells| cells as u64).collect()
     }
@@ -311,12 +289,12 @@ impl RowGate {
         &self,
         checked: &RecordBatch,
         numbers: &Int32Array,
-        visible: &[Option<BooleanBuffer>],
+        pieces: &[Option<Vec<Piece>>],
         counts: Vec<Run>,
     ) -> Result<Checked, ArrowError> {
         let indices: Vec<usize> = (0..self.delivered).collect();
-        let delivered = self.with_trace(&checked.project(&indices)?, numbers, visible)?;
-        let withheld = self.withheld(visible, None);
+        let delivered = self.with_trace(&checked.project(&indices)?, numbers, pieces)?;
+        let withheld = self.withheld(pieces, None);
         Ok(Checked::new(delivered, counts, withheld))
     }
 
@@ -325,12 +303,12 @@ impl RowGate {
         &self,
         delivered: &RecordBatch,
         numbers: &Int32Array,
-        visible: &[Option<BooleanBuffer>],
+        pieces: &[Option<Vec<Piece>>],
     ) -> Result<RecordBatch, ArrowError> {
         let mut marks = vec![0_u128; numbers.len()];
-        for (bit, visible) in (0..u128::BITS).zip(visible.iter().take(self.delivered)) {
-            let Some(visible) = visible else { continue };
-            for row in (!visible).set_indices() {
+        for (bit, pieces) in (0..u128::BITS).zip(pieces.iter().take(self.delivered)) {
+            let Some(pieces) = pieces else { continue };
+            for row in (!&gather::shown(pieces)).set_indices() {
                 if let Some(marks) = marks.get_mut(row) {
                     *marks |= 1 << bit;
                 }
@@ -414,13 +392,21 @@ impl RowGate {
         let Some(dates) = dates else {
             return pass(start, rows, coverage.undated());
         };
-        for row in start..start + rows {
-            let columns = match dates.is_valid(row) {
-                true => coverage.at(dates.value(row)),
-                false => ColumnSet::EMPTY,
+        let days = dates.values().iter().enumerate().skip(start).take(rows);
+        let nulls = dates.nulls();
+        // Rows that stand together and show the same.
+        let (mut from, mut shown) = (start, ColumnSet::EMPTY);
+        for (row, day) in days {
+            let columns = match nulls {
+                Some(nulls) if nulls.is_null(row) => ColumnSet::EMPTY,
+                _ => coverage.at(*day),
             };
-            pass(row, 1, columns);
+            if columns != shown {
+                pass(from, row - from, shown);
+                (from, shown) = (row, columns);
+            }
         }
+        pass(from, start + rows - from, shown);
     }
 
     /// Whether one bit decides about a row and all of its cells.
@@ -428,38 +414,27 @@ impl RowGate {
         self.scope.is_uniform() || (self.scope.every_cell() && self.scope.all_rows())
     }
 
-    /// Where a column shows among the rows that pass.
+    /// The rows that pass, each with whether a column shows in it; `None`: it shows everywhere.
     fn shown(
         &self,
         column: &OutputColumn,
         verdict: &Verdict,
         batch: &RecordBatch,
         every: &[Piece],
-    ) -> Result<Shown, ArrowError> {
+    ) -> Result<Option<Vec<Piece>>, ArrowError> {
         if column.always || (column.by_grant && self.is_decided_by_number()) {
-            return Ok(Shown::Everywhere);
+            return Ok(None);
         }
-        let by_grant = match column.by_grant {
-            true => verdict.granted(column.scope_index),
-            false => BooleanBuffer::new_unset(verdict.rows),
+        let mut by_grant = verdict.pieces(Some(column.scope_index));
+        if !column.by_grant {
+            by_grant.iter_mut().for_each(|piece| piece.shown = false);
+        }
+        let Some(flag) = column.flag else {
+            return Ok(Some(by_grant));
         };
-        let (visible, pieces) = match column.flag {
-            None if column.by_grant => {
-                let pieces = verdict.pieces(Some(column.scope_index));
-                (by_grant, pieces)
-            }
-            None => {
-                let pieces = verdict.pieces_by(&by_grant);
-                (by_grant, pieces)
-            }
-            Some(flag) => {
-                let flag = gather(batch.column(flag), every)?;
-                let visible = &by_grant | &only_true(flag.as_boolean());
-                let pieces = verdict.pieces_by(&visible);
-                (visible, pieces)
-            }
-        };
-        Ok(Shown::At { visible, pieces })
+        let flag = gather(batch.column(flag), every)?;
+        let visible = &gather::shown(&by_grant) | &only_true(flag.as_boolean());
+        Ok(Some(verdict.pieces_by(&visible)))
     }
 
     /// Rows inside the disclosure window; `None` when all are.
@@ -484,18 +459,6 @@ impl RowGate {
         }
         mask
     }
-}
-
-/// Where a column shows among the rows that pass.
-enum Shown {
-    Everywhere,
-    /// Not everywhere, perhaps.
-    At {
-        /// A bit per row that passes.
-        visible: BooleanBuffer,
-        /// The rows that pass, each with whether it shows.
-        pieces: Vec<Piece>,
-    },
 }
 
 /// Where a boolean column is true: null is no.
