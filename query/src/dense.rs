@@ -362,11 +362,6 @@ impl ScanScope {
         &self.dense
     }
 
-    /// Whether the request or a conjunct names the only enterprises asked for.
-    pub fn is_narrowed(&self) -> bool {
-        self.narrow.is_some()
-    }
-
     /// Whether rows of every enterprise may pass.
     pub fn all_open(&self) -> bool {
         self.all_rows && self.narrow.is_none()

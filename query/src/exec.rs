@@ -84,7 +84,7 @@ pub struct GateScan {
     pub edge_columns: Vec<usize>,
     /// Opens files again, when what was inside has become an edge.
     pub readers: Readers,
-    /// About how many rows will pass, as far as the scope and open rows tell; see [`GateExec`]'s statistics.
+    /// See [`about_rows`](crate::provider::about_rows).
     pub about_rows: Option<usize>,
 }
 
@@ -216,9 +216,8 @@ impl ExecutionPlan for GateExec {
         }
     }
 
-    /// Nothing but a rough number of rows, from which the engine chooses the side of a join that it keeps in memory. It
-    /// follows from the decision and the contract, and, where every row is open, from the number of rows: hidden rows have
-    /// no part in it.
+    /// Nothing but a rough number of rows, from which the engine chooses the side of a join that it keeps in memory: see
+    /// [`about_rows`](crate::provider::about_rows).
     fn statistics_from_inputs(
         &self,
         _: &[Arc<Statistics>],

@@ -25,7 +25,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers};
-use qihui_consent::decision::{ColumnScope, ColumnSet};
+use qihui_consent::decision::{ColumnScope, ColumnSet, DatasetScope};
 use roaring::RoaringBitmap;
 
 use crate::account::Account;
@@ -346,6 +346,24 @@ impl GatedTable {
     }
 }
 
+/// About how many rows a query may see of a dataset; `rows` is how many the table holds, which counts only where every one is
+/// open. Hidden rows have no part in it, nor has the statement: the engine chooses by it in which order it evaluates the
+/// sides of a join, and so what fails first.
+pub fn about_rows(scope: &DatasetScope, rows: u64) -> Option<usize> {
+    // A contract that has one row per enterprise says so by its key.
+    let of_each = match scope.contract.key.as_slice() {
+        [key] if *key == scope.contract.uscc => 1,
+        _ => ROWS_OF_ONE,
+    };
+    let about = match &scope.subjects {
+        Some(subjects) => subjects.len().saturating_mul(of_each),
+        None if !scope.all_rows => scope.enterprises().saturating_mul(of_each),
+        None if scope.contract.window.is_none() => rows,
+        None => return None,
+    };
+    usize::try_from(about).ok()
+}
+
 fn external(error: QueryError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
@@ -533,7 +551,7 @@ impl GatedTable {
         edge: Option<Arc<dyn ExecutionPlan>>,
     ) -> GateScan {
         GateScan {
-            about_rows: self.about_rows(&judge.rows),
+            about_rows: about_rows(self.scope.scope(), self.table.rows),
             dataset: self.dataset.clone(),
             rows: Arc::new(judge.rows),
             account: Arc::clone(&self.query.account),
@@ -543,25 +561,6 @@ impl GatedTable {
             edge_columns: judge.edge.columns,
             readers: self.readers(),
         }
-    }
-
-    /// About how many rows a scan passes. Hidden rows have no part in it: it is a number of enterprises of the scope, or of
-    /// rows where each is open; without either it is not known.
-    fn about_rows(&self, rows: &RowGate) -> Option<usize> {
-        // A contract that has one row per enterprise says so by its key.
-        let of_each = match self.contract.key.as_slice() {
-            [key] if *key == self.contract.uscc => 1,
-            _ => ROWS_OF_ONE,
-        };
-        let about = if rows.scope.is_narrowed() {
-            Some(of_each)
-        } else if rows.scope.all_rows() {
-            rows.window.is_empty().then_some(self.table.rows)
-        } else {
-            let enterprises = rows.scope.enterprises()?;
-            Some(enterprises.saturating_mul(of_each))
-        };
-        usize::try_from(about?).ok()
     }
 
     /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.

@@ -32,7 +32,7 @@ use qihui_query::account::{Account, Passed};
 use qihui_query::dense::DenseScope;
 use qihui_query::exec::{GateExec, Permit, Standing};
 use qihui_query::explain::explain;
-use qihui_query::provider::TableVersion;
+use qihui_query::provider::{TableVersion, about_rows};
 use qihui_query::pushdown;
 use qihui_query::session::{self, SessionSetup};
 
@@ -175,6 +175,7 @@ impl EnterpriseNumbers for Numbers {
 struct Plain {
     table: MemTable,
     columns: Vec<(ColumnScope, ColumnType)>,
+    about_rows: Option<usize>,
 }
 
 #[async_trait]
@@ -243,7 +244,7 @@ impl TableProvider for Plain {
         if let Some(order) = LexOrdering::new(order?) {
             rows = Arc::new(SortExec::new(order, rows));
         }
-        Ok(Arc::new(GateExec::ordered(rows, None)))
+        Ok(Arc::new(GateExec::ordered(rows, self.about_rows)))
     }
 }
 
@@ -271,9 +272,14 @@ pub async fn run_physical(
                 (column.clone(), ty)
             });
             let columns = columns.collect();
+            let about_rows = about_rows(scope, view.rows.len() as u64);
             (
                 name.clone(),
-                Arc::new(Plain { table, columns }) as Arc<dyn TableProvider>,
+                Arc::new(Plain {
+                    table,
+                    columns,
+                    about_rows,
+                }) as Arc<dyn TableProvider>,
             )
         })
         .collect();
