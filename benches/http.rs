@@ -3,11 +3,12 @@
 //! Measured against the program as it is shipped: a hub is made from synthetic feeds, `serve` runs on the loopback,
 //! and clients ask over connections that stay open. `QIHUI_BENCH_ENTERPRISES` (100,000 by default) says how large the hub is,
 //! `QIHUI_BENCH_REQUESTS` (2,000) how many requests each part makes. Prints one JSON line: the median and the 95th
-//! percentile of one client in milliseconds, and requests per second of 32 clients.
+//! percentile of one client in milliseconds, requests per second of 32 clients, and beside them the median time of a bare
+//! write and fsync of a kilobyte in the same folder, of which a request waits for several.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const CLIENTS: usize = 32;
+const FSYNCS: usize = 201;
 const AGREEMENT: &str = "id: bench
 org: bureau
 dataset: vat_declaration
@@ -136,7 +138,26 @@ impl Client {
     }
 }
 
-async fn measured(address: String, token: String, subjects: Vec<String>) -> Result<Value> {
+/// The median time of a write and fsync of a kilobyte at the end of a file.
+fn bare_fsync(folder: &Path) -> Result<Duration> {
+    let mut file = fs::File::create(folder.join("fsync"))?;
+    let mut times = Vec::new();
+    for _ in 0..FSYNCS {
+        let begun = Instant::now();
+        file.write_all(&[7; 1024])?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[FSYNCS / 2])
+}
+
+async fn measured(
+    folder: PathBuf,
+    address: String,
+    token: String,
+    subjects: Vec<String>,
+) -> Result<Value> {
     let requests = number("QIHUI_BENCH_REQUESTS", 2000);
     let mut one = Client::connect(&address, &token).await?;
     for subject in subjects.iter().take(20) {
@@ -146,6 +167,7 @@ async fn measured(address: String, token: String, subjects: Vec<String>) -> Resu
     for subject in subjects.iter().cycle().take(requests) {
         times.push(one.ask(subject).await?);
     }
+    let fsync = bare_fsync(&folder)?.as_secs_f64() * 1000.0;
     times.sort_unstable();
     let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1000.0;
     let (next, subjects) = (Arc::new(AtomicUsize::new(0)), Arc::new(subjects));
@@ -170,7 +192,7 @@ async fn measured(address: String, token: String, subjects: Vec<String>) -> Resu
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let rate = requests as f64 / begun.elapsed().as_secs_f64();
     Ok(
-        json!({ "p50_ms": at(50), "p95_ms": at(95), "clients": CLIENTS, "requests_per_second": rate }),
+        json!({ "p50_ms": at(50), "p95_ms": at(95), "p99_ms": at(99), "fsync_ms": fsync, "clients": CLIENTS, "requests_per_second": rate }),
     )
 }
 
@@ -206,7 +228,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(measured(address, token, subjects));
+    let figures = runtime.block_on(measured(folder.path().to_owned(), address, token, subjects));
     service.kill()?;
     service.wait()?;
     let mut out = std::io::stdout();
