@@ -63,10 +63,12 @@ pub fn split_file(
     } else {
         present.clone()
     };
+    // Finding one is quicker than counting them, and is done for every page.
+    let none_of = |set: &RoaringBitmap, min, max| set.range(min..=max).next().is_none();
     let standing = |min: u32, max: u32| {
-        if hits.range_cardinality(min..=max) == 0 {
+        if none_of(&hits, min, max) {
             Standing::Outside
-        } else if holes.range_cardinality(min..=max) == 0 {
+        } else if none_of(&holes, min, max) {
             Standing::Inside
         } else {
             Standing::Edge
