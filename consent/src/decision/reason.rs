@@ -70,7 +70,10 @@ impl fmt::Display for Why {
                 "agreement `{id}` opens it where the enterprise granted it"
             ),
             Self::Statistics(id) => {
-                write!(f, "agreement `{id}` gives figures about groups of enterprises only")
+                write!(
+                    f,
+                    "agreement `{id}` gives figures about groups of enterprises only"
+                )
             }
             Self::PublicWhen(flag) => write!(f, "it is public in rows where `{flag}` is true"),
             Self::NotInAgreement => f.write_str("no agreement in force names it"),

@@ -386,7 +386,10 @@ fn statistics(
     Some(StatisticsScope {
         terms,
         columns: columns.map(|column| column.name.clone()).collect(),
-        agreements: figures.iter().map(|agreement| agreement.id.clone()).collect(),
+        agreements: figures
+            .iter()
+            .map(|agreement| agreement.id.clone())
+            .collect(),
     })
 }
 

@@ -120,7 +120,9 @@ impl Ledger {
         versions: &BTreeMap<DatasetId, i64>,
     ) -> Result<Option<Edition>> {
         if let Some(edition) = self.edition(key).await?
-            && versions.keys().all(|table| edition.tables.contains_key(table))
+            && versions
+                .keys()
+                .all(|table| edition.tables.contains_key(table))
         {
             return Ok(Some(edition));
         }

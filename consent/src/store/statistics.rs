@@ -24,7 +24,8 @@ pub(crate) async fn edition(
     connection: &mut SqliteConnection,
     key: &EditionKey,
 ) -> Result<Option<i64>> {
-    let sql = "SELECT id FROM edition WHERE org = ? AND dataset = ? AND first_day = ? AND end_day = ?";
+    let sql =
+        "SELECT id FROM edition WHERE org = ? AND dataset = ? AND first_day = ? AND end_day = ?";
     let id = sqlx::query_scalar(sql)
         .bind(key.org.as_str())
         .bind(key.dataset.as_str())

@@ -69,7 +69,12 @@ impl Accessed {
             .map(|(dataset, scope)| {
                 let scope = scope.scope();
                 let mut basis = scope.agreements.clone();
-                basis.extend(scope.statistics.iter().flat_map(|one| one.agreements.clone()));
+                basis.extend(
+                    scope
+                        .statistics
+                        .iter()
+                        .flat_map(|one| one.agreements.clone()),
+                );
                 json!({
                     "dataset": dataset,
                     "contract_version": scope.contract.version,

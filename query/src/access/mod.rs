@@ -732,7 +732,7 @@ fn summary(
                     .tables
                     .get(dataset)
                     .map_or(-1, |table| table.version),
-                enterprises: (!scope.all_rows).then(|| scope.enterprises()),
+                enterprises: (!scope.all_rows && figures.is_none()).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,
                 dropped: passed.dropped.len(),

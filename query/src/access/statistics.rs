@@ -268,14 +268,19 @@ impl Gate {
             Some(edition) => Ok(edition),
             None if explain => Ok(Edition::unrecorded(key.clone(), versions)),
             None => Err(QueryError::StatisticPeriodRefused {
-                reason: "figures of other periods that have days in common with it were told already"
-                    .to_owned(),
+                reason:
+                    "figures of other periods that have days in common with it were told already"
+                        .to_owned(),
             }),
         }
     }
 
     /// A table at the version that an edition is made of.
-    async fn table_at(&self, dataset: &DatasetId, version: i64) -> Result<TableVersion, QueryError> {
+    async fn table_at(
+        &self,
+        dataset: &DatasetId,
+        version: i64,
+    ) -> Result<TableVersion, QueryError> {
         match self.parts.warehouse.snapshot_at(dataset, version).await {
             Ok(snapshot) => {
                 self.built(dataset, &snapshot)?;

@@ -320,7 +320,9 @@ impl Asked {
         let totals = Totals::of(gathered, verdicts.len());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         if self.keys > 0 {
-            let rows = released.iter().filter_map(|group| gathered.keys.get(*group));
+            let rows = released
+                .iter()
+                .filter_map(|group| gathered.keys.get(*group));
             let rows = rows.flatten().map(OwnedRow::row);
             columns.extend(gathered.converter.convert_rows(rows)?);
         }
@@ -397,7 +399,8 @@ impl Asked {
             }
             #[expect(clippy::cast_precision_loss, reason = "what avg of whole numbers is")]
             _ => {
-                let means = groups.map(|(sum, count)| (count != 0).then(|| sum as f64 / count as f64));
+                let means =
+                    groups.map(|(sum, count)| (count != 0).then(|| sum as f64 / count as f64));
                 Arc::new(means.collect::<Float64Array>())
             }
         })
@@ -517,7 +520,9 @@ impl Gathering<'_> {
         let columns = self.sums.iter_mut().zip(&mut self.values).enumerate();
         for (at, (sums, values)) in columns {
             let sum = column(batch, 4 + keys + 2 * at)?;
-            let sum = sum.as_primitive_opt::<Decimal128Type>().ok_or_else(wrong_type)?;
+            let sum = sum
+                .as_primitive_opt::<Decimal128Type>()
+                .ok_or_else(wrong_type)?;
             sums.extend(sum.iter().map(Option::unwrap_or_default));
             values.extend(whole(&column(batch, 5 + keys + 2 * at)?)?);
         }
@@ -575,8 +580,12 @@ fn column(batch: &RecordBatch, at: usize) -> Result<ArrayRef> {
 
 /// Whole numbers; null is none.
 fn whole(column: &ArrayRef) -> Result<Vec<i128>> {
-    let column = column.as_primitive_opt::<Int64Type>().ok_or_else(wrong_type)?;
-    let numbers = column.iter().map(|number| i128::from(number.unwrap_or_default()));
+    let column = column
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(wrong_type)?;
+    let numbers = column
+        .iter()
+        .map(|number| i128::from(number.unwrap_or_default()));
     Ok(numbers.collect())
 }
 

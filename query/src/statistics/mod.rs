@@ -8,12 +8,16 @@ pub mod exec;
 pub mod rules;
 pub mod statement;
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::datatypes::{DataType, Date32Type, Field, Schema};
-use datafusion::catalog::TableProvider;
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
@@ -22,9 +26,11 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::functions_aggregate::expr_fn::{count, sum};
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, TableType, cast, col, lit,
+    Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, TableType, cast, col, lit,
 };
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::scalar::ScalarValue;
 use parking_lot::Mutex;
 use qihui_catalog::{Contract, DatasetId, Level, Timestamp};
@@ -98,12 +104,12 @@ pub(crate) struct Statement {
     written: LogicalPlan,
     /// What it asks.
     pub(crate) question: Question,
-    schema: arrow::datatypes::SchemaRef,
+    schema: SchemaRef,
     terms: Terms,
     measured_scope: DatasetScope,
     frame_scope: DatasetScope,
     /// The tables' columns that it reads.
-    pub(crate) read: BTreeMap<String, std::collections::BTreeSet<String>>,
+    pub(crate) read: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The part of a public scope that everybody may see.
@@ -183,7 +189,10 @@ pub(crate) async fn read(
     let (Some(statistics), Some(event_date)) =
         (&measured.statistics, &measured.contract.event_date)
     else {
-        return Err(refused(format!("`{}`, which has no event date", parts.measured)));
+        return Err(refused(format!(
+            "`{}`, which has no event date",
+            parts.measured
+        )));
     };
     if measured.contract.window.is_some() {
         return Err(refused(format!(
@@ -191,8 +200,7 @@ pub(crate) async fn read(
             parts.measured
         )));
     }
-    let (measured_scope, frame_scope) =
-        (summed(&measured.contract, statistics), public(frame));
+    let (measured_scope, frame_scope) = (summed(&measured.contract, statistics), public(frame));
     let tables = vec![
         (parts.measured.to_string(), named(&measured_scope)),
         (parts.frame.to_string(), named(&frame_scope)),
@@ -203,6 +211,7 @@ pub(crate) async fn read(
     let asked = Measured {
         table: parts.measured.as_str(),
         event_date,
+        columns: &statistics.columns,
         span: statistics.terms.period,
         today: at.shanghai_date(),
     };
@@ -219,8 +228,7 @@ pub(crate) async fn read(
     columns.push(event_date.clone());
     let public = question.chosen.iter().chain(&question.keys);
     let public = public.flat_map(Expr::column_refs);
-    let mut of_frame: std::collections::BTreeSet<String> =
-        public.map(|column| column.name.clone()).collect();
+    let mut of_frame: BTreeSet<String> = public.map(|column| column.name.clone()).collect();
     of_frame.insert("uscc".to_owned());
     let read = BTreeMap::from([
         (parts.measured.to_string(), columns.into_iter().collect()),
@@ -259,10 +267,7 @@ fn closed(error: QueryError, scopes: [&DatasetScope; 2]) -> QueryError {
 }
 
 /// `table` with the columns of a grouping.
-fn stand_in(
-    core: &datafusion::logical_expr::Aggregate,
-    table: Arc<dyn TableProvider>,
-) -> Result<LogicalPlan, QueryError> {
+fn stand_in(core: &Aggregate, table: Arc<dyn TableProvider>) -> Result<LogicalPlan, QueryError> {
     let columns = core.schema.iter().enumerate();
     let columns = columns.map(|(at, (qualifier, field))| {
         Expr::Column(Column::new(Some(RELEASED), format!("c{at}")))
@@ -328,12 +333,8 @@ impl Statement {
             register: made.register,
             outcome: made.outcome,
         });
-        let released = provider_as_source(Arc::new(Released(asked)));
         let mut draft = self.draft;
-        draft.logical = draft
-            .logical
-            .transform_scans(&released)
-            .map_err(planning)?;
+        draft.logical = with_released(draft.logical, asked).map_err(planning)?;
         let above = AtomicBool::new(made.strict.load(Ordering::Relaxed));
         let (physical, _, context) = session::finish(draft, &above).await?;
         Ok(PlannedStatistic {
@@ -361,12 +362,20 @@ impl Statement {
         let frame = frame.project(columns)?;
         let on = (vec!["f_uscc"], vec!["m_uscc"]);
         let joined = frame.join(measured, JoinType::Full, on, None)?;
-        let names: Vec<Expr> = joined.schema().columns().into_iter().map(Expr::Column).collect();
+        let names: Vec<Expr> = joined
+            .schema()
+            .columns()
+            .into_iter()
+            .map(Expr::Column)
+            .collect();
         joined.project(names)?.build()
     }
 
     /// Rows, sums and counts of values of each enterprise in the period.
-    fn per_enterprise(&self, table: &Arc<dyn TableProvider>) -> Result<LogicalPlan, DataFusionError> {
+    fn per_enterprise(
+        &self,
+        table: &Arc<dyn TableProvider>,
+    ) -> Result<LogicalPlan, DataFusionError> {
         let day = |day| lit(ScalarValue::Date32(Some(Date32Type::from_naive_date(day))));
         let contract = &self.measured_scope.contract;
         let event_date = contract.event_date.clone().unwrap_or_default();
@@ -403,29 +412,17 @@ fn sha256(text: &str) -> [u8; 32] {
     hash
 }
 
-/// Puts the table of released groups where its name stands.
-trait TransformScans: Sized {
-    fn transform_scans(
-        self,
-        source: &Arc<dyn datafusion::logical_expr::TableSource>,
-    ) -> Result<Self, DataFusionError>;
-}
-
-impl TransformScans for LogicalPlan {
-    fn transform_scans(
-        self,
-        source: &Arc<dyn datafusion::logical_expr::TableSource>,
-    ) -> Result<Self, DataFusionError> {
-        use datafusion::common::tree_node::{Transformed, TreeNode};
-        self.transform_down(|node| match node {
-            LogicalPlan::TableScan(mut scan) => {
-                scan.source = Arc::clone(source);
-                Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
-            }
-            node => Ok(Transformed::no(node)),
-        })
-        .map(|done| done.data)
-    }
+/// The plan with the table of released groups where its name stands.
+fn with_released(plan: LogicalPlan, asked: Arc<Asked>) -> Result<LogicalPlan, DataFusionError> {
+    let source = provider_as_source(Arc::new(Released(asked)));
+    let plan = plan.transform_down(|node| match node {
+        LogicalPlan::TableScan(mut scan) => {
+            scan.source = Arc::clone(&source);
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        }
+        node => Ok(Transformed::no(node)),
+    });
+    plan.map(|done| done.data)
 }
 
 /// The table of released groups.
@@ -440,7 +437,7 @@ impl std::fmt::Debug for Released {
 
 #[async_trait::async_trait]
 impl TableProvider for Released {
-    fn schema(&self) -> arrow::datatypes::SchemaRef {
+    fn schema(&self) -> SchemaRef {
         Arc::clone(&self.0.schema)
     }
 
@@ -450,13 +447,11 @@ impl TableProvider for Released {
 
     async fn scan(
         &self,
-        _: &dyn datafusion::catalog::Session,
+        _: &dyn Session,
         projection: Option<&Vec<usize>>,
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        use datafusion::physical_expr::expressions::Column as Physical;
-        use datafusion::physical_plan::projection::ProjectionExec;
         let all: Arc<dyn ExecutionPlan> = Arc::new(StatisticsExec::new(Arc::clone(&self.0)));
         let Some(projection) = projection else {
             return Ok(all);
@@ -464,7 +459,7 @@ impl TableProvider for Released {
         let schema = all.schema();
         let columns = projection.iter().map(|at| {
             let name = schema.field(*at).name().clone();
-            (Arc::new(Physical::new(&name, *at)) as _, name)
+            (Arc::new(PhysicalColumn::new(&name, *at)) as _, name)
         });
         Ok(Arc::new(ProjectionExec::try_new(
             columns.collect::<Vec<_>>(),

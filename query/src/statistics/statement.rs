@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{Date32Type, SchemaRef};
+use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::source_as_provider;
@@ -30,7 +31,6 @@ use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Expr, Join, JoinType, LogicalPlan, Operator, TableScan,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::common::TableReference;
 use qihui_catalog::Date;
 use qihui_consent::decision::Span;
 
@@ -107,6 +107,8 @@ pub struct Measured<'a> {
     pub table: &'a str,
     /// Its column of event dates.
     pub event_date: &'a str,
+    /// The columns that figures are made of.
+    pub columns: &'a [String],
     /// The span of event dates that figures are about.
     pub span: Span,
     /// Today: a period has to be over.
@@ -154,7 +156,7 @@ pub fn question<'p>(
     let figures: Result<Vec<Figure>, QueryError> = core
         .aggr_expr
         .iter()
-        .map(|expr| sources.figure(expr))
+        .map(|expr| sources.figure(expr, measured.columns))
         .collect();
     let question = Question {
         first_day,
@@ -178,9 +180,11 @@ pub fn over_released(
     released: &LogicalPlan,
 ) -> Result<LogicalPlan, QueryError> {
     let done = plan.transform_down(|node| match &node {
-        LogicalPlan::Aggregate(aggregate) if aggregate == core => {
-            Ok(Transformed::new(released.clone(), true, TreeNodeRecursion::Jump))
-        }
+        LogicalPlan::Aggregate(aggregate) if aggregate == core => Ok(Transformed::new(
+            released.clone(),
+            true,
+            TreeNodeRecursion::Jump,
+        )),
         _ => Ok(Transformed::no(node)),
     });
     done.map(|done| done.data).map_err(planning)
@@ -270,7 +274,9 @@ impl Sources {
         conjuncts.extend(keys.map(|(left, right)| left.clone().eq(right.clone())));
         let sides = [&join.left, &join.right].map(|side| source(side));
         let [Some(left), Some(right)] = sides else {
-            return Err(refused("more than two tables, or a query in the place of a table"));
+            return Err(refused(
+                "more than two tables, or a query in the place of a table",
+            ));
         };
         let is_measured = |source: &(&TableScan, _)| source.0.table_name.table() == measured.table;
         let (measured_side, frame_side) = match (is_measured(&left), is_measured(&right)) {
@@ -321,7 +327,7 @@ impl Sources {
         is(left, right) || is(right, left)
     }
 
-    fn figure(&self, expr: &Expr) -> Result<Figure, QueryError> {
+    fn figure(&self, expr: &Expr, agreed: &[String]) -> Result<Figure, QueryError> {
         let wrong = || {
             refused(format!(
                 "`{expr}`: what is told of a group is count(*), count(DISTINCT uscc), and count, sum or avg of a \
@@ -347,9 +353,13 @@ impl Sources {
             _ => return Err(wrong()),
         };
         let of_measured = |column: &&Column| {
-            self.is_measured(column, &column.name) && !self.is_frames(column)
+            self.is_measured(column, &column.name)
+                && !self.is_frames(column)
+                && agreed.contains(&column.name)
         };
-        let column = argument.filter(of_measured).map(|column| column.name.clone());
+        let column = argument
+            .filter(of_measured)
+            .map(|column| column.name.clone());
         let is_uscc = argument.is_some_and(|column| column.name == "uscc");
         match (function.func.name(), distinct, argument, column) {
             ("count", false, None, _) => Ok(Figure::Rows),
@@ -432,21 +442,27 @@ impl Asked {
             .and_then(|conjunct| simplifier.simplify(conjunct))
             .map_err(planning)?;
         for part in split_conjunction(&simple) {
-            self.simple_bound(part)
-                .ok_or_else(|| period("compare the event date with dates alone, as in >= DATE '2026-01-01'"))?;
+            self.simple_bound(part).ok_or_else(|| {
+                period("compare the event date with dates alone, as in >= DATE '2026-01-01'")
+            })?;
         }
         Ok(())
     }
 
     fn simple_bound(&mut self, bound: &Expr) -> Option<()> {
         let (op, value) = match bound {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (left.as_ref(), right.as_ref()) {
-                (Expr::Column(_), Expr::Literal(value, _)) => (*op, value),
-                (Expr::Literal(value, _), Expr::Column(_)) => (op.swap()?, value),
-                _ => return None,
-            },
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                match (left.as_ref(), right.as_ref()) {
+                    (Expr::Column(_), Expr::Literal(value, _)) => (*op, value),
+                    (Expr::Literal(value, _), Expr::Column(_)) => (op.swap()?, value),
+                    _ => return None,
+                }
+            }
             Expr::Between(between) if !between.negated => {
-                let both = [(Operator::GtEq, &between.low), (Operator::LtEq, &between.high)];
+                let both = [
+                    (Operator::GtEq, &between.low),
+                    (Operator::LtEq, &between.high),
+                ];
                 for (op, value) in both {
                     let Expr::Literal(value, _) = value.as_ref() else {
                         return None;
@@ -509,7 +525,11 @@ pub fn released_schema(core: &Aggregate) -> SchemaRef {
     use arrow::datatypes::{Field, Schema};
     let fields = core.schema.fields().iter().enumerate();
     let fields = fields.map(|(at, field)| {
-        Field::new(format!("c{at}"), field.data_type().clone(), field.is_nullable())
+        Field::new(
+            format!("c{at}"),
+            field.data_type().clone(),
+            field.is_nullable(),
+        )
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
@@ -520,7 +540,8 @@ pub fn reads_more(plan: &LogicalPlan, released: &str) -> bool {
     let mut more = false;
     let walked = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
-            more |= scan.table_name.table() != released || source_as_provider(&scan.source).is_err();
+            more |=
+                scan.table_name.table() != released || source_as_provider(&scan.source).is_err();
         }
         Ok(TreeNodeRecursion::Continue)
     });
