@@ -222,7 +222,7 @@ async fn records_of_figures_are_kept_and_never_changed() {
     hub.ledger.check().await.unwrap();
     // After a restart it is all there, and nobody can take it back.
     hub.ledger.close().await;
-    let path = hub.dir.path().join("ledger.db");
+    let path = hub.dir.path().join("ledger.sqlite");
     let ledger = Ledger::open(&path, hub.clock.clone()).await.unwrap();
     let edition = ledger.edition(&january()).await.unwrap().unwrap();
     assert_eq!(ledger.statistics(&edition).await.unwrap(), expected);
