@@ -80,8 +80,8 @@ pub fn parts(scopes: &BTreeMap<DatasetId, DatasetScope>) -> Result<Option<Parts>
     };
     let [(frame, scope)] = others[..] else {
         return Err(refused(format!(
-            "`{measured}` without exactly one public dataset of enterprises beside it; join it with \
-             enterprise_registration on `uscc`"
+            "`{measured}` without exactly one public dataset of enterprises joined on `uscc`, \
+             enterprise_registration for example"
         )));
     };
     let contract = &scope.contract;
