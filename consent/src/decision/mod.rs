@@ -166,7 +166,7 @@ impl Span {
             Self::Quarter => 3,
             Self::Year => 12,
         };
-        let begins = day.day() == 1 && day.month0() % months == 0;
+        let begins = day.day() == 1 && day.month0().is_multiple_of(months);
         begins
             .then(|| day.checked_add_months(chrono::Months::new(months)))
             .flatten()

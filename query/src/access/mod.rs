@@ -498,7 +498,7 @@ impl Gate {
         };
         let explain = query.explain;
         let planned = turn
-            .run(async move { session::plan(&query, setup).await })
+            .run(Box::pin(async move { session::plan(&query, setup).await }))
             .await
             .map_err(|error| self.limited(error))?;
         Ok(Prepared {

@@ -219,7 +219,7 @@ impl Gate {
         let read = statement.read.clone();
         let (runtime, partitions) = (turn.runtime(), self.limits().threads.max(1));
         let planned = turn
-            .run(async move { statement.plan(made, at, runtime, partitions).await })
+            .run(Box::pin(statement.plan(made, at, runtime, partitions)))
             .await
             .map_err(|error| self.limited(error))?;
         Ok(Prepared {

@@ -119,6 +119,7 @@ fn refused(what: impl Into<String>) -> QueryError {
     QueryError::StatisticNotAllowed { what: what.into() }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn planning(error: DataFusionError) -> QueryError {
     QueryError::from_planning(&error)
 }
