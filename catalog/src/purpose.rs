@@ -116,6 +116,18 @@ pub struct PurposeTree {
     pub hash: [u8; 32],
 }
 
+/// The heading of the purposes that ask for figures about many enterprises and for none about one.
+const STATISTICS: &str = "statistics";
+
+impl Purpose {
+    /// Whether it stands under the heading `statistics`: only for such a purpose may an agreement give figures about
+    /// enterprises that were not asked.
+    #[must_use]
+    pub fn is_statistics(&self) -> bool {
+        self.code.as_str().split('.').next() == Some(STATISTICS)
+    }
+}
+
 impl PurposeTree {
     /// Reads the tree. `path` names the file in problems; the file itself is not read.
     pub fn from_yaml(path: &Path, text: &str) -> Result<Self, CatalogErrors> {

@@ -16,22 +16,33 @@
 //!   - {name: tax_due, form: clear, reason: "decides the credit line"}   # an L3 column shown clear needs a reason
 //! ```
 //!
+//! With `aggregate_only` an agreement gives figures about groups of enterprises and no row; it needs a statute and
+//! purposes under `statistics`, names the numbers that may be summed up, and no forms (docs/statistics.md):
+//!
+//! ```yaml
+//! aggregate_only: {min_enterprises: 10, p_percent: 10, period: month}   # period: month (default), quarter or year
+//! ```
+//!
 //! Forms: `clear`; `{masked: {keep_ends: {head: 1, tail: 1}}}`, `{masked: year}`, `{masked: zero}`, `{masked: hide}`;
 //! `{bucketed: {width: 1000}}`, `{bucketed: month}`, `{bucketed: quarter}`, `{bucketed: year}`.
 
 use std::collections::BTreeSet;
 
-use qihui_catalog::{Catalog, Contract, DatasetId, Level, OrgId, PurposeCode, Timestamp};
+use qihui_catalog::{
+    Catalog, ColumnType, Contract, DatasetId, Level, OrgId, Purpose, PurposeCode, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    decision::{Agreement, AgreementColumn, Basis, Form, has_reason},
+    decision::{AggregateOnly, Agreement, AgreementColumn, Basis, Form, has_reason},
     error::{LedgerError, Result},
     text,
 };
 
 /// The longest name of an agreement.
 const MAX_ID: usize = 64;
+/// The most digits of a column that is summed up.
+const MAX_SUMMED_DIGITS: u8 = 28;
 /// The longest text of an agreement, in characters.
 const MAX_TEXT: usize = 2000;
 
@@ -50,6 +61,9 @@ pub struct AgreementFile {
     pub purposes: BTreeSet<PurposeCode>,
     /// What it rests on.
     pub basis: Basis,
+    /// Figures about groups only, no rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate_only: Option<AggregateOnly>,
     /// The columns and their forms.
     pub columns: Vec<AgreementColumn>,
     /// The first instant it holds; none: now.
@@ -92,6 +106,13 @@ impl AgreementFile {
             }
             _ => {}
         }
+        let columns = match self.aggregate_only {
+            Some(terms) => {
+                check_aggregate_only(catalog, contract, &self, terms)?;
+                summed_columns(contract, &self.columns)?
+            }
+            None => checked_columns(contract, self.columns)?,
+        };
         let valid_from = self.valid_from.unwrap_or(now);
         if valid_from >= self.valid_until {
             return Err(LedgerError::InvalidValidity(
@@ -113,11 +134,12 @@ impl AgreementFile {
         }
         Ok(Agreement {
             id: id.into(),
-            columns: checked_columns(contract, self.columns)?,
+            columns,
             org: self.org,
             dataset: self.dataset,
             purposes: self.purposes,
             basis: self.basis,
+            aggregate_only: self.aggregate_only,
             valid_from,
             valid_until: self.valid_until,
         })
@@ -128,6 +150,81 @@ fn malformed(reason: &str) -> LedgerError {
     LedgerError::Malformed {
         what: "agreement",
         reason: reason.to_owned(),
+    }
+}
+
+/// Checks what an agreement about figures needs, its columns apart.
+fn check_aggregate_only(
+    catalog: &Catalog,
+    contract: &Contract,
+    file: &AgreementFile,
+    terms: AggregateOnly,
+) -> Result<()> {
+    let few = AggregateOnly::LEAST_ENTERPRISES;
+    if terms.min_enterprises < few {
+        let reason = format!("`min_enterprises` must be {few} or more");
+        return Err(malformed(&reason));
+    }
+    if !(1..=100).contains(&terms.p_percent) {
+        return Err(malformed("`p_percent` must be 1 to 100"));
+    }
+    if file.basis == Basis::Consent {
+        return Err(malformed(
+            "`aggregate_only` needs a `statute`: the enterprises are not asked",
+        ));
+    }
+    let mut purposes = file.purposes.iter().map(|code| catalog.purposes.get(code));
+    if !purposes.all(|purpose| purpose.is_some_and(Purpose::is_statistics)) {
+        return Err(malformed(
+            "`aggregate_only` is for purposes under `statistics` alone",
+        ));
+    }
+    if contract.row_level == Level::L1 {
+        return Err(malformed(
+            "the rows of the dataset are public: ask for them as they are",
+        ));
+    }
+    if contract.event_date.is_none() || contract.window.is_some() {
+        return Err(malformed(
+            "figures need a dataset with an event date and without a disclosure window",
+        ));
+    }
+    Ok(())
+}
+
+/// The columns that may be summed up. A value is never shown, so none has a form.
+fn summed_columns(
+    contract: &Contract,
+    columns: &[AgreementColumn],
+) -> Result<Vec<AgreementColumn>> {
+    let has_form = |column: &AgreementColumn| column.form.is_some_and(|form| form != Form::Clear);
+    if columns.iter().any(has_form) {
+        return Err(malformed(
+            "columns of an `aggregate_only` agreement have no `form`: no value of them is shown",
+        ));
+    }
+    let clear = columns.iter().map(|column| AgreementColumn {
+        name: column.name.clone(),
+        form: Some(Form::Clear),
+        reason: Some("figures only".to_owned()),
+    });
+    let clear = checked_columns(contract, clear.collect())?;
+    // A sum of any number of these fits 38 digits.
+    let summable = |ty: ColumnType| match ty {
+        ColumnType::Decimal { precision, .. } => precision <= MAX_SUMMED_DIGITS,
+        ty => ty.is_number(),
+    };
+    let other = clear.iter().find(|named| {
+        let column = contract.column(&named.name);
+        !column.is_some_and(|column| summable(column.ty))
+    });
+    match other {
+        Some(named) => Err(malformed(&format!(
+            "column `{}` cannot be summed up: an `aggregate_only` agreement names numbers of up to \
+             {MAX_SUMMED_DIGITS} digits",
+            named.name
+        ))),
+        None => Ok(clear),
     }
 }
 
@@ -196,11 +293,14 @@ pub(crate) fn check_conflicts(agreement: &Agreement, others: &[Agreement]) -> Re
     let overlapping = others.iter().filter(|other| {
         other.org == agreement.org
             && other.dataset == agreement.dataset
-            && !other.purposes.is_disjoint(&agreement.purposes)
             && other.valid_from < agreement.valid_until
             && agreement.valid_from < other.valid_until
     });
     for other in overlapping {
+        check_figures(agreement, other)?;
+        if other.purposes.is_disjoint(&agreement.purposes) {
+            continue;
+        }
         for column in &agreement.columns {
             let differs = other
                 .columns
@@ -216,4 +316,22 @@ pub(crate) fn check_conflicts(agreement: &Agreement, others: &[Agreement]) -> Re
         }
     }
     Ok(())
+}
+
+/// Refuses figures beside rows for one purpose, and figures about other spans of time than those of `other`, for any
+/// purpose: they could be subtracted from each other.
+fn check_figures(agreement: &Agreement, other: &Agreement) -> Result<()> {
+    let same_purpose = !other.purposes.is_disjoint(&agreement.purposes);
+    match (agreement.aggregate_only, other.aggregate_only) {
+        (Some(own), Some(others)) if own.period != others.period => Err(malformed(&format!(
+            "agreement `{}` gives the same organisation figures by {}: `period` must be the same",
+            other.id,
+            others.period.as_str()
+        ))),
+        (Some(_), None) | (None, Some(_)) if same_purpose => Err(malformed(&format!(
+            "of this dataset, agreement `{}` and this one would open rows and figures for the same purpose",
+            other.id
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -57,6 +57,36 @@ pub enum QueryError {
         /// The column.
         column: String,
     },
+    /// A statement over a dataset that gives figures only, of a form that is not accepted.
+    #[error(
+        "figures about groups are told of simple statements only, not of {what}; see docs/statistics.md"
+    )]
+    StatisticNotAllowed {
+        /// What is not accepted, and what to write.
+        what: String,
+    },
+    /// Figures are about one whole period that is over.
+    #[error("the period of the figures: {reason}")]
+    StatisticPeriodRefused {
+        /// What is wrong and what to write.
+        reason: String,
+    },
+    /// As many different questions were asked of a period as may be.
+    #[error(
+        "{limit} different questions were asked of this period already, and there can be no more; ask one of them again"
+    )]
+    StatisticBudgetSpent {
+        /// The limit.
+        limit: usize,
+    },
+    /// The rows that the figures of a period are made of cannot be read any more.
+    #[error(
+        "the version of `{dataset}` that the figures of this period are made of is no longer kept; nothing more can be told of it"
+    )]
+    StatisticEditionGone {
+        /// The dataset.
+        dataset: DatasetId,
+    },
     /// The contract in force was never recorded in the log.
     #[error(
         "the contract of `{dataset}` (version {version}) is not recorded in the log; run `qihui catalog check`"
@@ -198,6 +228,14 @@ pub enum QueryError {
     /// The decision refused the request.
     #[error("{0}")]
     Refused(Box<dyn Coded + Send + Sync>),
+    /// The ledger could not record what was about to be released.
+    #[error("{message}")]
+    LedgerFailed {
+        /// What the ledger says.
+        message: String,
+        /// The ledger's own code.
+        code: &'static str,
+    },
     /// The warehouse could not be read.
     #[error("the warehouse cannot be read: {message}")]
     Warehouse {
@@ -227,6 +265,10 @@ impl Coded for QueryError {
             Self::DatasetNotInAgreement { .. } => "DatasetNotInAgreement",
             Self::UnknownColumn { .. } => "UnknownColumn",
             Self::ColumnNotInAgreement { .. } => "ColumnNotInAgreement",
+            Self::StatisticNotAllowed { .. } => "StatisticNotAllowed",
+            Self::StatisticPeriodRefused { .. } => "StatisticPeriodRefused",
+            Self::StatisticBudgetSpent { .. } => "StatisticBudgetSpent",
+            Self::StatisticEditionGone { .. } => "StatisticEditionGone",
             Self::ContractNotRecorded { .. } => "ContractNotRecorded",
             Self::ProductNotBuilt { .. } => "ProductNotBuilt",
             Self::UnknownTopic { .. } => "UnknownTopic",
@@ -250,6 +292,7 @@ impl Coded for QueryError {
             Self::ConsentChanged => "ConsentChanged",
             Self::LogUnavailable { .. } => "LogUnavailable",
             Self::Refused(error) => error.code(),
+            Self::LedgerFailed { code, .. } => code,
             Self::Warehouse { .. } => "WarehouseUnreadable",
             Self::Output { .. } => "OutputFailed",
             Self::Internal { .. } => "InternalError",
@@ -260,6 +303,8 @@ impl Coded for QueryError {
         match self {
             Self::LogUnavailable { .. }
             | Self::ContractNotRecorded { .. }
+            | Self::StatisticBudgetSpent { .. }
+            | Self::StatisticEditionGone { .. }
             | Self::ProductNotBuilt { .. }
             | Self::TopicNotRecorded { .. } => Kind::Denied,
             Self::Refused(error) => error.kind(),
@@ -405,6 +450,13 @@ impl QueryError {
                 limit: *limit,
             }),
             Self::TimedOut { seconds } => Some(Self::TimedOut { seconds: *seconds }),
+            Self::StatisticBudgetSpent { limit } => {
+                Some(Self::StatisticBudgetSpent { limit: *limit })
+            }
+            Self::LedgerFailed { message, code } => Some(Self::LedgerFailed {
+                message: message.clone(),
+                code,
+            }),
             _ => None,
         }
     }

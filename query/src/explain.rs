@@ -26,6 +26,19 @@ pub fn explain(
     }
     for (dataset, scope) in scopes {
         let scope = scope.scope();
+        if let Some(statistics) = &scope.statistics {
+            let terms = statistics.terms;
+            let _ = writeln!(
+                text,
+                "dataset {dataset}: figures about groups of at least {} enterprises, second largest kept {} percent \
+                 from the largest, by {}; no row\n  summed up: {}",
+                terms.min_enterprises,
+                terms.p_percent,
+                terms.period.as_str(),
+                statistics.columns.join(", ")
+            );
+            continue;
+        }
         let rows = if scope.all_rows {
             "every row".to_owned()
         } else {

@@ -59,6 +59,7 @@ pub mod ranges;
 pub mod reader;
 pub mod rows;
 pub mod session;
+pub mod statistics;
 pub mod whole;
 
 pub use error::QueryError;

@@ -220,13 +220,40 @@ pub async fn plan_over(
     partitions: usize,
     strict: &AtomicBool,
 ) -> Result<(Arc<dyn ExecutionPlan>, LogicalPlan, Arc<TaskContext>), QueryError> {
+    finish(draft(query, tables, at, runtime, partitions).await?, strict).await
+}
+
+/// A statement that was checked and is still to be optimised.
+pub(crate) struct Draft {
+    state: SessionState,
+    values: Values,
+    pub(crate) logical: LogicalPlan,
+}
+
+impl Draft {
+    pub(crate) fn state(&self) -> &SessionState {
+        &self.state
+    }
+}
+
+/// The first half of [`plan_over`].
+///
+/// # Errors
+/// As [`plan()`].
+pub(crate) async fn draft(
+    query: &ParsedQuery,
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+    at: Timestamp,
+    runtime: Arc<RuntimeEnv>,
+    partitions: usize,
+) -> Result<Draft, QueryError> {
     let planning = |error: DataFusionError| QueryError::from_planning(&error);
     let schema = MemorySchemaProvider::new();
     for (name, table) in tables {
         schema.register_table(name, table).map_err(planning)?;
     }
     let values = Values::new(&runtime.memory_pool);
-    let mut state = session(engine_config(partitions), runtime, schema, at)?;
+    let state = session(engine_config(partitions), runtime, schema, at)?;
     let logical = state
         .statement_to_plan(query.statement.clone())
         .await
@@ -235,6 +262,47 @@ pub async fn plan_over(
     plan::allow(&logical)?;
     let logical = values.with_patterns(logical)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
+    Ok(Draft {
+        state,
+        values,
+        logical,
+    })
+}
+
+/// A draft of a plan that the hub made itself, of parts of a statement that was checked.
+///
+/// # Errors
+/// The engine cannot be set up.
+pub(crate) fn draft_of(
+    logical: LogicalPlan,
+    at: Timestamp,
+    runtime: Arc<RuntimeEnv>,
+    partitions: usize,
+) -> Result<Draft, QueryError> {
+    let values = Values::new(&runtime.memory_pool);
+    let schema = MemorySchemaProvider::new();
+    let state = session(engine_config(partitions), runtime, schema, at)?;
+    Ok(Draft {
+        state,
+        values,
+        logical,
+    })
+}
+
+/// The second half of [`plan_over`].
+///
+/// # Errors
+/// As [`plan()`].
+pub(crate) async fn finish(
+    draft: Draft,
+    strict: &AtomicBool,
+) -> Result<(Arc<dyn ExecutionPlan>, LogicalPlan, Arc<TaskContext>), QueryError> {
+    let planning = |error: DataFusionError| QueryError::from_planning(&error);
+    let Draft {
+        mut state,
+        values,
+        logical,
+    } = draft;
     let logical = state.optimize(&logical).map_err(planning)?;
     let logical = plan::distinct_keys(logical).map_err(planning)?;
     let batch_rows = weight::weigh(&logical)?.batch_rows(state.config().batch_size());

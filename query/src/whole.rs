@@ -95,6 +95,7 @@ pub fn table(
         agreements: Vec::new(),
         reasons: Vec::new(),
         subjects: enterprises.cloned(),
+        statistics: None,
     };
     let context = QueryContext {
         account: Arc::new(Account::new(u64::MAX)),

@@ -117,7 +117,10 @@ fn accessed(accesses: &[AccessRecord]) -> Report {
             access.purpose.clone(),
             access.datasets.join(", "),
             access.columns.join(", "),
-            access.decision.clone(),
+            match access.statistic {
+                true => format!("{}, statistic", access.decision),
+                false => access.decision.clone(),
+            },
             access
                 .rows
                 .map_or_else(|| "?".to_owned(), |rows| rows.to_string()),

@@ -112,6 +112,20 @@ fn noted(report: Report, summary: &Summary) -> Report {
         summary.rows, summary.bytes, summary.decided, summary.finished
     ));
     for (dataset, read) in &summary.datasets {
+        if let Some(statistic) = &read.statistic {
+            let groups = statistic.outcome.groups;
+            report = report.note(format!(
+                "{dataset}: figures of {} to {}; groups told: {}; withheld: {} of too few enterprises, {} dominated, \
+                 {} told by difference",
+                statistic.first_day,
+                statistic.end_day,
+                groups.released,
+                groups.too_few,
+                groups.dominated,
+                groups.differencing
+            ));
+            continue;
+        }
         let enterprises = match read.enterprises {
             Some(1) => "1 enterprise".to_owned(),
             Some(count) => format!("{count} enterprises"),

@@ -2,14 +2,14 @@
 //!
 //! Format: SHA-256 over `qihui scope v1`, then every field in a fixed order, numbers big-endian, each text and each
 //! list preceded by its length as a u64. What is committed to is what opens: contract, columns with their forms,
-//! rows, shapes, members, subjects and agreements; reasons are not part of it. Bitmaps are written as their ascending
+//! rows, shapes, members, subjects, agreements and, where there are any, figures; reasons are not part of it. Bitmaps are written as their ascending
 //! members, because the serialised form of a Roaring bitmap depends on how it was built.
 
 use qihui_catalog::Date;
 use ring::digest::{Context, SHA256};
 use roaring::RoaringBitmap;
 
-use super::{Bucket, ColumnScope, DatasetScope, Form, Mask, Shape};
+use super::{Bucket, ColumnScope, DatasetScope, Form, Mask, Shape, StatisticsScope};
 
 impl DatasetScope {
     /// SHA-256 over a canonical encoding of everything this scope opens.
@@ -25,6 +25,9 @@ impl DatasetScope {
         encoder.list(&self.members, Encoder::numbers);
         encoder.list(&self.agreements, |encoder, id| encoder.text(id.as_str()));
         encoder.list(self.subjects.as_slice(), Encoder::numbers);
+        if let Some(statistics) = &self.statistics {
+            encoder.statistics(statistics);
+        }
         let mut hash = [0; 32];
         for (to, from) in hash.iter_mut().zip(encoder.0.finish().as_ref()) {
             *to = *from;
@@ -94,6 +97,18 @@ impl Encoder {
             encoder.0.update(&item.columns.0.to_be_bytes());
             encoder.date(item.from);
             encoder.date(item.to);
+        });
+    }
+
+    fn statistics(&mut self, statistics: &StatisticsScope) {
+        let terms = statistics.terms;
+        self.text("statistics");
+        self.0.update(&terms.min_enterprises.to_be_bytes());
+        self.0.update(&terms.p_percent.to_be_bytes());
+        self.text(terms.period.as_str());
+        self.list(&statistics.columns, |encoder, name| encoder.text(name));
+        self.list(&statistics.agreements, |encoder, id| {
+            encoder.text(id.as_str());
         });
     }
 

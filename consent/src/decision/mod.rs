@@ -104,6 +104,86 @@ pub enum Basis {
     },
 }
 
+/// Asks that nothing but figures about groups of enterprises leaves: see docs/statistics.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateOnly {
+    /// The fewest enterprises that a figure may be made of; at least [`AggregateOnly::LEAST_ENTERPRISES`].
+    pub min_enterprises: u32,
+    /// How close, in percent of its value, the second largest contributor of a figure must not come to the largest: 1
+    /// to 100.
+    pub p_percent: u32,
+    /// The spans of event dates that figures are about.
+    #[serde(default)]
+    pub period: Span,
+}
+
+impl AggregateOnly {
+    /// No agreement may ask for groups of fewer.
+    pub const LEAST_ENTERPRISES: u32 = 10;
+
+    /// What keeps both.
+    #[must_use]
+    pub fn stricter(self, other: Self) -> Self {
+        Self {
+            min_enterprises: self.min_enterprises.max(other.min_enterprises),
+            p_percent: self.p_percent.max(other.p_percent),
+            period: self.period,
+        }
+    }
+}
+
+/// A span of the calendar that figures are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// A month.
+    #[default]
+    Month,
+    /// Three months, from January, April, July or October.
+    Quarter,
+    /// A year.
+    Year,
+}
+
+impl Span {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Month => "month",
+            Self::Quarter => "quarter",
+            Self::Year => "year",
+        }
+    }
+
+    /// The day after the last, if a span of this kind begins on `day`.
+    #[must_use]
+    pub fn end(self, day: Date) -> Option<Date> {
+        use chrono::Datelike;
+        let months = match self {
+            Self::Month => 1,
+            Self::Quarter => 3,
+            Self::Year => 12,
+        };
+        let begins = day.day() == 1 && day.month0().is_multiple_of(months);
+        begins
+            .then(|| day.checked_add_months(chrono::Months::new(months)))
+            .flatten()
+    }
+}
+
+/// What figures an organisation may have of a dataset whose rows stay closed to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatisticsScope {
+    /// The terms: the strictest of the agreements'.
+    pub terms: AggregateOnly,
+    /// The columns that may be summed up, in the order of the contract.
+    pub columns: Vec<String>,
+    /// The agreements, in order of their names.
+    pub agreements: Vec<AgreementId>,
+}
+
 /// A column that an agreement names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +212,9 @@ pub struct Agreement {
     pub purposes: BTreeSet<PurposeCode>,
     /// What it rests on.
     pub basis: Basis,
+    /// What it opens are figures about groups, and no row; none: rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate_only: Option<AggregateOnly>,
     /// The columns it opens, and how each is shown.
     pub columns: Vec<AgreementColumn>,
     /// The first instant it holds.
@@ -295,6 +378,8 @@ pub struct DatasetScope {
     pub reasons: Vec<Reason>,
     /// The enterprises that the request is about; rows of others are not visible. None: no such restriction.
     pub subjects: Option<RoaringBitmap>,
+    /// The figures that may be had of the dataset, whatever rows and columns are open; none: no figures.
+    pub statistics: Option<StatisticsScope>,
 }
 
 impl DatasetScope {

@@ -28,6 +28,8 @@ pub enum Why {
     Statute(AgreementId),
     /// An agreement that rests on consent.
     Consent(AgreementId),
+    /// An agreement that gives figures about groups, and no row.
+    Statistics(AgreementId),
     /// A flag in the row: the boolean column of this name.
     PublicWhen(String),
     /// No agreement in force names it.
@@ -67,6 +69,12 @@ impl fmt::Display for Why {
                 f,
                 "agreement `{id}` opens it where the enterprise granted it"
             ),
+            Self::Statistics(id) => {
+                write!(
+                    f,
+                    "agreement `{id}` gives figures about groups of enterprises only"
+                )
+            }
             Self::PublicWhen(flag) => write!(f, "it is public in rows where `{flag}` is true"),
             Self::NotInAgreement => f.write_str("no agreement in force names it"),
             Self::NeverOpened => f.write_str("it is never opened (L4)"),

@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use qihui_catalog::{Column, Contract, EnterpriseNo, Level, Timestamp};
+use qihui_catalog::{Action, Column, Contract, EnterpriseNo, Level, Timestamp};
 use roaring::RoaringBitmap;
 
 use super::{
-    ActionSet, Agreement, AgreementColumn, AgreementId, Basis, ColumnScope, ColumnSet,
-    DatasetScope, DecisionRequest, Form, Grant, Reason, ScopeItem, Shape, ShapeItem, Verdict, Why,
+    ActionSet, AggregateOnly, Agreement, AgreementColumn, AgreementId, Basis, ColumnScope,
+    ColumnSet, DatasetScope, DecisionRequest, Form, Grant, Reason, ScopeItem, Shape, ShapeItem,
+    StatisticsScope, Verdict, Why,
 };
 
 /// What of the dataset of `contract` is open to the request. See the [module](super) for the rules.
@@ -86,6 +87,7 @@ pub(crate) struct ScopeBuilder<'a> {
     grantable: HashMap<&'a str, ColumnSet>,
     all_rows: bool,
     agreements: Vec<AgreementId>,
+    statistics: Option<StatisticsScope>,
     reasons: Vec<Reason>,
     shapes: Vec<(Shape, Vec<u32>)>,
     numbers_of_shapes: HashMap<Shape, ShapeNo>,
@@ -112,6 +114,9 @@ impl<'a> ScopeBuilder<'a> {
         let (active, inactive): (Vec<_>, Vec<_>) = concerned
             .into_iter()
             .partition(|a| holds_throughout(request, a.valid_from, a.valid_until));
+        // What gives figures only opens no row and no column to anything else.
+        let (figures, active): (Vec<&Agreement>, Vec<&Agreement>) =
+            active.into_iter().partition(|a| a.aggregate_only.is_some());
         let by_statute = active
             .iter()
             .any(|agreement| agreement.basis != Basis::Consent);
@@ -130,6 +135,7 @@ impl<'a> ScopeBuilder<'a> {
                 .iter()
                 .map(|agreement| agreement.id.clone())
                 .collect(),
+            statistics: statistics(contract, request, &figures),
             reasons: Vec::new(),
             shapes: vec![(Shape::default(), Vec::new())],
             numbers_of_shapes: HashMap::from([(Shape::default(), 0)]),
@@ -141,6 +147,11 @@ impl<'a> ScopeBuilder<'a> {
             builder.decide_column(column, &active);
         }
         builder.explain_rows(&active, &inactive);
+        if let Some(statistics) = builder.statistics.clone() {
+            for id in statistics.agreements {
+                builder.explain(None, Verdict::Closed, Why::Statistics(id));
+            }
+        }
         builder
     }
 
@@ -346,8 +357,40 @@ impl<'a> ScopeBuilder<'a> {
             agreements: self.agreements,
             reasons: self.reasons,
             subjects: self.subjects,
+            statistics: self.statistics,
         }
     }
+}
+
+/// The figures that agreements in force give. Only SQL over everybody has any, and only where rows are not public.
+fn statistics(
+    contract: &Contract,
+    request: &DecisionRequest,
+    figures: &[&Agreement],
+) -> Option<StatisticsScope> {
+    let terms = figures
+        .iter()
+        .filter_map(|agreement| agreement.aggregate_only)
+        .reduce(AggregateOnly::stricter)?;
+    if request.action != Action::Query || contract.row_level == Level::L1 {
+        return None;
+    }
+    let named = |column: &&Column| {
+        let agreed = figures.iter().any(|agreement| {
+            let mut columns = agreement.columns.iter();
+            columns.any(|named| named.name == column.name)
+        });
+        column.ty.is_number() && agreed
+    };
+    let columns = contract.landed().filter(named);
+    Some(StatisticsScope {
+        terms,
+        columns: columns.map(|column| column.name.clone()).collect(),
+        agreements: figures
+            .iter()
+            .map(|agreement| agreement.id.clone())
+            .collect(),
+    })
 }
 
 /// The form in which an agreement shows a column. Without a reason an L3 column stays masked, and a form that does

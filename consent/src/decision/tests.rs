@@ -135,6 +135,7 @@ prop_compose! {
             dataset: dataset(about),
             purposes: purposes.into_iter().map(purpose).collect(),
             basis: if statute == 1 { Basis::Statute { law: "law".to_owned() } } else { Basis::Consent },
+            aggregate_only: None,
             columns: columns
                 .into_iter()
                 .map(|index| AgreementColumn { name: name(index), form: None, reason: None })
@@ -349,6 +350,7 @@ fn agreement(columns: &[(&str, Option<Form>, Option<&str>)]) -> Agreement {
         dataset: dataset(0),
         purposes: BTreeSet::from([purpose(0)]),
         basis: Basis::Consent,
+        aggregate_only: None,
         columns: columns
             .iter()
             .map(|(name, form, reason)| AgreementColumn {

@@ -27,6 +27,7 @@ mod numbers;
 mod outbox;
 mod parties;
 mod preview;
+mod statistics;
 mod subscriptions;
 mod transitions;
 mod uses;
@@ -56,6 +57,7 @@ pub use list::{ConsentFilter, Event};
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
 pub use parties::{Organisation, OrganisationKind, Signatory};
 pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
+pub use statistics::{Edition, EditionKey, Statistic};
 pub use subscriptions::{ConsentStanding, Delivery, Subscription};
 pub use uses::MeteredUse;
 
@@ -97,6 +99,8 @@ pub(crate) struct Inner {
     /// The position of the last event that took something away since the ledger was opened; written under `epochs`.
     last_loss: AtomicU64,
     release: Arc<tokio::sync::RwLock<()>>,
+    /// Held from the look at what figures were released until the record of the next.
+    statistics: Arc<tokio::sync::Mutex<()>>,
     grants: Mutex<HashMap<i64, GrantCache>>,
     numbers: Numbers,
 }
@@ -146,6 +150,7 @@ impl Ledger {
             epochs: RwLock::new(Epochs::starting_at(position)),
             last_loss: AtomicU64::new(position),
             release: Arc::new(tokio::sync::RwLock::new(())),
+            statistics: Arc::default(),
             grants: Mutex::default(),
             numbers: Numbers::open(path)?,
         };

@@ -1,8 +1,16 @@
--- format 1
+-- format 2
 
 CREATE TRIGGER artefact_is_append_only_1 BEFORE UPDATE ON artefact BEGIN SELECT raise(ABORT, 'artefacts are append-only'); END;
 
 CREATE TRIGGER artefact_is_append_only_2 BEFORE DELETE ON artefact BEGIN SELECT raise(ABORT, 'artefacts are append-only'); END;
+
+CREATE TRIGGER edition_is_append_only_1 BEFORE UPDATE ON edition BEGIN SELECT raise(ABORT, 'editions are append-only'); END;
+
+CREATE TRIGGER edition_is_append_only_2 BEFORE DELETE ON edition BEGIN SELECT raise(ABORT, 'editions are append-only'); END;
+
+CREATE TRIGGER edition_table_is_append_only_1 BEFORE UPDATE ON edition_table BEGIN SELECT raise(ABORT, 'editions are append-only'); END;
+
+CREATE TRIGGER edition_table_is_append_only_2 BEFORE DELETE ON edition_table BEGIN SELECT raise(ABORT, 'editions are append-only'); END;
 
 CREATE TRIGGER enterprise_is_append_only_1 BEFORE UPDATE ON enterprise BEGIN SELECT raise(ABORT, 'numbers are never reused'); END;
 
@@ -15,6 +23,10 @@ CREATE TRIGGER event_is_append_only_2 BEFORE DELETE ON event BEGIN SELECT raise(
 CREATE TRIGGER logged_is_append_only_1 BEFORE UPDATE ON logged BEGIN SELECT raise(ABORT, 'logged events are append-only'); END;
 
 CREATE TRIGGER logged_is_append_only_2 BEFORE DELETE ON logged BEGIN SELECT raise(ABORT, 'logged events are append-only'); END;
+
+CREATE TRIGGER statistic_is_append_only_1 BEFORE UPDATE ON statistic BEGIN SELECT raise(ABORT, 'statistics are append-only'); END;
+
+CREATE TRIGGER statistic_is_append_only_2 BEFORE DELETE ON statistic BEGIN SELECT raise(ABORT, 'statistics are append-only'); END;
 
 CREATE TRIGGER use_is_append_only_1 BEFORE UPDATE ON use BEGIN SELECT raise(ABORT, 'uses are append-only'); END;
 
@@ -56,6 +68,22 @@ CREATE TABLE consent (
     given INTEGER REFERENCES event (position), -- the event whose logging puts it in force
     UNIQUE (consent_id, version)
 ) STRICT;
+
+CREATE TABLE edition (
+    id INTEGER NOT NULL PRIMARY KEY,
+    org TEXT NOT NULL REFERENCES organisation (id),
+    dataset TEXT NOT NULL,
+    first_day TEXT NOT NULL,                 -- YYYY-MM-DD
+    end_day TEXT NOT NULL,                   -- the day after the last
+    UNIQUE (org, dataset, first_day, end_day)
+) STRICT;
+
+CREATE TABLE edition_table (
+    edition INTEGER NOT NULL REFERENCES edition (id),
+    dataset TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (edition, dataset)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE enterprise (
     no INTEGER NOT NULL PRIMARY KEY,
@@ -141,6 +169,16 @@ CREATE TABLE signatory (
     added INTEGER NOT NULL REFERENCES event (position),
     removed INTEGER REFERENCES event (position),
     PRIMARY KEY (no, added)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE statistic (
+    edition INTEGER NOT NULL REFERENCES edition (id),
+    question BLOB NOT NULL,                  -- SHA-256
+    position INTEGER NOT NULL REFERENCES event (position),
+    measures TEXT NOT NULL,                  -- what was told of each group, a JSON list
+    sizes TEXT NOT NULL,                     -- bytes of each group, a JSON list
+    groups BLOB NOT NULL,                    -- portable Roaring bitmaps of enterprise numbers, one after another
+    PRIMARY KEY (edition, position)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE terms (

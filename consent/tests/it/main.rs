@@ -11,3 +11,4 @@ mod numbers;
 mod parties;
 mod requests;
 mod scale;
+mod statistics;

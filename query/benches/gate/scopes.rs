@@ -125,6 +125,7 @@ fn agreement(contract: &Contract) -> Agreement {
         dataset: contract.id.clone(),
         purposes: ["loan".parse().unwrap()].into(),
         basis: Basis::Consent,
+        aggregate_only: None,
         columns: ALWAYS.iter().chain(&SOMETIMES).map(column).collect(),
         valid_from: Timestamp(0),
         valid_until: Timestamp(i64::MAX),

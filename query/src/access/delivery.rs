@@ -901,6 +901,7 @@ fn nothing(contract: &Arc<qihui_catalog::Contract>) -> DatasetScope {
         agreements: Vec::new(),
         reasons: Vec::new(),
         subjects: None,
+        statistics: None,
     }
 }
 

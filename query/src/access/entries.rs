@@ -2,8 +2,8 @@
 //!
 //! `access.decided`: access_id, principal, org, purpose, action, subjects (how many were named), statement, format,
 //! at, ledger_position, strict, datasets[] {dataset, contract_version, contract_hash, table_version, columns,
-//! commitment, basis}. `access.finished`: access_id, decided (the index of that entry), outcome, rows, bytes, sha256,
-//! datasets[] {dataset, rows, enterprises, withheld}, rows_by_enterprise (while there are few). `access.denied`:
+//! commitment, basis}, statistic (true where figures are asked for). `access.finished`: access_id, decided (the index of that entry), outcome, rows, bytes, sha256,
+//! datasets[] {dataset, rows, enterprises, withheld}, or {dataset, statistic} where figures were told, rows_by_enterprise (while there are few). `access.denied`:
 //! access_id, principal, org, purpose, action, statement, code. The enterprises touched are the entry's subjects.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 
-use super::{AccessRequest, Gate, Prepared, unreadable};
+use super::{AccessRequest, Figures, Gate, Prepared, unreadable};
 use crate::account::Account;
 use crate::error::QueryError;
 use crate::whole;
@@ -51,6 +51,7 @@ pub struct Finish<'a> {
     pub bytes: u64,
     pub sha256: String,
     pub account: &'a Account,
+    pub figures: Option<&'a Figures>,
 }
 
 /// What both entries of an access have in common.
@@ -61,12 +62,19 @@ pub struct Accessed {
 
 impl Accessed {
     pub fn new(request: &AccessRequest, access_id: &str, prepared: &Prepared) -> Self {
-        let read = columns_read(&prepared.planned.logical);
+        let read = &prepared.read;
         let datasets: Vec<Value> = prepared
             .scopes
             .iter()
             .map(|(dataset, scope)| {
                 let scope = scope.scope();
+                let mut basis = scope.agreements.clone();
+                basis.extend(
+                    scope
+                        .statistics
+                        .iter()
+                        .flat_map(|one| one.agreements.clone()),
+                );
                 json!({
                     "dataset": dataset,
                     "contract_version": scope.contract.version,
@@ -74,11 +82,11 @@ impl Accessed {
                     "table_version": prepared.tables.get(dataset).map_or(-1, |table| table.version),
                     "columns": read.get(dataset.as_str()).cloned().unwrap_or_default(),
                     "commitment": hex::encode(scope.commitment()),
-                    "basis": scope.agreements,
+                    "basis": basis,
                 })
             })
             .collect();
-        let decided = json!({
+        let mut decided = json!({
             "access_id": access_id,
             "principal": request.principal,
             "org": request.org,
@@ -92,6 +100,9 @@ impl Accessed {
             "strict": prepared.planned.strict,
             "datasets": datasets,
         });
+        if prepared.figures.is_some() {
+            decided["statistic"] = true.into();
+        }
         Self {
             access_id: access_id.to_owned(),
             decided,
@@ -111,6 +122,10 @@ impl Accessed {
         let datasets: Vec<Value> = passed
             .iter()
             .map(|(dataset, passed)| {
+                // How many rows and enterprises there are in all is told to nobody; who they are stands in the subjects.
+                if let Some(figures) = finish.figures.filter(|one| one.measured == *dataset) {
+                    return json!({ "dataset": dataset, "statistic": figures.summary() });
+                }
                 let mut entry = json!({
                     "dataset": dataset,
                     "rows": passed.rows,

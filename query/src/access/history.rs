@@ -28,6 +28,9 @@ pub struct AccessRecord {
     pub decision: String,
     /// Rows of this enterprise that were read; none when the access was too wide to count them one by one.
     pub rows: Option<u64>,
+    /// Whether nothing of this enterprise left but its part in figures about groups.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub statistic: bool,
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -120,6 +123,7 @@ pub fn access_at(
         columns,
         decision: decision.to_owned(),
         rows,
+        statistic: decided.get("statistic").and_then(Value::as_bool) == Some(true),
     }))
 }
 

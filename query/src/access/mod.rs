@@ -18,9 +18,10 @@ mod entries;
 mod history;
 mod outlet;
 mod release;
+mod statistics;
 pub mod stored_scope;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ use qihui_consent::{Decision, DecisionError, Ledger};
 use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
 
-use crate::account::Account;
+use crate::account::{Account, Passed};
 pub use crate::bounds::{Bounds, Limits};
 use crate::bounds::{Turn, statement};
 use crate::dense::DenseScope;
@@ -63,6 +64,8 @@ use entries::{Accessed, Finish};
 pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
 pub use outlet::{Outlet, ReleasePermit};
 use release::{Epochs, Release};
+use statistics::Figures;
+pub use statistics::{MAX_QUESTIONS, StatisticSummary};
 
 /// What a gate is made of.
 pub struct GateParts {
@@ -145,6 +148,9 @@ pub struct DatasetSummary {
     /// before a row of theirs had passed.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
+    /// Of a dataset whose rows stay closed, the groups that were told and withheld; what was read is not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistic: Option<StatisticSummary>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands to it")]
@@ -371,6 +377,11 @@ impl Gate {
         for contract in &datasets {
             self.recorded(contract).await?;
         }
+        if let Some(parts) = crate::statistics::parts(&decision.scopes)? {
+            let of = (request, access_id);
+            let planning = self.plan_statistic(of, query, decision, parts, (at, turn));
+            return Box::pin(planning).await;
+        }
         for (dataset, scope) in &decision.scopes {
             if scope.columns.is_empty() {
                 return Err(QueryError::DatasetNotInAgreement {
@@ -487,7 +498,7 @@ impl Gate {
         };
         let explain = query.explain;
         let planned = turn
-            .run(async move { session::plan(&query, setup).await })
+            .run(Box::pin(async move { session::plan(&query, setup).await }))
             .await
             .map_err(|error| self.limited(error))?;
         Ok(Prepared {
@@ -496,9 +507,11 @@ impl Gate {
             at,
             scopes,
             tables,
+            read: entries::columns_read(&planned.logical),
             planned,
             epochs,
             decide_again: false,
+            figures: None,
         })
     }
 
@@ -574,6 +587,7 @@ impl Gate {
             bytes: released.bytes,
             sha256: released.sha256.clone(),
             account: &prepared.planned.account,
+            figures: prepared.figures.as_ref(),
         };
         let finished = self.record(&accessed.finished(&finish)).await;
         let begun = released.bytes > 0;
@@ -681,6 +695,10 @@ struct Prepared {
     epochs: Arc<Epochs>,
     /// Whether a change before the first batch ends the run, so that it is decided anew.
     decide_again: bool,
+    /// The columns read of each table.
+    read: BTreeMap<String, BTreeSet<String>>,
+    /// The figures that are told, when rows stay closed.
+    figures: Option<Figures>,
 }
 
 fn summary(
@@ -692,12 +710,18 @@ fn summary(
     sha256: String,
 ) -> Summary {
     let mut passed = prepared.planned.account.passed();
-    let mut read = entries::columns_read(&prepared.planned.logical);
+    let mut read = prepared.read.clone();
     let datasets = prepared
         .scopes
         .iter()
         .map(|(dataset, scope)| {
-            let passed = passed.remove(dataset).unwrap_or_default();
+            let figures = prepared.figures.as_ref();
+            let figures = figures.filter(|figures| figures.measured == *dataset);
+            // What was read of everybody is nobody's to know.
+            let passed = match figures {
+                Some(_) => Passed::default(),
+                None => passed.remove(dataset).unwrap_or_default(),
+            };
             let scope = scope.scope();
             let columns = read.remove(dataset.as_str()).unwrap_or_default();
             let mut withheld: BTreeMap<String, u64> =
@@ -708,10 +732,11 @@ fn summary(
                     .tables
                     .get(dataset)
                     .map_or(-1, |table| table.version),
-                enterprises: (!scope.all_rows).then(|| scope.enterprises()),
+                enterprises: (!scope.all_rows && figures.is_none()).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,
                 dropped: passed.dropped.len(),
+                statistic: figures.and_then(Figures::summary),
             };
             (dataset.clone(), summary)
         })

@@ -160,6 +160,7 @@ pub fn decode(bytes: &[u8], commitment: &[u8; 32]) -> Result<DatasetScope, Query
         agreements: head.agreements,
         reasons: Vec::new(),
         subjects: None,
+        statistics: None,
     };
     if scope.commitment() == *commitment {
         Ok(scope)

@@ -14,7 +14,7 @@ use qihui_query::access::{AccessRequest, Bounds, Gate, GateParts, Limits, access
 use qihui_query::formats::Format;
 use qihui_warehouse::{Incoming, Warehouse, incoming_schema};
 
-struct LogSink(Arc<AuditLog>);
+pub struct LogSink(pub Arc<AuditLog>);
 
 #[async_trait]
 impl Sink for LogSink {

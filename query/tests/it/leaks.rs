@@ -90,6 +90,7 @@ fn world() -> World {
         dataset: contract.id.clone(),
         purposes: ["loan".parse().unwrap()].into(),
         basis: Basis::Consent,
+        aggregate_only: None,
         columns: all
             .iter()
             .map(|name| AgreementColumn {

@@ -20,5 +20,6 @@ mod grammar;
 mod leaks;
 mod reference;
 mod run;
+mod statistics;
 mod stored_scope;
 mod world;

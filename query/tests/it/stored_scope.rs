@@ -54,6 +54,7 @@ fn scope() -> DatasetScope {
         agreements: vec!["a-1".into(), "a-2".into()],
         reasons: Vec::new(),
         subjects: None,
+        statistics: None,
     }
 }
 

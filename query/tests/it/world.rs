@@ -278,6 +278,7 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
                 } else {
                     Basis::Consent
                 },
+                aggregate_only: None,
                 columns,
                 valid_from: timestamp(if late { 21 } else { 0 }),
                 valid_until: timestamp(40),
@@ -383,6 +384,7 @@ impl World {
                         dataset: table.contract.id.clone(),
                         purposes: ["loan".parse().unwrap()].into(),
                         basis: Basis::Consent,
+                        aggregate_only: None,
                         columns,
                         valid_from: timestamp(0),
                         valid_until: timestamp(40),

@@ -9,6 +9,7 @@ mod identity;
 mod repeated;
 mod rights;
 mod shared;
+mod statistics;
 mod stopping;
 mod story;
 mod subscriptions;
