@@ -89,7 +89,7 @@ fn row(stored: &StoredAgreement) -> Vec<String> {
     let purposes: Vec<&str> = purposes.iter().map(|purpose| purpose.as_str()).collect();
     let basis = match basis {
         Basis::Consent => "consent".to_owned(),
-        Basis::Statute { law } => law.clone(),
+        Basis::Statute { law, .. } => law.clone(),
     };
     let state = match (stored.revoked, stored.in_force) {
         (true, _) => "revoked",

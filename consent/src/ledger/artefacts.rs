@@ -111,6 +111,7 @@ impl Ledger {
             "consent",
             "artefact",
             "subscription",
+            "holding",
         ];
         if !kind.split_once('.').is_some_and(|(what, happened)| {
             word(what) && word(happened) && kind.len() <= 64 && !reserved.contains(&what)

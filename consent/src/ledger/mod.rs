@@ -22,7 +22,9 @@ mod consents;
 mod decide;
 mod epochs;
 mod grants;
+mod holdings;
 mod list;
+mod marks;
 mod numbers;
 mod outbox;
 mod parties;
@@ -52,12 +54,16 @@ pub use check::Checked;
 pub use consents::{Consent, ConsentOperation, Signature};
 pub use decide::{Decision, DecisionError};
 pub use epochs::Taken;
+pub use holdings::{
+    DELETE_WITHIN_DAYS, Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter,
+    HoldingState, OwnPart, Released,
+};
 pub use list::{ConsentFilter, Event};
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
 pub use parties::{Organisation, OrganisationKind, Signatory};
 pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
 pub use subscriptions::{ConsentStanding, Delivery, Subscription};
-pub use uses::MeteredUse;
+pub use uses::{MeteredUse, UsesLeft};
 
 use crate::{
     error::{LedgerError, Result},
