@@ -422,7 +422,11 @@ impl Granted {
     /// Notes why a use is not left. That the purpose was used too often is the better reason: it holds for all consents.
     fn note(&mut self, one: MeteredUse, none: Left) {
         let capped = |none: &Left| matches!(none, Left::Capped(..));
-        if !self.used_up.as_ref().is_some_and(|(_, known)| capped(known)) {
+        if !self
+            .used_up
+            .as_ref()
+            .is_some_and(|(_, known)| capped(known))
+        {
             self.used_up = Some((one, none));
         }
     }
