@@ -1,14 +1,22 @@
 //! Uses and holdings on the command line, and what is left of both when the process is killed.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use qihui_catalog::{Action, Coded, ConsentId};
+use qihui_consent::ledger::{Delivery, HoldingFilter, HoldingState};
+use qihui_consent::signing::Operation;
+use qihui_query::access::{AccessRequest, Outlet};
+use qihui_query::formats::Format;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Lab, query};
+use crate::topic_world::{Look, Record, World, day, uscc};
 
 const SQL: &str = "SELECT uscc, skssqq, xse FROM vat_declaration ORDER BY skssqq";
 /// How often the process is killed.
@@ -214,4 +222,148 @@ fn aud_5_killed_anywhere_each_access_has_its_use_and_its_holding_once() {
     lab.run(&words).fails(3, "InvalidConsentUse", &["used up"]);
     assert_eq!(uses(&lab, &consent)["made"], 14);
     lab.run(&["audit", "verify"]).done();
+}
+
+/// An outlet on whose way something happens.
+struct Way<'a> {
+    world: &'a World,
+    /// Withdrawn by the second enterprise before the first byte.
+    withdrawn: Option<ConsentId>,
+    /// Bytes that are taken before the receiver goes away.
+    room: usize,
+    taken: Vec<u8>,
+}
+
+#[async_trait]
+impl Outlet for Way<'_> {
+    async fn ready(&mut self) -> io::Result<()> {
+        if let Some(id) = self.withdrawn.take() {
+            self.world.sign(2, &id, Operation::Withdraw, None).await;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.taken.len() >= self.room {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.taken.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn world(dir: &tempfile::TempDir, action: Action, rows: u32) -> (World, Vec<ConsentId>) {
+    let columns = ["uscc", "id", "name"];
+    let dir = dir.path().to_owned();
+    let mut world = World::new(dir, Look::PLAIN, &columns, Delivery::Pull).await;
+    let mut consents = Vec::new();
+    for n in 1..=2 {
+        let records = (0..rows).map(|id| Record::plain(n, id, "name"));
+        world.land(&records.collect::<Vec<_>>()).await;
+        consents.push(world.grant(n, &columns, None, day(200), action).await);
+    }
+    (world, consents)
+}
+
+fn request(action: Action) -> AccessRequest {
+    AccessRequest {
+        principal: "local:test".to_owned(),
+        org: "bank".parse().unwrap(),
+        purpose: "watch.risk".parse().unwrap(),
+        action,
+        subjects: vec![uscc(1), uscc(2)],
+        sql: "SELECT uscc, id, name FROM filing".to_owned(),
+        format: Format::Ndjson,
+        strict: false,
+    }
+}
+
+/// A query that is decided again because somebody withdrew makes one use of the others, not two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_4_a_query_that_is_restarted_uses_a_consent_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, consents) = world(&dir, Action::Query, 4).await;
+    let once = Some("max_uses: 1");
+    world.sign(1, &consents[0], Operation::Narrow, once).await;
+    // The second enterprise granted the same twice, and takes one of them back on the way.
+    let columns = ["uscc", "id"];
+    world
+        .grant(2, &columns, None, day(100), Action::Query)
+        .await;
+    let mut out = Way {
+        world: &world,
+        withdrawn: Some(consents[1].clone()),
+        room: usize::MAX,
+        taken: Vec::new(),
+    };
+    let summary = world.gate.query(&request(Action::Query), &mut out).await;
+    assert_eq!(summary.unwrap().rows, 8);
+    let mut outcomes = Vec::new();
+    let mut uses = 0;
+    for entry in world.log.scan(0..world.log.size()) {
+        let entry = entry.unwrap();
+        let body: Value = serde_json::from_slice(&entry.body).unwrap_or_default();
+        if entry.leaf.kind == "access.finished" {
+            outcomes.push(body["outcome"].as_str().unwrap().to_owned());
+            uses += body["uses"].as_array().map_or(0, Vec::len);
+        }
+    }
+    assert_eq!(
+        (outcomes, uses),
+        (vec!["ConsentChanged".to_owned(), "complete".to_owned()], 1)
+    );
+    let left = world.ledger.uses_left(&world.catalog, &consents[0]).await;
+    assert_eq!(left.unwrap().unwrap().left, Some(0));
+    let refused = world
+        .gate
+        .query(&request(Action::Query), &mut Vec::new())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), "InvalidConsentUse");
+}
+
+/// Who goes away in the middle holds what had left by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_an_answer_is_held_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, _) = world(&dir, Action::Store, 20_000).await;
+    let mut out = Way {
+        world: &world,
+        withdrawn: None,
+        room: 1,
+        taken: Vec::new(),
+    };
+    let error = world.gate.query(&request(Action::Store), &mut out).await;
+    assert_eq!(error.unwrap_err().code(), "OutputFailed");
+    assert!(!out.taken.is_empty());
+    let (held, _) = world
+        .ledger
+        .holdings(&HoldingFilter::default())
+        .await
+        .unwrap();
+    let [held] = held.as_slice() else {
+        panic!("{held:?}")
+    };
+    assert!(!held.document.complete);
+    assert_eq!(
+        (held.state, held.document.data_life_days),
+        (HoldingState::Held, Some(60))
+    );
+    // What is told of its bytes may be more than arrived, never less.
+    assert!(held.document.bytes.unwrap() >= out.taken.len() as u64);
+    // Where nothing left there is nothing to hold.
+    (out.room, out.withdrawn) = (0, None);
+    out.taken.clear();
+    let error = world.gate.query(&request(Action::Store), &mut out).await;
+    assert_eq!(error.unwrap_err().code(), "OutputFailed");
+    let (all, _) = world
+        .ledger
+        .holdings(&HoldingFilter::default())
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 2, "it was handed over, so that it may have left");
+    world.ledger.check().await.unwrap();
 }

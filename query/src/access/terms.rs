@@ -52,6 +52,7 @@ impl Terms {
     /// The terms of an answer: whether it is of open data alone, and the holding that it became with its end.
     #[must_use]
     pub fn new(action: Action, open: bool, held: Option<(String, Option<Timestamp>)>) -> Self {
+        let is_held = held.is_some();
         let (holding, keep_until) = held.map_or((None, None), |(id, until)| (Some(id), until));
         let (keep, say) = match (open, action) {
             (true, _) => (Keep::Open, "open data: it may be kept and passed on"),
@@ -59,7 +60,8 @@ impl Terms {
                 Keep::No,
                 "to be looked at for this purpose: no copy may be kept, nothing passed on",
             ),
-            (false, Action::Store) => (
+            // Without a holding nothing left that could be kept.
+            (false, Action::Store) if is_held => (
                 Keep::Until,
                 "it may be kept for this purpose until `keep_until`, not passed on; what an enterprise takes back has to \
                  be deleted sooner: see the holding",
@@ -83,7 +85,7 @@ impl Terms {
 /// Refuses what is no look at a screen.
 ///
 /// # Errors
-/// [`QueryError::NotForViewing`], [`QueryError::NotAllowed`] for STREAM, which is for subscriptions.
+/// [`QueryError::NotForViewing`].
 pub(super) fn check(request: &AccessRequest) -> Result<(), QueryError> {
     match request.action {
         Action::View if !matches!(request.format, Format::Table | Format::Ndjson) => {
@@ -91,9 +93,6 @@ pub(super) fn check(request: &AccessRequest) -> Result<(), QueryError> {
                 what: request.format.as_str(),
             })
         }
-        Action::Stream => Err(QueryError::NotAllowed {
-            what: "action STREAM, which is for subscriptions,".to_owned(),
-        }),
         _ => Ok(()),
     }
 }
@@ -113,5 +112,6 @@ mod tests {
         }
         let terms = Terms::new(Action::Store, false, held());
         assert_eq!((terms.keep, terms.keep_until), (Keep::Until, Some(until)));
+        assert_eq!(Terms::new(Action::Store, false, None).keep, Keep::No);
     }
 }
