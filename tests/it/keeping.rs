@@ -367,3 +367,25 @@ async fn a_part_of_an_answer_is_held_as_well() {
     assert_eq!(all.len(), 2, "it was handed over, so that it may have left");
     world.ledger.check().await.unwrap();
 }
+
+/// Who withdraws takes back what only a consent opened, not what a law opens as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_law_opens_is_not_taken_back_with_a_consent() {
+    for (by_law, due) in [(&["uscc", "id", "name"][..], 0), (&["uscc", "id"], 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (world, consents) = world(&dir, Action::Store, 4).await;
+        world.agree_on("law", by_law, true).await;
+        let mut out = Vec::new();
+        let summary = world.gate.query(&request(Action::Store), &mut out).await;
+        let id = summary.unwrap().terms.holding.unwrap();
+        world.sign(1, &consents[0], Operation::Withdraw, None).await;
+        let held = world.ledger.holding(&id).await.unwrap();
+        assert_eq!(
+            (held.document.enterprises, held.due.len()),
+            (2, due),
+            "{by_law:?}"
+        );
+        let named = world.ledger.holdings_due_to(&consents[0]).await.unwrap();
+        assert_eq!(named.len(), due);
+    }
+}

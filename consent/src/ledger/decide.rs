@@ -437,37 +437,37 @@ impl Granted {
         all.any(|grant| permits(request, grant))
     }
 
-    /// Draws on what opens something: on what is free, and on a use only where it opens more than that and the uses
-    /// before it. What ends first is used first.
+    /// Draws on what is free, and on as few uses as open the same as all of them: none that could be left out. Of two that
+    /// open the same, the one that ends first is used.
     fn draw(
         &self,
         contract: &Arc<Contract>,
         asking: &Asking<'_>,
         (drawn, uses): (&mut Vec<Grant>, &mut Vec<MeteredUse>),
     ) {
-        let opens = |grants: &[Grant]| {
-            let scope = scope(contract, asking.request, asking.agreed, grants);
-            let no = grants.first().map_or(EnterpriseNo(0), |grant| grant.no);
-            scope.shapes.get(scope.shape_of(no)).cloned()
-        };
-        let mut grants = self.free.clone();
         let mut metered: Vec<_> = self.metered.iter().collect();
         metered.sort_by_key(|(grant, _)| (grant.expires, grant.consent_id.clone()));
-        let nothing = opens(&[]);
-        for (grant, one) in metered {
-            let before = if grants.is_empty() {
-                nothing.clone()
-            } else {
-                opens(&grants)
-            };
-            grants.push(grant.clone());
-            if opens(&grants) == before {
-                grants.pop();
-            } else if !uses.contains(one) {
+        let opened = |metered: &[&(Grant, MeteredUse)]| {
+            let metered = metered.iter().map(|(grant, _)| grant);
+            let grants: Vec<Grant> = self.free.iter().chain(metered).cloned().collect();
+            let scope = scope(contract, asking.request, asking.agreed, &grants);
+            let no = grants.first().map_or(EnterpriseNo(0), |grant| grant.no);
+            let shape = scope.shapes.get(scope.shape_of(no)).cloned();
+            (shape, grants)
+        };
+        let (all, _) = opened(&metered);
+        for at in (0..metered.len()).rev() {
+            let left_out = metered.remove(at);
+            if opened(&metered).0 != all {
+                metered.insert(at, left_out);
+            }
+        }
+        drawn.extend(opened(&metered).1);
+        for (_, one) in metered {
+            if !uses.contains(one) {
                 uses.push(one.clone());
             }
         }
-        drawn.extend(grants);
     }
 }
 

@@ -152,16 +152,21 @@ pub(crate) async fn list(
     connection: &mut SqliteConnection,
     wanted: Wanted<'_>,
 ) -> Result<Vec<HoldingRow>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT h.* FROM holding AS h WHERE h.seq > ");
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT h.* FROM ");
+    match wanted.no {
+        Some(no) => {
+            query.push(
+                "holding_members AS m JOIN holding AS h ON h.seq = m.holding WHERE m.chunk = ",
+            );
+            query.push_bind(no.0 >> 16).push(" AND m.holding > ");
+        }
+        None => drop(query.push("holding AS h WHERE h.seq > ")),
+    }
     query.push_bind(wanted.after);
     if let Some(org) = wanted.org {
         query
             .push(" AND h.org = ")
             .push_bind(org.as_str().to_owned());
-    }
-    if let Some(no) = wanted.no {
-        query.push(" AND EXISTS (SELECT 1 FROM holding_members AS m WHERE m.holding = h.seq AND m.chunk = ");
-        query.push_bind(no.0 >> 16).push(")");
     }
     if let Some(now) = wanted.overdue_at {
         query

@@ -14,7 +14,7 @@ use qihui_audit::SystemClock;
 use qihui_catalog::{Action, Coded, EnterpriseNo, Timestamp};
 use qihui_consent::{
     Decision, DecisionError, Ledger,
-    decision::DecisionRequest,
+    decision::{DecisionRequest, Grant, scope},
     ledger::{Consent, UsesLeft},
     signing::Operation,
 };
@@ -198,6 +198,89 @@ async fn a_consent_that_opens_nothing_more_is_not_used() {
         code(access(&hub, &[late.no], "credit.loan", "w").await),
         "InvalidConsentUse"
     );
+}
+
+/// A consent of one enterprise: columns, months of data, days until it ends, and whether its uses are counted.
+#[derive(Debug, Clone)]
+struct Given {
+    columns: Vec<&'static str>,
+    months: (u32, u32),
+    days: i64,
+    metered: bool,
+}
+
+fn given() -> impl Strategy<Value = Given> {
+    let columns = prop::sample::subsequence(vec!["day", "sales", "tax"], 1..=3);
+    let parts = (
+        columns,
+        1_u32..6,
+        1_u32..7,
+        10_i64..14,
+        prop::bool::weighted(0.7),
+    );
+    parts.prop_map(|(columns, from, length, days, metered)| Given {
+        columns,
+        months: (from, from + length),
+        days,
+        metered,
+    })
+}
+
+fn grant_of(consent: &Consent, metered: bool) -> Grant {
+    let document = &consent.document;
+    Grant {
+        consent_id: document.consent_id.clone(),
+        version: document.version,
+        no: consent.no,
+        org: document.consumer.org.clone(),
+        purpose: document.purpose.code.clone(),
+        items: document.items(),
+        actions: document.actions,
+        starts: document.starts,
+        expires: document.expires,
+        metered,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// What is drawn on opens what everything together opens, and no use of it could be left out.
+    #[test]
+    fn gate_1_uses_are_those_that_open_something(all in prop::collection::vec(given(), 1..6)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let hub = Hub::new().await;
+            hub.enterprise(1, 1, 1).await;
+            let mut grants = Vec::new();
+            for Given { columns, months: (from, to), days, metered } in all {
+                let ends = Timestamp(hub.now().0 + days * DAY_MS);
+                let uses = if metered { "\nmax_uses: 5" } else { "" };
+                let changes = [
+                    ("[uscc, sales]", format!("[{}]", columns.join(", "))),
+                    ("from: 2024-01-01, to: 2026-01-01", format!("from: 2025-{from:02}-01, to: 2025-{to:02}-01")),
+                    ("expires: 2026-06-01", format!("expires: {ends}{uses}")),
+                ];
+                let changes: Vec<(&str, &str)> = changes.iter().map(|(from, to)| (*from, to.as_str())).collect();
+                let consent = hub.granted(1, &changes).await;
+                grants.push(grant_of(&consent, metered));
+            }
+            let no = grants[0].no;
+            let request = hub.asked(Some(vec![no]));
+            let agreements: Vec<_> = hub.ledger.agreements().await.unwrap().into_iter().map(|one| one.agreement).collect();
+            let opened = |grants: &[Grant]| {
+                scope(&hub.catalog.contracts[&vat()], &request, &agreements, grants).commitment()
+            };
+            let decision = ask(&hub, &[no], "credit.loan", "a").await.unwrap();
+            assert_eq!(decision.scopes[&vat()].commitment(), opened(&grants));
+            let used: BTreeSet<_> = decision.uses.iter().map(|used| used.consent_id.clone()).collect();
+            let drawn: Vec<Grant> = grants.iter().filter(|one| !one.metered || used.contains(&one.consent_id)).cloned().collect();
+            for id in &used {
+                let without: Vec<Grant> = drawn.iter().filter(|one| one.consent_id != *id).cloned().collect();
+                assert_ne!(opened(&without), opened(&grants), "{id} could be left out");
+            }
+        });
+    }
 }
 
 /// Several subjects: all of them are used once, or none.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use qihui_catalog::{Action, DatasetId, EnterpriseNo, Timestamp};
-use qihui_consent::decision::{AgreementId, DecisionRequest};
+use qihui_consent::decision::{AgreementId, ColumnScope, DatasetScope, DecisionRequest};
 use qihui_consent::ledger::{HeldDataset, Holding, Released as ToHold};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
@@ -56,7 +56,12 @@ impl Gate {
                 columns: columns(read.remove(dataset.as_str())),
             };
             let members = passed.remove(dataset).unwrap_or_default().touched;
-            datasets.push((held, members, scope.granted()));
+            let by_consent = if rests_on_grants(scope, &held.columns) {
+                scope.granted()
+            } else {
+                RoaringBitmap::new()
+            };
+            datasets.push((held, members, by_consent));
         }
         let held = ToHold {
             access_id: access_id.to_owned(),
@@ -94,10 +99,15 @@ impl Gate {
         for read in &decided.datasets {
             let present = self.present(&read.dataset).await?;
             let (members, consenting) = match self.open_now(&decided, &read.dataset).await {
-                Some((true, granted)) => (present, granted | &used),
-                Some((false, granted)) => {
-                    let granted = granted | &used;
-                    (present & &granted, granted)
+                Some(scope) => {
+                    let granted = scope.granted() | &used;
+                    let members = if scope.all_rows {
+                        present
+                    } else {
+                        present & &granted
+                    };
+                    let rests = rests_on_grants(&scope, &read.columns);
+                    (members, if rests { granted } else { RoaringBitmap::new() })
                 }
                 // Nothing is open any more; who was in it cannot be told.
                 None => (present.clone(), present),
@@ -126,12 +136,8 @@ impl Gate {
         Ok(Some(recorded))
     }
 
-    /// Whether all rows of a dataset are open to whoever made an access, and who grants it now.
-    async fn open_now(
-        &self,
-        decided: &Decided,
-        dataset: &DatasetId,
-    ) -> Option<(bool, RoaringBitmap)> {
+    /// What of a dataset is open now to whoever made an access.
+    async fn open_now(&self, decided: &Decided, dataset: &DatasetId) -> Option<DatasetScope> {
         let at: Timestamp = self.now();
         let request = DecisionRequest {
             org: decided.org.clone(),
@@ -142,11 +148,16 @@ impl Gate {
             subjects: None::<Vec<EnterpriseNo>>,
             datasets: vec![dataset.clone()],
         };
-        let ledger = &self.parts.ledger;
-        let mut decision = ledger.decide(&self.parts.catalog, &request).await.ok()?;
-        let scope = decision.scopes.remove(dataset)?;
-        Some((scope.all_rows, scope.granted()))
+        let decision = self.parts.ledger.decide(&self.parts.catalog, &request);
+        decision.await.ok()?.scopes.remove(dataset)
     }
+}
+
+/// Whether grants open a row, or a cell of these columns, that is not open without them.
+fn rests_on_grants(scope: &DatasetScope, read: &[String]) -> bool {
+    let by_grant =
+        |column: &ColumnScope| column.by_grant && !column.always && read.contains(&column.name);
+    !scope.all_rows || scope.columns.iter().any(by_grant)
 }
 
 fn columns(read: Option<BTreeSet<String>>) -> Vec<String> {
