@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 use super::{
     Ledger, agreements,
     consents::state_at,
+    draw::{Asking, Granted, permits},
     uses::{Left, MeteredUse, cap_of},
 };
 use crate::{
@@ -399,87 +400,10 @@ impl Ledger {
     }
 }
 
-/// Who asks, as what, under which agreements.
-struct Asking<'a> {
-    request: &'a DecisionRequest,
-    agreed: &'a [Agreement],
-    access_id: &'a str,
-    /// How often the purpose may be used about one enterprise.
-    cap: Option<Frequency>,
-}
-
-/// What one named enterprise granted.
-#[derive(Default)]
-struct Granted {
-    free: Vec<Grant>,
-    /// What counts its uses and has one left.
-    metered: Vec<(Grant, MeteredUse)>,
-    /// What would permit the request, had it a use left.
-    used_up: Option<(MeteredUse, Left)>,
-}
-
-impl Granted {
-    /// Notes why a use is not left. That the purpose was used too often is the better reason: it holds for all consents.
-    fn note(&mut self, one: MeteredUse, none: Left) {
-        let capped = |none: &Left| matches!(none, Left::Capped(..));
-        if !self
-            .used_up
-            .as_ref()
-            .is_some_and(|(_, known)| capped(known))
-        {
-            self.used_up = Some((one, none));
-        }
-    }
-
-    fn permits(&self, request: &DecisionRequest) -> bool {
-        let metered = self.metered.iter().map(|(grant, _)| grant);
-        let mut all = self.free.iter().chain(metered);
-        all.any(|grant| permits(request, grant))
-    }
-
-    /// Draws on what is free, and on as few uses as open the same as all of them: none that could be left out. Of two that
-    /// open the same, the one that ends first is used.
-    fn draw(
-        &self,
-        contract: &Arc<Contract>,
-        asking: &Asking<'_>,
-        (drawn, uses): (&mut Vec<Grant>, &mut Vec<MeteredUse>),
-    ) {
-        let mut metered: Vec<_> = self.metered.iter().collect();
-        metered.sort_by_key(|(grant, _)| (grant.expires, grant.consent_id.clone()));
-        let opened = |metered: &[&(Grant, MeteredUse)]| {
-            let metered = metered.iter().map(|(grant, _)| grant);
-            let grants: Vec<Grant> = self.free.iter().chain(metered).cloned().collect();
-            let scope = scope(contract, asking.request, asking.agreed, &grants);
-            let no = grants.first().map_or(EnterpriseNo(0), |grant| grant.no);
-            let shape = scope.shapes.get(scope.shape_of(no)).cloned();
-            (shape, grants)
-        };
-        let (all, _) = opened(&metered);
-        for at in (0..metered.len()).rev() {
-            let left_out = metered.remove(at);
-            if opened(&metered).0 != all {
-                metered.insert(at, left_out);
-            }
-        }
-        drawn.extend(opened(&metered).1);
-        for (_, one) in metered {
-            if !uses.contains(one) {
-                uses.push(one.clone());
-            }
-        }
-    }
-}
-
 fn is_one(subjects: &[EnterpriseNo]) -> bool {
     subjects
         .split_first()
         .is_some_and(|(first, others)| others.iter().all(|other| other == first))
-}
-
-/// Whether a grant in force is for this action and holds throughout the time of the request.
-fn permits(request: &DecisionRequest, grant: &Grant) -> bool {
-    grant.actions.contains(request.action) && holds_throughout(request, grant.starts, grant.expires)
 }
 
 /// What was asked of a subject that does not permit it.

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
+    HoldingDocument,
     change::Change,
-    holdings::{
-        DELETE_WITHIN_DAYS, HoldingDocument, LIFE_OVER, append_due, days_after, members_of,
-    },
+    holdings::{DELETE_WITHIN_DAYS, append_due, days_after, members_of},
+    kept::LIFE_OVER,
 };
 use crate::{
     decision::AgreementId,

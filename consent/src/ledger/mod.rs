@@ -20,9 +20,11 @@ mod change;
 mod check;
 mod consents;
 mod decide;
+mod draw;
 mod epochs;
 mod grants;
 mod holdings;
+mod kept;
 mod list;
 mod marks;
 mod numbers;
@@ -54,9 +56,10 @@ pub use check::Checked;
 pub use consents::{Consent, ConsentOperation, Signature};
 pub use decide::{Decision, DecisionError};
 pub use epochs::Taken;
-pub use holdings::{
-    DELETE_WITHIN_DAYS, Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter,
-    HoldingState, OwnPart, Released,
+pub use holdings::DELETE_WITHIN_DAYS;
+pub use kept::{
+    Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter, HoldingState, OwnPart,
+    Released,
 };
 pub use list::{ConsentFilter, Event};
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
