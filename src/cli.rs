@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use qihui_catalog::{ConsentId, DatasetId, FeedName, OrgId, PurposeCode, TopicName};
+use qihui_catalog::{Action, ConsentId, DatasetId, FeedName, OrgId, PurposeCode, TopicName};
 use qihui_consent::ledger::{Delivery, OrganisationKind};
 use qihui_query::formats::Format;
+use serde::Deserialize;
 
 use crate::identity::Role;
 
@@ -79,6 +80,9 @@ pub enum Command {
     Consent(ConsentCommand),
     /// Ask SQL over what an organisation may see for a purpose
     Query(QueryArgs),
+    /// What organisations were given to keep, and what of it has to be deleted
+    #[command(subcommand)]
+    Holding(HoldingCommand),
     /// The tamper-evident log: who read what, and the proof of it
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -282,6 +286,7 @@ impl Command {
             | Self::Token(_)
             | Self::Topic(TopicCommand::List)
             | Self::Subscription(_)
+            | Self::Holding(_)
             | Self::Catalog(
                 CatalogCommand::List | CatalogCommand::Show { .. } | CatalogCommand::Check { .. },
             )
@@ -441,6 +446,9 @@ pub struct QueryArgs {
     /// An enterprise that is asked about, by its unified social credit code; may be repeated
     #[arg(long, value_name = "USCC")]
     pub subject: Vec<String>,
+    /// What the answer is for
+    #[arg(long, value_name = "ACTION", default_value = "query")]
+    pub action: Doing,
     /// How the answer is written: table, csv, ndjson, parquet or arrow [default: table, ndjson with --json]
     #[arg(long, value_parser = clap::builder::ValueParser::new(format))]
     pub format: Option<Format>,
@@ -454,8 +462,63 @@ pub struct QueryArgs {
     pub sql: String,
 }
 
+/// What an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Doing {
+    /// One named enterprise, looked at on a screen
+    View,
+    /// An analysis; nothing is kept
+    Query,
+    /// To be kept, as a recorded holding
+    Store,
+}
+
+impl From<Doing> for Action {
+    fn from(doing: Doing) -> Self {
+        match doing {
+            Doing::View => Self::View,
+            Doing::Query => Self::Query,
+            Doing::Store => Self::Store,
+        }
+    }
+}
+
 fn format(text: &str) -> Result<Format, String> {
     text.parse()
+}
+
+/// `holding …`
+#[derive(Debug, Subcommand)]
+pub enum HoldingCommand {
+    /// List holdings, oldest first
+    List {
+        /// Only those with data of an enterprise, as it may see them
+        #[arg(long, value_name = "USCC")]
+        subject: Option<String>,
+        /// Only those of an organisation
+        #[arg(long)]
+        org: Option<OrgId>,
+        /// Only those of which something should have been deleted by now
+        #[arg(long)]
+        overdue: bool,
+    },
+    /// Show a holding, and what of it has to be deleted
+    Show {
+        /// The holding
+        id: String,
+    },
+    /// State that what was due of a holding is deleted
+    Delete {
+        /// The holding
+        id: String,
+        /// What was deleted, where and how, in one line
+        #[arg(long, value_name = "TEXT")]
+        statement: String,
+        /// All of it is deleted, whatever was due
+        #[arg(long)]
+        everything: bool,
+    },
 }
 
 /// `audit …`

@@ -7,7 +7,7 @@
 //! org: city_bank
 //! dataset: vat_declaration
 //! purposes: [credit.loan_review]
-//! basis: consent                       # or: {statute: {law: "税收征收管理法 art. 6"}}
+//! basis: consent                       # or: {statute: {law: "税收征收管理法 art. 6", data_life_days: 365}}
 //! valid_from: 2026-01-01               # may be left out: now. A date is its first instant in Asia/Shanghai
 //! valid_until: 2028-01-01              # required, half-open; also the expiry of a statute
 //! columns:
@@ -98,10 +98,13 @@ impl AgreementFile {
                 .purposes
                 .get(code)
                 .filter(|purpose| !purpose.heading);
-            known.ok_or_else(|| LedgerError::UnknownPurpose(code.clone()))?;
+            let known = known.ok_or_else(|| LedgerError::UnknownPurpose(code.clone()))?;
+            check_life(&self.basis, known)?;
         }
         match &self.basis {
-            Basis::Statute { law } if law.trim().is_empty() || law.chars().count() > MAX_TEXT => {
+            Basis::Statute { law, .. }
+                if law.trim().is_empty() || law.chars().count() > MAX_TEXT =>
+            {
                 return Err(malformed("`statute` must cite its `law`"));
             }
             _ => {}
@@ -143,6 +146,27 @@ impl AgreementFile {
             valid_from,
             valid_until: self.valid_until,
         })
+    }
+}
+
+/// Refuses a statute that lets data be kept for longer than a purpose allows at most, or not for a day.
+fn check_life(basis: &Basis, purpose: &Purpose) -> Result<()> {
+    let cap = purpose.caps.data_life_days;
+    match basis {
+        Basis::Statute {
+            data_life_days: Some(0),
+            ..
+        } => Err(malformed("`data_life_days` must be at least 1")),
+        Basis::Statute {
+            data_life_days: Some(days),
+            ..
+        } if *days > cap => Err(LedgerError::BeyondCap {
+            what: "the receiver would keep data for",
+            asked: format!("{days} days"),
+            purpose: purpose.code.clone(),
+            cap: format!("{cap} days"),
+        }),
+        _ => Ok(()),
     }
 }
 

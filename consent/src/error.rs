@@ -160,6 +160,17 @@ pub enum LedgerError {
         /// The cap.
         cap: u32,
     },
+    /// No holding has this name.
+    #[error("there is no holding `{0}`; `qihui holding list` shows what there is")]
+    UnknownHolding(String),
+    /// All of the holding is deleted.
+    #[error("holding `{0}` is deleted already")]
+    HoldingDeleted(String),
+    /// Nothing of the holding has to be deleted.
+    #[error(
+        "nothing of holding `{0}` has to be deleted: to give all of it up, say that everything is deleted"
+    )]
+    NothingToDelete(String),
     /// More than the purpose allows.
     #[error("{what} {asked}, purpose `{purpose}` allows at most {cap}")]
     BeyondCap {
@@ -302,6 +313,9 @@ impl Coded for LedgerError {
             Self::InvalidValidity(_) => "InvalidValidity",
             Self::ExpiryBeyondCap { .. } => "ExpiryBeyondCap",
             Self::BeyondCap { .. } => "PurposeCapExceeded",
+            Self::UnknownHolding(_) => "UnknownHolding",
+            Self::HoldingDeleted(_) => "HoldingDeleted",
+            Self::NothingToDelete(_) => "NothingToDelete",
             Self::ContractVersion { .. } => "ContractVersionMismatch",
             Self::UnknownConsent(_) => "UnknownConsent",
             Self::Transition {

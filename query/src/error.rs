@@ -121,6 +121,22 @@ pub enum QueryError {
         /// Its version.
         version: String,
     },
+    /// An answer under VIEW was asked for in a form that is made for keeping.
+    #[error(
+        "a look at a screen takes a table or ndjson, no {what}: ask with action `query`, or `store` to keep it"
+    )]
+    NotForViewing {
+        /// The form.
+        what: &'static str,
+    },
+    /// An answer under VIEW has more rows than a screen needs.
+    #[error(
+        "a look at a screen has at most {limit} rows: narrow the statement, or ask with action `query`"
+    )]
+    TooLargeToView {
+        /// The limit.
+        limit: u64,
+    },
     /// A division by zero on a visible value.
     #[error("division by zero; guard the divisor with nullif(…, 0)")]
     DivisionByZero,
@@ -273,6 +289,8 @@ impl Coded for QueryError {
             Self::ProductNotBuilt { .. } => "ProductNotBuilt",
             Self::UnknownTopic { .. } => "UnknownTopic",
             Self::TopicNotRecorded { .. } => "TopicNotRecorded",
+            Self::NotForViewing { .. } => "NotForViewing",
+            Self::TooLargeToView { .. } => "TooLargeToView",
             Self::DivisionByZero => "DivisionByZero",
             Self::CastFailed => "CastFailed",
             Self::Overflow => "Overflow",
@@ -308,6 +326,7 @@ impl Coded for QueryError {
             | Self::ProductNotBuilt { .. }
             | Self::TopicNotRecorded { .. } => Kind::Denied,
             Self::Refused(error) => error.kind(),
+            Self::NotForViewing { .. } => Kind::Usage,
             _ => Kind::Failed,
         }
     }

@@ -89,10 +89,10 @@ fn row(stored: &StoredAgreement) -> Vec<String> {
     let purposes: Vec<&str> = purposes.iter().map(|purpose| purpose.as_str()).collect();
     let basis = match basis {
         Basis::Consent => "consent".to_owned(),
-        Basis::Statute { law } if stored.agreement.aggregate_only.is_some() => {
+        Basis::Statute { law, .. } if stored.agreement.aggregate_only.is_some() => {
             format!("{law}, figures only")
         }
-        Basis::Statute { law } => law.clone(),
+        Basis::Statute { law, .. } => law.clone(),
     };
     let state = match (stored.revoked, stored.in_force) {
         (true, _) => "revoked",

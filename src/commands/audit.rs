@@ -109,8 +109,10 @@ fn proof(hub: &Hub, index: u64) -> Result<Report, Failure> {
 }
 
 fn accessed(accesses: &[AccessRecord]) -> Report {
+    // Only where some consent counts its uses.
+    let metered = accesses.iter().any(|access| !access.uses.is_empty());
     let rows = accesses.iter().map(|access| {
-        vec![
+        let mut row = vec![
             access.index.to_string(),
             access.time.clone(),
             access.org.clone(),
@@ -124,9 +126,13 @@ fn accessed(accesses: &[AccessRecord]) -> Report {
             access
                 .rows
                 .map_or_else(|| "?".to_owned(), |rows| rows.to_string()),
-        ]
+        ];
+        if metered {
+            row.push(access.uses.join(", "));
+        }
+        row
     });
-    let header = [
+    let mut header = vec![
         "entry",
         "time",
         "organisation",
@@ -136,6 +142,9 @@ fn accessed(accesses: &[AccessRecord]) -> Report {
         "decision",
         "rows",
     ];
+    if metered {
+        header.push("used");
+    }
     let text = if accesses.is_empty() {
         "nobody has accessed this enterprise's data".to_owned()
     } else {

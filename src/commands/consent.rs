@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qihui_catalog::{ConsentId, OrgId};
 use qihui_consent::document::{ConsentRequest, NarrowRequest};
-use qihui_consent::ledger::{Consent, ConsentFilter, Event};
+use qihui_consent::ledger::{Consent, ConsentFilter, Event, UsesLeft};
 use qihui_consent::signing::{Operation, SigningKey};
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::{Context, enterprise, preview, with_hub};
 use crate::cli::{ConsentCommand, OperationArgs};
 use crate::failure::Failure;
 use crate::files::read_document;
-use crate::hub::{Act, Hub};
+use crate::hub::{Act, Acted, Hub};
 use crate::identity::{self, About};
 use crate::report::{Report, table};
 
@@ -99,14 +99,34 @@ async fn give(act: Act, context: &Context<'_>) -> Result<Report, Failure> {
     with_hub(&context.opening, async |hub| {
         hub.require_recorded(|artefact| artefact.kind != "feed")
             .await?;
-        Ok(standing(&hub.act(&act).await?))
+        Ok(standing(&hub.act(&act).await?.consent))
     })
     .await
 }
 
 async fn take(act: Act, context: &Context<'_>) -> Result<Report, Failure> {
-    let consent = Box::pin(Hub::take_away(&context.opening, &act)).await?;
-    Ok(standing(&consent))
+    let acted = Box::pin(Hub::take_away(&context.opening, &act)).await?;
+    Ok(taken(&acted))
+}
+
+/// How a consent stands after something was taken away, and who still has to delete what because of that.
+pub(crate) fn taken(acted: &Acted) -> Report {
+    let mut report = standing(&acted.consent);
+    if acted.holdings.is_empty() {
+        return report;
+    }
+    for holding in &acted.holdings {
+        let word = |key: &str| holding.get(key).and_then(Value::as_str).unwrap_or("?");
+        report.text += &format!(
+            "\n{} has to delete its copy of {} by {} ({})",
+            word("org"),
+            word("at"),
+            word("delete_by"),
+            word("holding_id")
+        );
+    }
+    report.json["holdings"] = json!(acted.holdings);
+    report
 }
 
 /// How a consent stands, in short.
@@ -128,7 +148,8 @@ pub(crate) async fn show(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
     let consent = hub.ledger().consent(id).await?;
     let versions = hub.ledger().versions(id).await?;
     let events = hub.ledger().events_of(id).await?;
-    let json = json!({
+    let uses = hub.ledger().uses_left(hub.catalog()?, id).await?;
+    let mut json = json!({
         "consent_id": id,
         "version": consent.document.version,
         "state": consent.state,
@@ -147,12 +168,28 @@ pub(crate) async fn show(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
     });
     let document = serde_json::to_string_pretty(&consent.document).unwrap_or_default();
     let text = format!(
-        "{}{}\n{document}\n{}",
+        "{}{}{}\n{document}\n{}",
         standing(&consent).text,
         if consent.in_force { ", in force" } else { "" },
+        uses.as_ref().map_or_else(String::new, in_words),
         history(&events)
     );
+    if uses.is_some() {
+        json["uses"] = json!(uses);
+    }
     Ok(Report::new(json, text))
+}
+
+/// What is left of a consent whose uses are counted.
+fn in_words(uses: &UsesLeft) -> String {
+    let left = uses
+        .left
+        .map_or_else(String::new, |left| format!(", {left} left"));
+    let next = match uses.next {
+        Some(next) => format!("one more is possible from {next}"),
+        None => "no more is possible".to_owned(),
+    };
+    format!("\nused {} times{left}; {next}", uses.made)
 }
 
 fn history(events: &[Event]) -> String {

@@ -5,6 +5,7 @@ mod audit;
 pub(crate) mod catalog;
 pub(crate) mod consent;
 pub(crate) mod feed;
+pub(crate) mod holding;
 mod init;
 mod keygen;
 pub(crate) mod org;
@@ -58,6 +59,7 @@ pub(crate) async fn dispatch(
         Command::Signatory(command) => signatory::run(command, context).await,
         Command::Consent(command) => consent::run(command, context).await,
         Command::Query(args) => Box::pin(query::run(args, context)).await,
+        Command::Holding(command) => holding::run(command, context).await,
         Command::Audit(command) => audit::run(command, context).await,
         Command::Topic(command) => topic::run(command, context).await,
         Command::Subscription(command) => Box::pin(subscription::run(command, context)).await,

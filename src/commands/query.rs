@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use qihui_catalog::Action;
 use qihui_ingest::durable;
-use qihui_query::access::{AccessRequest, Outlet, Summary};
+use qihui_query::QueryError;
+use qihui_query::access::{AccessRequest, Keep, Outlet, Summary};
 use qihui_query::formats::Format;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -33,6 +34,10 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
     let subjects: Result<_, Failure> = args.subject.iter().map(|code| enterprise(code)).collect();
     let subjects = subjects?;
     let (sql, output) = (args.sql, args.output);
+    let action = args.action.into();
+    if action == Action::View && output.is_some() {
+        return Err(QueryError::NotForViewing { what: "file" }.into());
+    }
     let format = args.format.unwrap_or(default);
     let stdout = &mut *context.stdout;
     with_hub(&context.opening, async |hub| {
@@ -40,7 +45,7 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
             principal: hub.principal().to_owned(),
             org: args.org,
             purpose: args.purpose,
-            action: Action::Query,
+            action,
             subjects,
             sql,
             format,
@@ -59,7 +64,12 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
 }
 
 async fn ask(hub: &Hub, request: &AccessRequest, out: &mut dyn Outlet) -> Result<Summary, Failure> {
-    Ok(Box::pin(hub.gate()?.query(request, out)).await?)
+    let answered = Box::pin(hub.gate()?.query(request, out)).await;
+    if request.action == Action::Store {
+        // Whatever it came to, what left is a holding by now.
+        hub.acknowledge().await?;
+    }
+    Ok(answered?)
 }
 
 async fn into_document(hub: &Hub, request: &AccessRequest) -> Result<Report, Failure> {
@@ -101,7 +111,11 @@ async fn into_file(hub: &Hub, request: &AccessRequest, path: &Path) -> Result<Re
         .map_err(|error| unwritable(path, &error.error))?;
     durable::sync_parent(path).map_err(|error| unwritable(path, &error))?;
     let json = json!({ "access": summary, "output": shown(path) });
-    Ok(noted(Report::new(json, ""), &summary))
+    let mut report = noted(Report::new(json, ""), &summary);
+    if summary.terms.keep == Keep::No {
+        report = report.note(summary.terms.say);
+    }
+    Ok(report)
 }
 
 /// What the answer came to: how many enterprises the scope covers and how many cells were withheld, so that an empty
@@ -146,6 +160,11 @@ fn noted(report: Report, summary: &Summary) -> Report {
             "{dataset}: the scope covers {enterprises}; {} rows read; cells withheld: {withheld}",
             read.rows
         ));
+    }
+    if let Some(holding) = &summary.terms.holding {
+        let until = summary.terms.keep_until;
+        let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+        report = report.note(format!("it may be kept{until}, as holding {holding}"));
     }
     report
 }

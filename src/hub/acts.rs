@@ -11,7 +11,10 @@ use qihui_consent::ledger::{Consent, ConsentOperation};
 use qihui_consent::signing::{Operation, SigningKey};
 use qihui_consent::{Ledger, LedgerError};
 
+use serde_json::Value;
+
 use super::{Hub, Opening};
+use crate::commands::holding;
 use crate::failure::Failure;
 use crate::principal;
 
@@ -26,6 +29,15 @@ pub struct Act {
     pub narrowed: Option<NarrowRequest>,
     /// The signatory who signs, by name, with the key; none: the holder of the hub, without a signature.
     pub signatory: Option<(String, SigningKey)>,
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+pub struct Acted {
+    /// The consent as it then stands.
+    pub consent: Consent,
+    /// What of its enterprise still has to be deleted because of it, as the enterprise may see it.
+    pub holdings: Vec<Value>,
 }
 
 impl Act {
@@ -51,27 +63,37 @@ impl Act {
 }
 
 impl Hub {
-    /// Does an operation and waits until it is in the log; the consent as it then stands.
+    /// Does an operation and waits until it is in the log; what came of it.
     ///
     /// # Errors
     /// What the ledger says, or `LogUnavailable`.
-    pub async fn act(&self, act: &Act) -> Result<Consent, Failure> {
+    pub async fn act(&self, act: &Act) -> Result<Acted, Failure> {
         let catalog = or_builtin(self.catalog.clone())?;
         act.carry_out(&self.ledger, &catalog, &self.principal)
             .await?;
         self.acknowledge().await?;
-        Ok(self.ledger.consent(&act.id).await?)
+        self.acted(&act.id).await
     }
 
-    /// Does an operation that is on its own authority and waits until it is in the log; the consent as it then stands.
+    async fn acted(&self, id: &ConsentId) -> Result<Acted, Failure> {
+        let consent = self.ledger.consent(id).await?;
+        let due = self.ledger.holdings_due_to(id).await?;
+        let own = |holding| holding::part(self, holding, consent.no);
+        Ok(Acted {
+            holdings: due.iter().map(own).collect(),
+            consent,
+        })
+    }
+
+    /// Does an operation that is on its own authority and waits until it is in the log; what came of it.
     ///
     /// # Errors
     /// What the ledger says, or `LogUnavailable`.
-    pub async fn operate(&self, operation: ConsentOperation) -> Result<Consent, Failure> {
+    pub async fn operate(&self, operation: ConsentOperation) -> Result<Acted, Failure> {
         let catalog = or_builtin(self.catalog.clone())?;
         let consent = self.ledger.operate(&catalog, operation).await?;
         self.acknowledge().await?;
-        Ok(self.ledger.consent(&consent.document.consent_id).await?)
+        self.acted(&consent.document.consent_id).await
     }
 
     /// Opens a hub for an operation that takes something away, as far as it can be opened.
@@ -79,15 +101,15 @@ impl Hub {
     /// # Errors
     /// What the ledger says. When the rest of the hub cannot be opened, or the log takes nothing, that failure, though
     /// the operation acts.
-    pub async fn take_away(opening: &Opening, act: &Act) -> Result<Consent, Failure> {
+    pub async fn take_away(opening: &Opening, act: &Act) -> Result<Acted, Failure> {
         if let Some(hub) = &opening.shared {
             return hub.act(act).await;
         }
         let failure = match Self::open(opening).await {
             Ok(hub) => {
-                let consent = hub.act(act).await?;
+                let acted = hub.act(act).await?;
                 hub.close().await;
-                return Ok(consent);
+                return Ok(acted);
             }
             Err(failure) => failure,
         };

@@ -41,7 +41,7 @@ use qihui_pipelines::topics::progress::kept_versions;
 use qihui_query::access::{Bounds, Gate, GateParts};
 use qihui_warehouse::Warehouse;
 
-pub use acts::Act;
+pub use acts::{Act, Acted};
 pub use lock::DirectoryLock;
 pub use topics::TopicRun;
 

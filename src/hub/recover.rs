@@ -58,6 +58,8 @@ impl Hub {
         self.acknowledge().await?;
         if from < self.log().size() && self.catalog.is_ok() {
             Box::pin(self.gate()?.close_interrupted(from)).await?;
+            // What may be kept of them is a holding by now.
+            self.acknowledge().await?;
         }
         if self.catalog.is_ok() {
             let pending = self.shared.known.lock().pending.clone();

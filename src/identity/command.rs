@@ -1,15 +1,15 @@
 //! What the commands of the program are to the table of operations: in the service profile the command line asks for no
 //! more than the API gives.
 
-use qihui_catalog::{ConsentId, OrgId, PurposeCode};
+use qihui_catalog::{ConsentId, OrgId, PurposeCode, Uscc};
 use qihui_consent::ledger::Subscription;
 use qihui_pipelines::topics::error::TopicError;
 
 use super::{About, IdentityError, Operation, Principal};
 use crate::cli::{
     AgreementCommand, AuditCommand, CatalogCommand, Command, ConsentCommand, FeedCommand,
-    OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand, SubscriptionCommand,
-    TopicCommand,
+    HoldingCommand, OperationArgs, OrgCommand, PipelineCommand, SignatoryCommand,
+    SubscriptionCommand, TopicCommand,
 };
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;
@@ -43,6 +43,7 @@ pub async fn authorise(principal: &Principal, hub: &Hub, command: &Command) -> R
         Command::Feed(command) => feed(principal, hub, command),
         Command::Consent(command) => consent(principal, hub, command).await,
         Command::Query(args) => query(principal, &args.org, &args.purpose),
+        Command::Holding(command) => holding(principal, hub, command).await,
         Command::Audit(AuditCommand::Checkpoint) => may(O::LogCheckpoint),
         Command::Audit(AuditCommand::Verify { .. }) => all(O::LogVerify),
         Command::Audit(AuditCommand::Proof { .. }) => may(O::LogProof),
@@ -206,6 +207,80 @@ pub async fn on_consent(
         ..About::default()
     };
     Ok(principal.may_on(operation, &about)?)
+}
+
+async fn holding(
+    principal: &Principal,
+    hub: &Hub,
+    command: &HoldingCommand,
+) -> Result<(), Failure> {
+    use Operation as O;
+    let (operation, id) = match command {
+        HoldingCommand::List { subject, org, .. } => {
+            let uscc = subject.as_deref().map(Uscc::normalise).transpose()?;
+            let about = About {
+                org: org.as_ref(),
+                uscc,
+                ..About::default()
+            };
+            return Ok(principal.may_on(O::HoldingList, &about)?);
+        }
+        HoldingCommand::Show { id } => (O::HoldingShow, id),
+        HoldingCommand::Delete { id, .. } => (O::HoldingDelete, id),
+    };
+    on_holding(principal, hub, (operation, id)).await?;
+    Ok(())
+}
+
+/// As what somebody reaches a holding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// As its holder, or as one who answers for the hub: all of it.
+    Whole,
+    /// As an enterprise whose data is in it: its own part.
+    PartOf(Uscc),
+}
+
+/// Refuses an operation on a holding that is out of reach; says as what it is reached. One that does not exist is out of
+/// everybody's reach who does not reach all.
+///
+/// # Errors
+/// [`IdentityError`], or what the ledger says.
+pub async fn on_holding(
+    principal: &Principal,
+    hub: &Hub,
+    (operation, id): (Operation, &str),
+) -> Result<Reached, Failure> {
+    principal.may(operation)?;
+    let out_of_reach = || IdentityError::OutOfReach { operation };
+    let holding = match hub.ledger().holding(id).await {
+        Ok(holding) => holding,
+        Err(error) if principal.may_on(operation, &About::default()).is_ok() => {
+            return Err(error.into());
+        }
+        Err(qihui_consent::LedgerError::UnknownHolding(_)) => return Err(out_of_reach().into()),
+        Err(error) => return Err(error.into()),
+    };
+    let about = About {
+        org: Some(&holding.document.org),
+        ..About::default()
+    };
+    if principal.may_on(operation, &about).is_ok() {
+        return Ok(Reached::Whole);
+    }
+    for uscc in &principal.usccs {
+        let about = About {
+            uscc: Some(*uscc),
+            ..About::default()
+        };
+        let Some(no) = hub.number_of(*uscc)? else {
+            continue;
+        };
+        if principal.may_on(operation, &about).is_ok() && hub.ledger().is_held(id, no).await? {
+            return Ok(Reached::PartOf(*uscc));
+        }
+    }
+    Err(out_of_reach().into())
 }
 
 /// Refuses an operation on a feed that is out of reach.

@@ -94,6 +94,12 @@ operations! {
     ConsentOperate = "consent_operate",
     /// Ask SQL.
     Query = "query",
+    /// List what organisations keep.
+    HoldingList = "holding_list",
+    /// Show something that an organisation keeps.
+    HoldingShow = "holding_show",
+    /// State that something of a holding is deleted.
+    HoldingDelete = "holding_delete",
     /// List subscriptions.
     SubscriptionList = "subscription_list",
     /// Show a subscription and how far it was brought.
@@ -177,6 +183,10 @@ pub fn reach(role: Role, operation: Operation) -> Option<Reach> {
             Some(Enterprises)
         }
         (O::Query, R::Analyst) => Some(Organisation),
+        // Who received it answers for it; nobody states a deletion in another's place.
+        (O::HoldingList | O::HoldingShow | O::HoldingDelete, R::Analyst) => Some(Organisation),
+        (O::HoldingList | O::HoldingShow, R::Steward | R::Auditor) => Some(All),
+        (O::HoldingList | O::HoldingShow, R::Enterprise) => Some(Enterprises),
         // A subscription opens nothing by itself, so organisations take theirs out themselves; ending one takes away, so
         // whoever answers for the hub may. Rows leave by pages alone, and to their receiver alone.
         (O::SubscriptionList | O::SubscriptionShow, R::Steward | R::Auditor | R::Operator) => {

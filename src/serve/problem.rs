@@ -161,6 +161,8 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         | "AlreadySigned"
         | "ConflictingForm"
         | "CannotSupersede"
+        | "HoldingDeleted"
+        | "NothingToDelete"
         | "CursorOutdated"
         | "CursorRequired"
         | "OtherDelivery" => StatusCode::CONFLICT,

@@ -15,7 +15,7 @@ type Length = fn(&str) -> Option<usize>;
 const DRAWN: [(&str, Length); 5] = [
     ("instant", instant),
     ("day", day),
-    // Of a consent, a subscription, a hub.
+    // Of a consent, a subscription, a holding, a hub.
     ("id", identifier),
     // Also key ids, nonces, ids of events and accesses.
     ("hash", hexadecimal),
@@ -54,7 +54,7 @@ fn is_hexadecimal(byte: u8) -> bool {
 }
 
 fn identifier(text: &str) -> Option<usize> {
-    let known = [("c-", 20), ("s-", 16), ("hub-", 16)].into_iter();
+    let known = [("c-", 20), ("s-", 16), ("h-", 16), ("hub-", 16)].into_iter();
     let mut found = known.filter_map(|(prefix, length)| {
         let rest = text.strip_prefix(prefix)?;
         (run(rest, is_hexadecimal) == length).then_some(prefix.len() + length)

@@ -9,6 +9,7 @@ mod disk;
 mod drawn;
 mod errors;
 mod kafka;
+mod keeping;
 mod killed;
 mod licences;
 mod links;

@@ -231,7 +231,13 @@ impl Lab {
 
     /// Asks the enterprise for a consent over columns, and has it signed.
     pub fn granted(&self, columns: &str) -> String {
-        let file = self.write("request.yaml", request(&self.subject(), columns, 90));
+        self.granted_with(columns, "actions: [QUERY]")
+    }
+
+    /// The same with other lines in place of the actions.
+    pub fn granted_with(&self, columns: &str, lines: &str) -> String {
+        let wish = request(&self.subject(), columns, 90).replace("actions: [QUERY]", lines);
+        let file = self.write("request.yaml", wish);
         let requested = self.json(&["consent", "request", &file]).done().json();
         let id = requested["consent_id"].as_str().unwrap().to_owned();
         self.sign(&id).done();

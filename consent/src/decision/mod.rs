@@ -101,6 +101,9 @@ pub enum Basis {
     Statute {
         /// The law and its article.
         law: String,
+        /// For how many days the receiver may keep what it opens; none: for as long as the purpose allows at most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_life_days: Option<u32>,
     },
 }
 

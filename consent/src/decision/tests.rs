@@ -134,7 +134,7 @@ prop_compose! {
             org: org(to),
             dataset: dataset(about),
             purposes: purposes.into_iter().map(purpose).collect(),
-            basis: if statute == 1 { Basis::Statute { law: "law".to_owned() } } else { Basis::Consent },
+            basis: if statute == 1 { Basis::Statute { law: "law".to_owned(), data_life_days: None } } else { Basis::Consent },
             aggregate_only: None,
             columns: columns
                 .into_iter()
@@ -439,6 +439,7 @@ fn gate_1_l4_is_never_opened_and_says_so() {
     let mut by_law = agreement(&[("x", Some(Form::Clear), Some("because"))]);
     by_law.basis = Basis::Statute {
         law: "law".to_owned(),
+        data_life_days: None,
     };
     let scope = scope(&contract, &request(), &[by_law], &[]);
     assert!(scope.columns.is_empty());

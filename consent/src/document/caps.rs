@@ -92,7 +92,8 @@ fn keeps(asked: Frequency, cap: Frequency) -> bool {
     most <= u64::from(cap.count)
 }
 
-fn worded(frequency: Frequency) -> String {
+/// A frequency in words.
+pub(crate) fn worded(frequency: Frequency) -> String {
     let per = match frequency.per {
         Period::Day => "day",
         Period::Week => "week",

@@ -34,6 +34,7 @@ use qihui_catalog::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use caps::worded;
 pub(crate) use request::Circumstances;
 use request::checked_scope;
 pub use request::{ConsentRequest, NarrowRequest};

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::{Ledger, epochs::Loss};
+use super::{Ledger, epochs::Loss, marks};
 use crate::{
     agreement::{AgreementFile, check_conflicts},
     decision::{Agreement, AgreementId},
@@ -66,6 +66,7 @@ impl Ledger {
         let body = json!({ "agreement_id": id, "by": by, "org": row.agreement.org });
         let position = change.append("agreement.revoked", &body, &[], None).await?;
         agreements::revoke(change.connection(), id.as_str(), position).await?;
+        marks::agreement_revoked(&mut change, &row.agreement).await?;
         let Agreement {
             org,
             purposes,

@@ -112,6 +112,7 @@ impl Ledger {
             "artefact",
             "subscription",
             "statistic",
+            "holding",
         ];
         if !kind.split_once('.').is_some_and(|(what, happened)| {
             word(what) && word(happened) && kind.len() <= 64 && !reserved.contains(&what)

@@ -4,13 +4,18 @@ use qihui_catalog::Timestamp;
 use serde::Deserialize;
 
 use super::{
-    Ledger,
+    HoldingDocument, Ledger,
     change::{GENESIS, hash_of},
+    holdings::members_hash,
 };
 use crate::{
     error::{LedgerError, Result},
     state::{ConsentEvent, Progress},
-    store::{consents, events, parsed},
+    store::{
+        consents, events,
+        holdings::{self, Wanted},
+        parsed,
+    },
 };
 
 /// How many rows are looked at at once.
@@ -29,7 +34,8 @@ pub struct Checked {
 
 impl Ledger {
     /// Verifies that events are numbered without gaps, that time does not go back, that the chain of hashes holds, that
-    /// the versions of every consent are chained, and that the state of every version is the fold over its events.
+    /// the versions of every consent are chained, that the state of every version is the fold over its events, and that
+    /// holdings are what was recorded.
     pub async fn check(&self) -> Result<Checked> {
         let mut reader = self.inner.reader().await?;
         let mut snapshot = sqlx::Connection::begin(&mut *reader).await?;
@@ -55,12 +61,44 @@ impl Ledger {
             }
         }
         let consents = Self::check_consents(&mut snapshot).await?;
+        Self::check_holdings(&mut snapshot).await?;
         snapshot.rollback().await?;
         Ok(Checked {
             events: position,
             consents,
             head,
         })
+    }
+
+    /// Every holding is what its event says, and whose data is in it is what the event binds it to.
+    async fn check_holdings(snapshot: &mut sqlx::SqliteConnection) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Body {
+            holding: HoldingDocument,
+        }
+        let mut wanted = Wanted {
+            limit: BATCH,
+            ..Wanted::default()
+        };
+        loop {
+            let batch = holdings::list(snapshot, wanted).await?;
+            let Some(last) = batch.last() else {
+                return Ok(());
+            };
+            wanted.after = last.seq;
+            for row in batch {
+                let id = &row.document.holding_id;
+                let broken = |what: &str| LedgerError::Corrupt(format!("holding `{id}` {what}"));
+                let body = events::body_of(snapshot, row.recorded).await?;
+                if parsed::<Body>(&body, "an event")?.holding != row.document {
+                    return Err(broken("is not what its event says"));
+                }
+                let members = holdings::members(snapshot, row.seq).await?;
+                if members_hash(&members)? != row.document.members_sha256 {
+                    return Err(broken("holds data of others than its event says"));
+                }
+            }
+        }
     }
 
     async fn check_consents(snapshot: &mut sqlx::SqliteConnection) -> Result<u64> {

@@ -306,8 +306,10 @@ impl Ledger {
         self.finish(change, row).await
     }
 
-    /// Records the expiry of every consent whose time is over; how many. It permits nothing already.
+    /// Records the expiry of every consent whose time is over; how many. It permits nothing already. Holdings whose time
+    /// is over are marked as well.
     pub async fn expire_due(&self) -> Result<u64> {
+        self.end_lives().await?;
         let mut expired = 0;
         loop {
             let mut change = self.change().await?;

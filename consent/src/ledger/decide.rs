@@ -1,21 +1,24 @@
 //! The decision on what the ledger holds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use qihui_catalog::{
-    Action, Catalog, Coded, ConsentId, Contract, DatasetId, EnterpriseNo, Kind, OrgId, PurposeCode,
-    Timestamp,
+    Action, Catalog, Coded, ConsentId, Contract, DatasetId, EnterpriseNo, Frequency, Kind, OrgId,
+    PurposeCode, Timestamp,
 };
 use sqlx::SqliteConnection;
 
-use super::{Ledger, agreements, consents::state_at, uses::MeteredUse};
+use super::{
+    Ledger, agreements,
+    consents::state_at,
+    draw::{Asking, Granted, permits},
+    uses::{Left, MeteredUse, cap_of},
+};
 use crate::{
     decision::{
         Agreement, DatasetScope, DecisionRequest, Grant, ScopeBuilder, holds_throughout, scope,
     },
+    document::worded,
     error::{LedgerError, Result},
     state::State,
     store::{
@@ -61,6 +64,9 @@ pub enum DecisionError {
     /// The request is about somebody, but does not say about whom.
     #[error("a {0} needs a subject: name the enterprise")]
     SubjectRequired(Action),
+    /// The request is about several at once.
+    #[error("a {0} is about one enterprise: name no other beside it")]
+    OneSubjectOnly(Action),
     /// The consent ended.
     #[error("the consent of subject {subject} for `{dataset}` has expired: ask for a new one")]
     ConsentExpired {
@@ -93,6 +99,29 @@ pub enum DecisionError {
         /// Why.
         reason: &'static str,
     },
+    /// Every use that the consent allows was made.
+    #[error("the uses of the consent of {} are used up: {}", subject_name(*subject), next_use(*next))]
+    UsesUsedUp {
+        /// The place of the subject in the request, from 1.
+        subject: Option<usize>,
+        /// From when on it may be used again; none: not again.
+        next: Option<Timestamp>,
+    },
+    /// The purpose was used about the enterprise as often as it may be, whatever its consents allow together.
+    #[error(
+        "purpose `{purpose}` may be used {} about one enterprise, and was about {}: {}",
+        worded(*cap), subject_name(*subject), next_use(Some(*next))
+    )]
+    PurposeUsedUp {
+        /// The place of the subject in the request, from 1.
+        subject: Option<usize>,
+        /// The purpose.
+        purpose: PurposeCode,
+        /// How often it may be used.
+        cap: Frequency,
+        /// From when on it may be used again.
+        next: Timestamp,
+    },
     /// The consent does not hold throughout the time of the request.
     #[error(
         "the consent of subject {subject} for `{dataset}` does not hold throughout the time of the request: it begins \
@@ -116,6 +145,13 @@ fn subject_name(subject: Option<usize>) -> String {
     )
 }
 
+fn next_use(next: Option<Timestamp>) -> String {
+    next.map_or_else(
+        || "ask for a new one".to_owned(),
+        |next| format!("the next is possible from {next}"),
+    )
+}
+
 impl Coded for DecisionError {
     fn code(&self) -> &'static str {
         match self {
@@ -123,10 +159,12 @@ impl Coded for DecisionError {
             Self::PurposeNotAssigned { .. } => "PurposeNotAssigned",
             Self::UnknownDataset(_) => "UnknownDataset",
             Self::SubjectRequired(_) => "SubjectRequired",
+            Self::OneSubjectOnly(_) => "OneSubjectOnly",
             Self::ConsentExpired { .. } => "ConsentExpired",
             Self::ConsentPaused { .. } => "ConsentPaused",
             Self::ConsentRevoked { .. } => "ConsentRevoked",
-            Self::InvalidConsentUse { .. } => "InvalidConsentUse",
+            Self::InvalidConsentUse { .. } | Self::UsesUsedUp { .. } => "InvalidConsentUse",
+            Self::PurposeUsedUp { .. } => "PurposeUsedUp",
             Self::InvalidDateRange { .. } => "InvalidDateRange",
             Self::Ledger(error) => error.code(),
         }
@@ -135,7 +173,7 @@ impl Coded for DecisionError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownDataset(_) => Kind::Failed,
-            Self::SubjectRequired(_) => Kind::Usage,
+            Self::SubjectRequired(_) | Self::OneSubjectOnly(_) => Kind::Usage,
             Self::Ledger(error) => error.kind(),
             _ => Kind::Denied,
         }
@@ -165,8 +203,14 @@ impl Ledger {
         request: &DecisionRequest,
         access_id: Option<&str>,
     ) -> Result<Decision, DecisionError> {
-        if request.action == Action::View && request.subjects.is_none() {
-            return Err(DecisionError::SubjectRequired(request.action));
+        if request.action == Action::View {
+            match request.subjects.as_deref() {
+                None => return Err(DecisionError::SubjectRequired(request.action)),
+                Some(subjects) if !is_one(subjects) => {
+                    return Err(DecisionError::OneSubjectOnly(request.action));
+                }
+                Some(_) => {}
+            }
         }
         // INVARIANT: epochs first. What is taken away after this line raises one of them, so that the decision is seen
         // to be stale even if it did not see the event.
@@ -201,15 +245,14 @@ impl Ledger {
                 return Err(DecisionError::UnknownDataset(dataset.clone()));
             };
             let scope = if request.subjects.is_some() {
-                let access_id = access_id.unwrap_or_default();
-                self.named(
-                    &mut snapshot,
-                    contract,
+                let asking = Asking {
                     request,
-                    (&agreed, access_id),
-                    &mut decision.uses,
-                )
-                .await?
+                    agreed: &agreed,
+                    access_id: access_id.unwrap_or_default(),
+                    cap: cap_of(catalog, &request.purpose),
+                };
+                self.named(&mut snapshot, contract, &asking, &mut decision.uses)
+                    .await?
             } else {
                 self.unnamed(&mut snapshot, contract, request, &agreed)
                     .await?
@@ -269,53 +312,56 @@ impl Ledger {
         &self,
         connection: &mut SqliteConnection,
         contract: &Arc<Contract>,
-        request: &DecisionRequest,
-        (agreed, access_id): (&[Agreement], &str),
+        asking: &Asking<'_>,
         uses: &mut Vec<MeteredUse>,
     ) -> Result<DatasetScope, DecisionError> {
+        let request = asking.request;
         let subjects = request.subjects.as_deref().unwrap_or_default();
-        let (mut permitting, mut metered, mut used_up) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut of_each: BTreeMap<EnterpriseNo, Granted> = BTreeMap::new();
         for (grant, document) in self
             .grants_of(connection, contract, request, subjects)
             .await?
         {
-            if grant.metered {
-                let one = MeteredUse::of(&document, grant.no);
-                if !one.is_left(connection, access_id, request.at).await? {
-                    used_up.insert(grant.no);
-                    continue;
-                }
-                if permits(request, &grant) {
-                    metered.push(one);
-                }
+            let granted = of_each.entry(grant.no).or_default();
+            if !grant.metered {
+                granted.free.push(grant);
+                continue;
             }
-            permitting.push(grant);
-        }
-        let found = scope(contract, request, agreed, &permitting);
-        // A use is one only where the consent opens something.
-        let granted = found.granted();
-        for one in metered {
-            if granted.contains(one.no.0) && !uses.contains(&one) {
-                uses.push(one);
+            let one = MeteredUse::of(&document, grant.no, asking.cap);
+            match one.left(connection, asking.access_id, request.at).await? {
+                Left::Some => granted.metered.push((grant, one)),
+                none if permits(request, &grant) => granted.note(one, none),
+                _ => {}
             }
         }
+        let permitted = |no: &EnterpriseNo| {
+            let granted = of_each.get(no);
+            granted.is_some_and(|granted| granted.permits(request))
+        };
+        let refused = subjects.iter().position(|no| !permitted(no));
+        let mut drawn = Vec::new();
+        for granted in of_each.values() {
+            granted.draw(contract, asking, (&mut drawn, uses));
+        }
+        let found = scope(contract, request, asking.agreed, &drawn);
         if found.all_rows || found.columns.is_empty() {
             return Ok(found);
         }
-        for (index, no) in subjects.iter().enumerate() {
-            if !permitting
-                .iter()
-                .any(|grant| grant.no == *no && permits(request, grant))
-            {
-                let asked = Asked {
-                    request,
-                    dataset: &contract.id,
-                    subject: index + 1,
-                };
-                return Err(asked.refusal(connection, *no, used_up.contains(no)).await?);
-            }
-        }
-        Ok(found)
+        let Some((index, no)) = refused.and_then(|index| Some((index, subjects.get(index)?)))
+        else {
+            return Ok(found);
+        };
+        let asked = Asked {
+            request,
+            dataset: &contract.id,
+            subject: index + 1,
+        };
+        let used_up = of_each.get(no).and_then(|granted| granted.used_up.as_ref());
+        let used_up = used_up.and_then(|(one, none)| one.refusal(*none, Some(index + 1)));
+        Err(match used_up {
+            Some(refusal) => refusal,
+            None => asked.refusal(connection, *no).await?,
+        })
     }
 
     /// The grants in force of named subjects, with the documents they come from.
@@ -354,9 +400,10 @@ impl Ledger {
     }
 }
 
-/// Whether a grant in force is for this action and holds throughout the time of the request.
-fn permits(request: &DecisionRequest, grant: &Grant) -> bool {
-    grant.actions.contains(request.action) && holds_throughout(request, grant.starts, grant.expires)
+fn is_one(subjects: &[EnterpriseNo]) -> bool {
+    subjects
+        .split_first()
+        .is_some_and(|(first, others)| others.iter().all(|other| other == first))
 }
 
 /// What was asked of a subject that does not permit it.
@@ -372,11 +419,7 @@ impl Asked<'_> {
         &self,
         connection: &mut SqliteConnection,
         no: EnterpriseNo,
-        used_up: bool,
     ) -> Result<DecisionError> {
-        if used_up {
-            return Ok(self.invalid("its uses are used up"));
-        }
         let rows = consents::between(connection, no, &self.request.org).await?;
         let about: Vec<&ConsentRow> = rows
             .iter()

@@ -20,9 +20,13 @@ mod change;
 mod check;
 mod consents;
 mod decide;
+mod draw;
 mod epochs;
 mod grants;
+mod holdings;
+mod kept;
 mod list;
+mod marks;
 mod numbers;
 mod outbox;
 mod parties;
@@ -53,13 +57,18 @@ pub use check::Checked;
 pub use consents::{Consent, ConsentOperation, Signature};
 pub use decide::{Decision, DecisionError};
 pub use epochs::Taken;
+pub use holdings::DELETE_WITHIN_DAYS;
+pub use kept::{
+    Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter, HoldingState, OwnPart,
+    Released,
+};
 pub use list::{ConsentFilter, Event};
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
 pub use parties::{Organisation, OrganisationKind, Signatory};
 pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
 pub use statistics::{Edition, EditionKey, Statistic};
 pub use subscriptions::{ConsentStanding, Delivery, Subscription};
-pub use uses::MeteredUse;
+pub use uses::{MeteredUse, UsesLeft};
 
 use crate::{
     error::{LedgerError, Result},

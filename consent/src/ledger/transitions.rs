@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qihui_catalog::{Catalog, ConsentId, DatasetId, OrgId, PurposeCode, Timestamp};
 use serde::Serialize;
 
-use super::{change::Change, consents::Signature, epochs::Loss};
+use super::{change::Change, consents::Signature, epochs::Loss, marks};
 use crate::{
     decision::ScopeItem,
     document::{ConsentDocument, NarrowRequest},
@@ -157,6 +157,9 @@ pub(super) async fn progress(
         take_grants(change, &row).await?;
     }
     consents::update(change.connection(), &row).await?;
+    if before.state != state {
+        marks::taken_back(change, &row).await?;
+    }
     if gives && before.state != State::Paused {
         supersede_other(change, &row).await?;
     }
@@ -172,7 +175,8 @@ async fn supersede_other(change: &mut Change, row: &ConsentRow) -> Result<()> {
     let event = ConsentEvent::Superseded;
     // One that ended by itself in the meantime needs no end.
     if let Ok(after) = Progress::apply(Some(&other.progress), &event) {
-        Box::pin(progress(change, other, event, after, None)).await?;
+        let other = Box::pin(progress(change, other, event, after, None)).await?;
+        marks::replaced(change, &other, &row.document, "superseded").await?;
     }
     Ok(())
 }
@@ -210,6 +214,7 @@ pub(super) async fn narrow(
     };
     append(change, &row, &begin, signature).await?;
     row.seq = consents::insert(change.connection(), &row).await?;
+    marks::replaced(change, &old, &row.document, "narrowed").await?;
     if row.progress.state == State::Active {
         // It opens a part of what is open, so it need not wait for the log; unless the whole still waits.
         let logged = events::last_logged(change.connection())
@@ -260,6 +265,7 @@ async fn put_grants(change: &mut Change, row: &ConsentRow, status: i64) -> Resul
             entry,
             status,
             given,
+            data_life: document.data_life_days,
             revision,
         };
         grants::put(change.connection(), grant).await?;

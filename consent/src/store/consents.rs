@@ -1,6 +1,6 @@
 //! Consents and their uses.
 
-use qihui_catalog::{ConsentId, EnterpriseNo, OrgId, Timestamp};
+use qihui_catalog::{ConsentId, EnterpriseNo, OrgId, PurposeCode, Timestamp};
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use super::{fit, parsed};
@@ -184,20 +184,60 @@ pub(crate) async fn uses(
     fit(count, "a count")
 }
 
-/// Counts a use, unless this access was counted before.
+/// How many accesses drew, since an instant, on any consent of an enterprise to an organisation for a purpose, the
+/// given access apart.
+pub(crate) async fn accesses(
+    connection: &mut SqliteConnection,
+    (no, org, purpose): (EnterpriseNo, &OrgId, &PurposeCode),
+    since: Timestamp,
+    except: &str,
+) -> Result<u64> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(DISTINCT access_id) FROM use WHERE at_ms >= ? AND access_id <> ? AND consent_id IN
+         (SELECT consent_id FROM consent WHERE no = ? AND org = ? AND purpose = ?)",
+    )
+    .bind(since.0)
+    .bind(except)
+    .bind(no.0)
+    .bind(org.as_str())
+    .bind(purpose.as_str())
+    .fetch_one(connection)
+    .await?;
+    fit(count, "a count")
+}
+
+/// The consents that an access drew on, and whose they are.
+pub(crate) async fn used_by(
+    connection: &mut SqliteConnection,
+    access_id: &str,
+) -> Result<Vec<(String, EnterpriseNo)>> {
+    let rows = sqlx::query(
+        "SELECT u.consent_id, c.no FROM use AS u JOIN consent AS c ON c.consent_id = u.consent_id AND c.version = 1
+         WHERE u.access_id = ? ORDER BY u.consent_id",
+    )
+    .bind(access_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, EnterpriseNo(row.try_get(1)?))))
+        .collect()
+}
+
+/// Counts a use, unless this access was counted before; whether it was not.
 pub(crate) async fn insert_use(
     connection: &mut SqliteConnection,
     id: &ConsentId,
     access_id: &str,
     at: Timestamp,
-) -> Result<()> {
-    sqlx::query("INSERT OR IGNORE INTO use (consent_id, access_id, at_ms) VALUES (?, ?, ?)")
-        .bind(id.as_str())
-        .bind(access_id)
-        .bind(at.0)
-        .execute(connection)
-        .await?;
-    Ok(())
+) -> Result<bool> {
+    let done =
+        sqlx::query("INSERT OR IGNORE INTO use (consent_id, access_id, at_ms) VALUES (?, ?, ?)")
+            .bind(id.as_str())
+            .bind(access_id)
+            .bind(at.0)
+            .execute(connection)
+            .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Whether an access was counted for a consent.
@@ -213,6 +253,38 @@ pub(crate) async fn was_used(
     .bind(access_id)
     .fetch_one(connection)
     .await?)
+}
+
+/// One version of a consent.
+pub(crate) async fn version(
+    connection: &mut SqliteConnection,
+    id: &str,
+    version: u32,
+) -> Result<Option<ConsentRow>> {
+    let row = sqlx::query(columns!("WHERE consent_id = ? AND version = ?"))
+        .bind(id)
+        .bind(version)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// The document that came in the place of a version: the next version of the consent, or the consent that replaced it.
+pub(crate) async fn successor(
+    connection: &mut SqliteConnection,
+    row: &ConsentRow,
+) -> Result<Option<ConsentDocument>> {
+    let id = row.document.consent_id.as_str();
+    let next = version(connection, id, row.document.version.saturating_add(1)).await?;
+    if let Some(next) = next {
+        return Ok(Some(next.document));
+    }
+    let rows = between(connection, row.no, &row.document.consumer.org).await?;
+    let replaces = |other: &ConsentRow| {
+        let replaced = other.document.supersedes.as_ref();
+        other.given.is_some() && replaced.is_some_and(|replaced| replaced.consent_id.as_str() == id)
+    };
+    Ok(rows.into_iter().find(replaces).map(|other| other.document))
 }
 
 /// One version by its sequence number.

@@ -127,6 +127,57 @@ pub(crate) async fn last_of_consent(
     Ok(time.map(Timestamp))
 }
 
+/// The versions of consents that ended after a position by an act of somebody, or were replaced.
+pub(crate) async fn consents_ended_after(
+    connection: &mut SqliteConnection,
+    position: u64,
+) -> Result<Vec<(String, u32)>> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT consent_id, version FROM event WHERE position > ? AND kind IN
+         ('consent.withdrawn', 'consent.revoked', 'consent.invalidated', 'consent.superseded')",
+    )
+    .bind(fit::<_, i64>(position, "a position")?)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+/// The bodies of the events of a kind after a position.
+pub(crate) async fn bodies_after(
+    connection: &mut SqliteConnection,
+    position: u64,
+    kind: &str,
+) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT body FROM event WHERE position > ? AND kind = ? ORDER BY position",
+    )
+    .bind(fit::<_, i64>(position, "a position")?)
+    .bind(kind)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The time of an event.
+pub(crate) async fn time_of(connection: &mut SqliteConnection, position: u64) -> Result<Timestamp> {
+    let time: i64 = sqlx::query_scalar("SELECT time_ms FROM event WHERE position = ?")
+        .bind(fit::<_, i64>(position, "a position")?)
+        .fetch_one(connection)
+        .await?;
+    Ok(Timestamp(time))
+}
+
+/// The body of an event.
+pub(crate) async fn body_of(connection: &mut SqliteConnection, position: u64) -> Result<String> {
+    Ok(
+        sqlx::query_scalar("SELECT body FROM event WHERE position = ?")
+            .bind(fit::<_, i64>(position, "a position")?)
+            .fetch_one(connection)
+            .await?,
+    )
+}
+
 /// The last event that is in the log, and its entry there.
 pub(crate) async fn last_logged(connection: &mut SqliteConnection) -> Result<Option<(u64, u64)>> {
     let row = sqlx::query("SELECT position, log_index FROM logged ORDER BY position DESC LIMIT 1")

@@ -85,14 +85,16 @@ pub(crate) struct NewGrant {
     pub(crate) entry: Entry,
     pub(crate) status: i64,
     pub(crate) given: u64,
+    /// How long the receiver may keep what it opens, in days.
+    pub(crate) data_life: u32,
     pub(crate) revision: u64,
 }
 
 pub(crate) async fn put(connection: &mut SqliteConnection, grant: NewGrant) -> Result<()> {
     let entry = grant.entry;
     sqlx::query(
-        "INSERT INTO grant_row (grantee, no, consent, terms, actions, starts, expires, metered, status, given, revision)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO grant_row (grantee, no, consent, terms, actions, starts, expires, metered, status, given, data_life, revision)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (grantee, no, consent) DO UPDATE SET
              status = excluded.status, given = excluded.given, revision = excluded.revision",
     )
@@ -106,6 +108,7 @@ pub(crate) async fn put(connection: &mut SqliteConnection, grant: NewGrant) -> R
     .bind(entry.metered)
     .bind(grant.status)
     .bind(fit::<_, i64>(grant.given, "a position")?)
+    .bind(grant.data_life)
     .bind(fit::<_, i64>(grant.revision, "the revision")?)
     .execute(connection)
     .await?;

@@ -4,6 +4,7 @@ pub(crate) mod agreements;
 pub(crate) mod consents;
 pub(crate) mod events;
 pub(crate) mod grants;
+pub(crate) mod holdings;
 pub(crate) mod numbers;
 pub(crate) mod parties;
 pub(crate) mod statistics;
@@ -18,11 +19,12 @@ use sqlx::{
 use crate::error::{LedgerError, Result};
 
 /// The format of the ledger that this program writes: how many of [`MIGRATIONS`] there are.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// What makes a ledger of format n out of one of format n - 1. Never edited once released.
 const MIGRATIONS: [&str; FORMAT as usize] = [
     include_str!("../../migrations/0001_ledger.sql"),
     include_str!("../../migrations/0002_statistics.sql"),
+    include_str!("../../migrations/0003_holdings.sql"),
 ];
 /// How long a connection waits for another one to finish writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);

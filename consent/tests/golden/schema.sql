@@ -20,6 +20,10 @@ CREATE TRIGGER event_is_append_only_1 BEFORE UPDATE ON event BEGIN SELECT raise(
 
 CREATE TRIGGER event_is_append_only_2 BEFORE DELETE ON event BEGIN SELECT raise(ABORT, 'events are append-only'); END;
 
+CREATE TRIGGER holding_members_is_append_only_1 BEFORE UPDATE ON holding_members BEGIN SELECT raise(ABORT, 'members of holdings are append-only'); END;
+
+CREATE TRIGGER holding_members_is_append_only_2 BEFORE DELETE ON holding_members BEGIN SELECT raise(ABORT, 'members of holdings are append-only'); END;
+
 CREATE TRIGGER logged_is_append_only_1 BEFORE UPDATE ON logged BEGIN SELECT raise(ABORT, 'logged events are append-only'); END;
 
 CREATE TRIGGER logged_is_append_only_2 BEFORE DELETE ON logged BEGIN SELECT raise(ABORT, 'logged events are append-only'); END;
@@ -113,7 +117,7 @@ CREATE TABLE grant_row (
     metered INTEGER NOT NULL,
     status INTEGER NOT NULL CHECK (status IN (0, 1, 2)), -- 0 not in force, 1 given but not yet logged, 2 in force
     given INTEGER NOT NULL,
-    revision INTEGER NOT NULL,
+    revision INTEGER NOT NULL, data_life INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (grantee, no, consent)
 ) STRICT, WITHOUT ROWID;
 
@@ -124,6 +128,37 @@ CREATE TABLE grantee (
     dataset TEXT NOT NULL,
     UNIQUE (org, purpose, dataset)
 ) STRICT;
+
+CREATE TABLE holding (
+    seq INTEGER NOT NULL PRIMARY KEY,
+    holding_id TEXT NOT NULL UNIQUE,
+    access_id TEXT NOT NULL UNIQUE,
+    org TEXT NOT NULL REFERENCES organisation (id),
+    purpose TEXT NOT NULL,
+    document TEXT NOT NULL,                  -- canonical JSON, as in the event
+    keep_until INTEGER,                      -- no longer, once a consent allows keeping for less; null: for ever
+    deleted INTEGER REFERENCES event (position),
+    recorded INTEGER NOT NULL REFERENCES event (position)
+) STRICT;
+
+CREATE TABLE holding_due (
+    holding INTEGER NOT NULL REFERENCES holding (seq),
+    no INTEGER NOT NULL,                     -- whose part; 0: everything
+    reason TEXT NOT NULL,
+    consent_id TEXT,
+    delete_by INTEGER NOT NULL,
+    since INTEGER NOT NULL REFERENCES event (position),
+    deleted INTEGER REFERENCES event (position),
+    PRIMARY KEY (holding, no)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE holding_members (
+    holding INTEGER NOT NULL REFERENCES holding (seq),
+    chunk INTEGER NOT NULL,                  -- number >> 16
+    members BLOB NOT NULL,                   -- everybody with a row in it
+    consenting BLOB NOT NULL,                -- of these, whose data is in it by consent
+    PRIMARY KEY (holding, chunk)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE logged (
     position INTEGER NOT NULL PRIMARY KEY REFERENCES event (position),
@@ -214,6 +249,20 @@ CREATE INDEX grant_of_consent ON grant_row (consent);
 
 CREATE INDEX grant_waiting ON grant_row (given) WHERE status = 1;
 
+CREATE INDEX holding_due_by_consent ON holding_due (consent_id) WHERE consent_id IS NOT NULL;
+
+CREATE INDEX holding_due_open ON holding_due (delete_by) WHERE deleted IS NULL;
+
+CREATE INDEX holding_ending ON holding (keep_until) WHERE deleted IS NULL;
+
+CREATE INDEX holding_kept ON holding (org, purpose) WHERE deleted IS NULL;
+
+CREATE INDEX holding_members_of ON holding_members (chunk, holding);
+
+CREATE INDEX holding_of_org ON holding (org, seq);
+
 CREATE INDEX number_block_of ON number_block (county, section, block);
 
 CREATE INDEX use_at ON use (consent_id, at_ms);
+
+CREATE INDEX use_of_access ON use (access_id);

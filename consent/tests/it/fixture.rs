@@ -244,7 +244,25 @@ impl Hub {
 
     /// A hub with a bank that has an agreement.
     pub async fn new() -> Self {
+        Self::with_a_bank(Self::empty().await).await
+    }
+
+    /// The same with its ledger in a folder that is kept, by another clock.
+    pub async fn on(dir: &std::path::Path, clock: Arc<dyn Clock>) -> Self {
+        let ledger = Ledger::open(&dir.join("ledger.sqlite"), clock)
+            .await
+            .unwrap();
         let hub = Self::empty().await;
+        let drainer = Drainer::new(ledger.clone(), hub.sink.clone());
+        let hub = Self {
+            ledger,
+            drainer,
+            ..hub
+        };
+        Self::with_a_bank(hub).await
+    }
+
+    async fn with_a_bank(hub: Self) -> Self {
         let org = Organisation {
             id: bank(),
             name: "城市银行".to_owned(),

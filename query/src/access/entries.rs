@@ -3,15 +3,18 @@
 //! `access.decided`: access_id, principal, org, purpose, action, subjects (how many were named), statement, format,
 //! at, ledger_position, strict, datasets[] {dataset, contract_version, contract_hash, table_version, columns,
 //! commitment, basis}, statistic (true where figures are asked for). `access.finished`: access_id, decided (the index of that entry), outcome, rows, bytes, sha256,
-//! datasets[] {dataset, rows, enterprises, withheld}, or {dataset, statistic} where figures were told, rows_by_enterprise (while there are few). `access.denied`:
-//! access_id, principal, org, purpose, action, statement, code. The enterprises touched are the entry's subjects.
+//! datasets[] {dataset, rows, enterprises, withheld}, or {dataset, statistic} where figures were told, rows_by_enterprise
+//! (while there are few), uses[] {consent_id, no} of consents that count them, holding and keep_until where the answer may
+//! be kept. `access.denied`: access_id, principal, org, purpose, action, statement, code. The enterprises touched are the
+//! entry's subjects, and those whose consent was used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use qihui_audit::{Entry, LogError, Subjects};
-use qihui_catalog::{Coded, DatasetId, EnterpriseNumbers};
+use qihui_catalog::{Coded, DatasetId, EnterpriseNo, EnterpriseNumbers};
+use qihui_consent::ledger::Holding;
 use ring::rand::{SecureRandom, SystemRandom};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
@@ -52,6 +55,10 @@ pub struct Finish<'a> {
     pub sha256: String,
     pub account: &'a Account,
     pub figures: Option<&'a Figures>,
+    /// The consents that it drew on, and whose they are.
+    pub uses: Vec<(String, EnterpriseNo)>,
+    /// What the receiver keeps of it.
+    pub holding: Option<&'a Holding>,
 }
 
 /// What both entries of an access have in common.
@@ -143,7 +150,7 @@ impl Accessed {
                 .map(|(no, rows)| (no.to_string(), rows))
                 .collect::<BTreeMap<_, _>>()
         });
-        let body = json!({
+        let mut body = json!({
             "access_id": self.access_id,
             "decided": finish.decided,
             "outcome": finish.outcome,
@@ -153,11 +160,28 @@ impl Accessed {
             "datasets": datasets,
             "rows_by_enterprise": by_enterprise,
         });
+        let mut subjects = finish.account.touched();
+        subjects.extend(finish.uses.iter().map(|(_, no)| no.0));
+        follow(&mut body, &finish.uses, finish.holding);
         Record {
             kind: FINISHED,
             body,
-            subjects: finish.account.touched(),
+            subjects,
         }
+    }
+}
+
+/// Adds what followed from an access: uses of consents, and a holding.
+fn follow(body: &mut Value, uses: &[(String, EnterpriseNo)], holding: Option<&Holding>) {
+    if !uses.is_empty() {
+        let uses = uses
+            .iter()
+            .map(|(consent_id, no)| json!({ "consent_id": consent_id, "no": no }));
+        body["uses"] = uses.collect();
+    }
+    if let Some(holding) = holding {
+        body["holding"] = json!(holding.document.holding_id);
+        body["keep_until"] = json!(holding.keep_until);
     }
 }
 
@@ -304,11 +328,19 @@ impl Gate {
                     touched |= self.present(&id).await?;
                 }
             }
-            let body = json!({
+            let mut body = json!({
                 "access_id": decided.get("access_id"),
                 "decided": index,
                 "outcome": "interrupted",
             });
+            let access_id = decided.get("access_id").and_then(Value::as_str);
+            let uses = self.parts.ledger.used_by(access_id.unwrap_or_default());
+            let uses = uses
+                .await
+                .map_err(|error| QueryError::Refused(Box::new(error)))?;
+            let holding = self.hold_interrupted(&decided).await?;
+            touched.extend(uses.iter().map(|(_, no)| no.0));
+            follow(&mut body, &uses, holding.as_ref());
             self.record(&Record {
                 kind: FINISHED,
                 body,
@@ -321,7 +353,7 @@ impl Gate {
 
     /// Every enterprise with a row in a dataset, whether or not it may be read now: a product that waits to be built must
     /// not keep the hub from opening.
-    async fn present(&self, dataset: &DatasetId) -> Result<RoaringBitmap, QueryError> {
+    pub(super) async fn present(&self, dataset: &DatasetId) -> Result<RoaringBitmap, QueryError> {
         let snapshot = self.parts.warehouse.snapshot(dataset).await;
         let Some(snapshot) = snapshot.map_err(|error| unreadable(&error))? else {
             return Ok(RoaringBitmap::new());

@@ -1,11 +1,12 @@
 //! Accesses out of the log: an enterprise's own, and one that somebody made.
 
 use qihui_audit::{AuditLog, LogError};
-use qihui_catalog::{EnterpriseNo, Timestamp};
+use qihui_catalog::{Action, EnterpriseNo, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::entries::{DECIDED, DENIED, FINISHED};
+use super::terms::Terms;
 use crate::error::QueryError;
 
 /// One access, as the enterprise that it touched may see it: who, when, what for and which columns; never the
@@ -31,6 +32,15 @@ pub struct AccessRecord {
     /// Whether nothing of this enterprise left but its part in figures about groups.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub statistic: bool,
+    /// What the answer was for: `VIEW`, `QUERY`, `STORE` or `STREAM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The consents of this enterprise, of those that count their uses, that it used once each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uses: Vec<String>,
+    /// The holding that the receiver keeps of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holding: Option<String>,
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -111,9 +121,18 @@ pub fn access_at(
         "denied" => Some(0),
         _ => end
             .get("rows_by_enterprise")
-            .and_then(|rows| rows.get(no.0.to_string()))
-            .and_then(Value::as_u64),
+            .and_then(Value::as_object)
+            .map(|rows| rows.get(&no.0.to_string()))
+            .map(|rows| rows.and_then(Value::as_u64).unwrap_or(0)),
     };
+    let uses = end
+        .get("uses")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let own = uses.filter(|one| one.get("no").and_then(Value::as_u64) == Some(no.0.into()));
+    let uses = own.map(|one| text(one, "consent_id")).collect();
+    let word = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
     Ok(Some(AccessRecord {
         index,
         time: Timestamp(entry.leaf.time_ms).to_string(),
@@ -124,6 +143,9 @@ pub fn access_at(
         decision: decision.to_owned(),
         rows,
         statistic: decided.get("statistic").and_then(Value::as_bool) == Some(true),
+        action: word(&decided, "action"),
+        uses,
+        holding: word(&end, "holding"),
     }))
 }
 
@@ -156,6 +178,8 @@ pub struct Manifest {
     pub decisions: Value,
     /// What was read per dataset: rows, enterprises with a row in it, cells withheld per column.
     pub datasets: Value,
+    /// What the receiver may do with the answer; none where there is none.
+    pub terms: Option<Terms>,
 }
 
 /// Looks for an access among the last `newest` entries, newest first.
@@ -197,6 +221,7 @@ fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manif
     let number = |key: &str| end.get(key).and_then(Value::as_u64);
     let words = |key: &str| end.get(key).and_then(Value::as_str).map(str::to_owned);
     let part = |of: &Value| of.get("datasets").cloned().unwrap_or(Value::Null);
+    let terms = (kind == FINISHED).then(|| terms(&decision, end)).flatten();
     Ok(Manifest {
         access_id: text(end, "access_id"),
         principal: text(&decision, "principal"),
@@ -223,5 +248,23 @@ fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manif
         } else {
             Value::Null
         },
+        terms,
     })
+}
+
+fn terms(decision: &Value, end: &Value) -> Option<Terms> {
+    let action = decision.get("action")?.as_str()?.parse().ok()?;
+    if action == Action::Stream {
+        // A subscriber's copy is kept up to what is open, by events.
+        return None;
+    }
+    let datasets = decision.get("datasets")?.as_array()?;
+    let is_open = |dataset: &Value| {
+        let basis = dataset.get("basis").and_then(Value::as_array);
+        basis.is_some_and(Vec::is_empty)
+    };
+    let holding = end.get("holding").and_then(Value::as_str);
+    let until = end.get("keep_until").and_then(Value::as_str);
+    let held = holding.map(|id| (id.to_owned(), until.and_then(|until| until.parse().ok())));
+    Some(Terms::new(action, datasets.iter().all(is_open), held))
 }

@@ -4,22 +4,26 @@
 //! 1. decide, and plan the statement over what the decision opens;
 //! 2. append `access.decided` (a commitment to the scope, the ledger's position, the table versions) and wait until
 //!    it is durable;
-//! 3. count metered uses; check that nothing was taken away since the decision, else decide again;
+//! 3. check that nothing was taken away since the decision, else decide again; count metered uses;
 //! 4. release batch by batch, each under the ledger's release lock after a last look at the epochs, once the
 //!    [`Outlet`] has room for it;
-//! 5. append `access.finished` (outcome, rows, SHA-256 of the bytes, the enterprises touched) and wait; only then
+//! 5. record what may be kept (action STORE) as a holding of the receiver;
+//! 6. append `access.finished` (outcome, rows, SHA-256 of the bytes, the enterprises touched) and wait; only then
 //!    does the caller hear that the answer is complete.
 //!
 //! What is refused before step 2 is an `access.denied` entry. A decision without finish (the process was killed) is
-//! closed by [`Gate::close_interrupted`] at the next start, touching its whole scope.
+//! closed by [`Gate::close_interrupted`] at the next start, touching its whole scope. [`terms`] says what may be done with
+//! an answer under which action.
 
 pub mod delivery;
 mod entries;
+mod held;
 mod history;
 mod outlet;
 mod release;
 mod statistics;
 pub mod stored_scope;
+pub mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -43,6 +47,7 @@ use qihui_catalog::{
     PurposeCode, Timestamp, Uscc,
 };
 use qihui_consent::decision::{DatasetScope, DecisionRequest};
+use qihui_consent::ledger::MeteredUse;
 use qihui_consent::{Decision, DecisionError, Ledger};
 use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
@@ -63,9 +68,10 @@ pub use entries::new_access_id;
 use entries::{Accessed, Finish};
 pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
 pub use outlet::{Outlet, ReleasePermit};
-use release::{Epochs, Release};
+use release::{Epochs, Release, Released};
 use statistics::Figures;
 pub use statistics::{MAX_QUESTIONS, StatisticSummary};
+pub use terms::{Keep, Terms, VIEW_ROWS};
 
 /// What a gate is made of.
 pub struct GateParts {
@@ -131,6 +137,8 @@ pub struct Summary {
     pub columns: Vec<String>,
     /// What was read of each dataset.
     pub datasets: BTreeMap<DatasetId, DatasetSummary>,
+    /// What the receiver may do with it.
+    pub terms: Terms,
 }
 
 /// What a query read of one dataset.
@@ -241,7 +249,11 @@ impl Gate {
         request: &AccessRequest,
         out: &mut dyn Outlet,
     ) -> Result<Summary, QueryError> {
-        let turn = match self.turn(request, out.gone()).await {
+        let turn = match terms::check(request) {
+            Ok(()) => self.turn(request, out.gone()).await,
+            Err(error) => Err(error),
+        };
+        let turn = match turn {
             Ok(turn) => turn,
             Err(error) => return Err(self.denied(request, access_id, error).await),
         };
@@ -253,6 +265,7 @@ impl Gate {
                     Err(error) => return Err(self.denied(request, access_id, error).await),
                 };
             prepared.decide_again = !last;
+            prepared.leaves = true;
             match self.run(request, access_id, prepared, out, &turn).await {
                 Err((QueryError::ConsentChanged, false)) if !last => {}
                 Err((error, _)) => return Err(error),
@@ -512,6 +525,7 @@ impl Gate {
             epochs,
             decide_again: false,
             figures: None,
+            leaves: false,
         })
     }
 
@@ -559,27 +573,33 @@ impl Gate {
             .map_err(|error| (error, false))?;
         let gone = out.gone();
         let mut release = Release::new(Arc::clone(&prepared.epochs), out, self.limits().bytes);
-        let outcome = match self
-            .parts
-            .ledger
-            .count_uses(access_id, &prepared.decision)
-            .await
-        {
-            Ok(()) => {
+        let (outcome, uses) = match self.count_uses(access_id, &prepared).await {
+            Ok(uses) => {
                 let work = survive(self.stream(request, &prepared, &mut release, seen, turn));
-                tokio::select! {
+                let outcome = tokio::select! {
                     result = work => result,
                     // A connection is cut, too, when what it carries was taken away: that is the better reason.
                     () = gone => Err(prepared.epochs.check().err().unwrap_or_else(receiver_gone)),
-                }
+                };
+                (outcome, uses)
             }
-            Err(error) => Err(QueryError::Refused(Box::new(error))),
+            Err(error) => (Err(error), Vec::new()),
         };
         let (error, rows) = match outcome {
             Ok(rows) => (None, rows),
             Err(error) => (Some(error), 0),
         };
         let released = release.finish();
+        let begun = released.bytes > 0;
+        let keeps = prepared.leaves && request.action == Action::Store && !prepared.explain;
+        let holding = if keeps && begun {
+            let came_to = (error.is_none(), rows, &released);
+            let held = self.hold(request, access_id, &prepared, came_to).await;
+            // Without its holding the access gets no end: the next start sees to both.
+            Some(held.map_err(|error| (error, begun))?)
+        } else {
+            None
+        };
         let finish = Finish {
             decided,
             outcome: error.as_ref().map_or("complete", Coded::code),
@@ -588,21 +608,40 @@ impl Gate {
             sha256: released.sha256.clone(),
             account: &prepared.planned.account,
             figures: prepared.figures.as_ref(),
+            uses: uses.iter().map(named).collect(),
+            holding: holding.as_ref(),
         };
         let finished = self.record(&accessed.finished(&finish)).await;
-        let begun = released.bytes > 0;
+        let kept = holding.map(|held| (held.document.holding_id, held.keep_until));
+        let terms = Terms::new(request.action, prepared.is_open_data(), kept);
         match (error, finished) {
             (Some(error), _) => Err((error, begun)),
             (None, Err(error)) => Err((error, begun)),
-            (None, Ok(finished)) => Ok(summary(
-                access_id,
-                &prepared,
-                (decided, finished),
-                rows,
-                released.bytes,
-                released.sha256,
-            )),
+            (None, Ok(finished)) => {
+                let entries = (decided, finished);
+                Ok(summary(
+                    access_id, &prepared, entries, rows, released, terms,
+                ))
+            }
         }
+    }
+
+    /// Counts the uses that an access makes, unless something was taken away since its decision or no row can come of it.
+    async fn count_uses(
+        &self,
+        access_id: &str,
+        prepared: &Prepared,
+    ) -> Result<Vec<MeteredUse>, QueryError> {
+        if prepared.explain {
+            return Ok(Vec::new());
+        }
+        if prepared.decide_again && !prepared.epochs.are_current() {
+            return Err(QueryError::ConsentChanged);
+        }
+        let counted = self.parts.ledger.count_uses(access_id, &prepared.decision);
+        counted
+            .await
+            .map_err(|error| QueryError::Refused(Box::new(error)))
     }
 
     /// Runs the plan and releases its batches; gives the rows of the answer.
@@ -637,6 +676,9 @@ impl Gate {
             while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(|error| self.running(&error))?;
                 rows += batch.num_rows() as u64;
+                if prepared.leaves && request.action == Action::View && rows > VIEW_ROWS {
+                    return Err(QueryError::TooLargeToView { limit: VIEW_ROWS });
+                }
                 let bytes = encoder.batch(&batch)?;
                 release.bytes(&bytes).await?;
                 seen(&batch);
@@ -699,6 +741,16 @@ struct Prepared {
     read: BTreeMap<String, BTreeSet<String>>,
     /// The figures that are told, when rows stay closed.
     figures: Option<Figures>,
+    /// Whether the answer leaves the hub; a preview is of what nobody has yet.
+    leaves: bool,
+}
+
+impl Prepared {
+    /// Whether every row and cell of the answer is open to everybody.
+    fn is_open_data(&self) -> bool {
+        let mut scopes = self.scopes.values().map(|scope| scope.scope());
+        self.figures.is_none() && scopes.all(|scope| scope.agreements.is_empty())
+    }
 }
 
 fn summary(
@@ -706,8 +758,8 @@ fn summary(
     prepared: &Prepared,
     (decided, finished): (u64, u64),
     rows: u64,
-    bytes: u64,
-    sha256: String,
+    released: Released,
+    terms: Terms,
 ) -> Summary {
     let mut passed = prepared.planned.account.passed();
     let mut read = prepared.read.clone();
@@ -747,8 +799,8 @@ fn summary(
         decided,
         finished,
         rows,
-        bytes,
-        sha256,
+        bytes: released.bytes,
+        sha256: released.sha256,
         strict: prepared.planned.strict,
         columns: schema
             .fields()
@@ -756,5 +808,10 @@ fn summary(
             .map(|field| field.name().clone())
             .collect(),
         datasets,
+        terms,
     }
+}
+
+fn named(used: &MeteredUse) -> (String, EnterpriseNo) {
+    (used.consent_id.to_string(), used.no)
 }

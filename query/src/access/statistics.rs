@@ -237,6 +237,7 @@ impl Gate {
             },
             epochs,
             decide_again: false,
+            leaves: false,
             read,
             figures: Some(figures),
         })

@@ -274,7 +274,10 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
                 .unwrap()]
                 .into(),
                 basis: if rng.random_bool(0.2) {
-                    Basis::Statute { law: "law".into() }
+                    Basis::Statute {
+                        law: "law".into(),
+                        data_life_days: None,
+                    }
                 } else {
                     Basis::Consent
                 },

@@ -126,7 +126,7 @@ pub(crate) async fn list(
 }
 
 /// What is listed for somebody: what they ask for, if they reach it; without a wish, what they reach if that is one.
-fn narrowest(
+pub(super) fn narrowest(
     caller: &Caller,
     uscc: Option<Uscc>,
     org: Option<OrgId>,
@@ -248,7 +248,7 @@ pub(crate) async fn text(
     params(("consent_id" = String, Path, description = "The consent."),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes repeats of this request safe.")),
     request_body = Signed,
-    responses((status = 200, description = "How the consent stands now.", body = Value),
+    responses((status = 200, description = "How the consent stands now; in `holdings` who has to delete what because of it.", body = Value),
         (status = 403, description = "The signature is not one of the signatory over the text that is due.", body = Value,
             content_type = "application/problem+json"),
         (status = 409, description = "Its state does not allow it.", body = Value,
@@ -282,8 +282,7 @@ pub(crate) async fn operate(
             hub.require_recorded(|artefact| artefact.kind != "feed")
                 .await?;
         }
-        let consent = hub.operate(signed).await?;
-        let standing = consent::standing(&consent).json;
+        let standing = consent::taken(&hub.operate(signed).await?).json;
         Ok(Answer::new(StatusCode::OK, &standing))
     })
     .await

@@ -9,6 +9,7 @@ mod catalog;
 mod consents;
 mod feeds;
 mod health;
+mod holdings;
 mod log;
 mod parties;
 mod queries;
@@ -94,6 +95,9 @@ pub(crate) fn routes() -> (Router<Arc<Service>>, OpenApi) {
         .routes(routes!(consents::text))
         .routes(routes!(consents::operate))
         .routes(routes!(queries::query))
+        .routes(routes!(holdings::list))
+        .routes(routes!(holdings::show))
+        .routes(routes!(holdings::delete))
         .routes(routes!(topics::list))
         .routes(routes!(topics::show))
         .routes(routes!(topics::subscriptions, topics::subscribe))

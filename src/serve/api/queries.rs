@@ -18,7 +18,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{Answered, Shared, body_of, read};
+use crate::cli::Doing;
 use crate::failure::Failure;
+use crate::hub::Hub;
 use crate::identity::{IdentityError, command};
 use crate::serve::answer::{BodyOutlet, answer, begun};
 use crate::serve::authorise::Caller;
@@ -48,11 +50,20 @@ pub(crate) struct Question {
     /// Unified social credit codes of the enterprises asked about; none: all that may be seen.
     #[serde(default)]
     subjects: Vec<String>,
+    /// What the answer is for: `view` (one named enterprise, on a screen), `query` (the default: an analysis, nothing is
+    /// kept) or `store` (to be kept, as a recorded holding).
+    #[serde(default = "query_it")]
+    #[schema(value_type = Option<String>, example = "query")]
+    action: Doing,
     /// One SELECT statement, or EXPLAIN and one.
     sql: String,
     /// Slower, and equal down to the byte for equal visible rows.
     #[serde(default)]
     strict: bool,
+}
+
+fn query_it() -> Doing {
+    Doing::Query
 }
 
 /// Ask SQL over what the organisation may see for the purpose.
@@ -81,6 +92,7 @@ pub(crate) async fn query(
     let (outlet, body, started) = answer(&wire, service.stop.clone());
     let run = Run {
         service,
+        hub: caller.hub.clone(),
         gate,
         request,
         access_id: access_id.clone(),
@@ -155,7 +167,7 @@ fn asked(caller: &Caller, question: Question, format: Format) -> Result<AccessRe
         principal: caller.principal.name.clone(),
         org,
         purpose: question.purpose,
-        action: Action::Query,
+        action: question.action.into(),
         subjects: subjects?,
         sql: question.sql,
         format,
@@ -166,6 +178,7 @@ fn asked(caller: &Caller, question: Question, format: Format) -> Result<AccessRe
 /// A query on its way.
 struct Run {
     service: Arc<Service>,
+    hub: Hub,
     gate: Arc<Gate>,
     request: AccessRequest,
     access_id: String,
@@ -177,7 +190,14 @@ impl Run {
         let asked = self
             .gate
             .query_as(&self.access_id, &self.request, &mut outlet);
-        match asked.await {
+        let answered = asked.await;
+        if self.request.action == Action::Store
+            && let Err(failure) = self.hub.acknowledge().await
+        {
+            // It is in the ledger, and handed to the log with whatever comes next.
+            tracing::warn!(code = failure.code(), "a holding is not yet in the log");
+        }
+        match answered {
             Ok(summary) => {
                 measure::queried("complete", summary.rows);
                 let trailers = self.trailers.then(|| trailers(&summary));

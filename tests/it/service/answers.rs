@@ -242,6 +242,55 @@ fn queries_accesses_and_log() {
 }
 
 #[test]
+fn holdings() {
+    let lab = Lab::world();
+    lab.granted_with("uscc, skssqq, xse", "actions: [STORE, VIEW]\nmax_uses: 2");
+    let service = Service::start(&lab);
+    let (analyst, owner, subject) = (lab.analyst(), lab.enterprise(), lab.subject());
+    let told = |name: &str, call: Call<'_>| told(&lab, name, call);
+    let sql = "SELECT uscc, skssqq, xse FROM vat_declaration ORDER BY skssqq LIMIT 1";
+    let ask = |action: &str| {
+        let mut question: Value = serde_json::from_str(&ask_bank(sql)).unwrap();
+        question["action"] = json!(action);
+        question["subjects"] = json!([subject]);
+        service
+            .post("/v1/queries", question.to_string())
+            .with_bearer(&analyst)
+    };
+    told("query.store", ask("store").with("te", "trailers"));
+    told(
+        "query.NotForViewing",
+        ask("view").with("accept", "text/csv"),
+    );
+    told("query.view", ask("view"));
+    told("query.InvalidConsentUse", ask("view"));
+    let post = |path, body: Value| service.post(path, body.to_string()).with_bearer(&analyst);
+    let get = |path, token: &str| service.get(path).with_bearer(token);
+    let listed = told("holding_list", get("/v1/holdings", &analyst)).json();
+    told(
+        "holding_list.BadPageToken",
+        get("/v1/holdings?page=another", &analyst),
+    );
+    let id = listed["holdings"][0]["holding_id"].as_str().unwrap();
+    let one = format!("/v1/holdings/{id}");
+    told("holding_show", get(&one, &owner));
+    told(
+        "holding_show.OutOfReach",
+        get("/v1/holdings/h-0000000000000000", &owner),
+    );
+    let deletions = format!("{one}/deletions");
+    let stated = json!({ "statement": "deleted from the data mart and its backups" });
+    told(
+        "holding_delete.NothingToDelete",
+        post(&deletions, stated.clone()),
+    );
+    let all = json!({ "statement": "the data mart was taken down", "everything": true });
+    told("holding_delete", post(&deletions, all));
+    told("holding_delete.HoldingDeleted", post(&deletions, stated));
+    service.stop();
+}
+
+#[test]
 fn feeds_and_their_runs() {
     let lab = Lab::world();
     let service = Service::start(&lab);

@@ -4,6 +4,7 @@ mod answers;
 mod command_line;
 mod deliveries;
 mod encrypted;
+mod holdings;
 mod hostile;
 mod identity;
 mod repeated;

@@ -8,7 +8,7 @@ use qihui::identity::{Operation, Reach, Role};
 use serde_json::{Value, json};
 
 use super::shared::{Service, ask_bank};
-use crate::support::{Lab, request};
+use crate::support::{Lab, query, request};
 
 /// The operations that need no token. The list may only shrink.
 const OPEN: [&str; 3] = ["livez", "openapi", "readyz"];
@@ -48,10 +48,23 @@ struct World {
     consent: String,
     feed: String,
     subscription: String,
+    holding: String,
 }
 
 fn world() -> World {
     let lab = Lab::world();
+    // The tax bureau keeps what it sees of the one enterprise, by law.
+    let keep = [
+        "--action",
+        "store",
+        "--subject",
+        &lab.subject(),
+        "SELECT xse FROM vat_declaration",
+    ];
+    let kept = lab
+        .json(&query("tax_bureau", "supervision.tax", &keep))
+        .done()
+        .json();
     let service = Service::start(&lab);
     let analyst = lab.analyst();
     let wish = request(&lab.subject(), "uscc, xse", 90);
@@ -77,6 +90,10 @@ fn world() -> World {
     let subscription = subscribed["subscription"]["subscription_id"].as_str();
     World {
         subscription: subscription.unwrap().to_owned(),
+        holding: kept["access"]["terms"]["holding"]
+            .as_str()
+            .unwrap()
+            .to_owned(),
         consent: asked["consent_id"].as_str().unwrap().to_owned(),
         feed: feeds["feeds"][0]["name"].as_str().unwrap().to_owned(),
         service,
@@ -96,6 +113,7 @@ impl World {
             .replace("{run}", "1")
             .replace("{topic}", "filings")
             .replace("{subscription_id}", &self.subscription)
+            .replace("{holding_id}", &self.holding)
             .replace("{path}", "0/000.p/1")
     }
 
@@ -192,6 +210,7 @@ fn what_is_anothers_is_out_of_reach() {
     let signed =
         json!({ "operation": "withdraw", "signatory": "owner", "signature": "00".repeat(64) });
     let consent = format!("/v1/consents/{}", world.consent);
+    let holding = format!("/v1/holdings/{}", world.holding);
     // As another enterprise, with every operation that reaches enterprises.
     let calls = [
         (Operation::ConsentShow, service.get(&consent)),
@@ -215,6 +234,11 @@ fn what_is_anothers_is_out_of_reach() {
             Operation::EnterpriseAccesses,
             service.get(&format!("/v1/enterprises/{subject}/accesses")),
         ),
+        (Operation::HoldingShow, service.get(&holding)),
+        (
+            Operation::HoldingList,
+            service.get(&format!("/v1/holdings?uscc={subject}")),
+        ),
     ]
     .map(|(operation, call)| (operation, call.with_bearer(&stranger).send()));
     let tried: Vec<Operation> = calls.iter().map(|(operation, _)| *operation).collect();
@@ -236,6 +260,32 @@ fn what_is_anothers_is_out_of_reach() {
         .is(200)
         .json();
     assert_eq!(own["consents"], json!([]));
+    let kept = service
+        .get("/v1/holdings")
+        .with_bearer(&stranger)
+        .send()
+        .is(200)
+        .json();
+    assert_eq!(kept["holdings"], json!([]));
+    // What another organisation keeps, with every operation on it.
+    let stated = json!({ "statement": "gone" }).to_string();
+    let analyst = lab.analyst();
+    for call in [
+        service.get(&holding),
+        service.get("/v1/holdings?org=tax_bureau"),
+        service.get(&format!("/v1/holdings?uscc={subject}")),
+        service.get("/v1/holdings/h-0000000000000000"),
+        service.post(&format!("{holding}/deletions"), stated),
+    ] {
+        call.with_bearer(&analyst).send().fails(403, "OutOfReach");
+    }
+    let kept = service
+        .get("/v1/holdings")
+        .with_bearer(&analyst)
+        .send()
+        .is(200)
+        .json();
+    assert_eq!(kept["holdings"], json!([]));
     // As another organisation, with every operation that reaches organisations.
     let lists = ["/v1/organisations", "/v1/agreements"];
     for (path, key) in lists.into_iter().zip(["id", "org"]) {

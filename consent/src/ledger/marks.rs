@@ -1,0 +1,271 @@
+//! What has to be deleted of holdings, and why.
+//!
+//! A holding rests on a consent when data of its enterprise is in it by consent, for the same organisation and purpose,
+//! of a dataset that the consent names with action STORE, and the consent had been given by then. When such a consent is
+//! withdrawn, revoked or declared void, the enterprise's part is due; when it is narrowed or replaced, where what
+//! remains no longer covers what the holding was made from. A pause and an expiry give nothing more and leave what was
+//! given: its life goes on. A revoked agreement makes everything due that rests on it.
+
+use qihui_catalog::{Action, Timestamp};
+use roaring::RoaringBitmap;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    HoldingDocument,
+    change::Change,
+    holdings::{DELETE_WITHIN_DAYS, append_due, days_after, members_of},
+    kept::LIFE_OVER,
+};
+use crate::{
+    decision::AgreementId,
+    document::{ConsentDocument, ScopeLine, is_covered},
+    error::Result,
+    state::State,
+    store::{
+        consents::{self, ConsentRow},
+        events,
+        holdings::{self, DueRow, EVERYTHING, HoldingRow},
+        parsed,
+    },
+};
+
+/// How many holdings one event is about at most.
+const BATCH: u32 = 500;
+
+/// Why the part of an enterprise is due once its consent is in this state; none: it is not.
+fn reason(state: State) -> Option<&'static str> {
+    match state {
+        State::Withdrawn => Some("withdrawn"),
+        State::Revoked => Some("revoked"),
+        State::Invalidated => Some("invalidated"),
+        _ => None,
+    }
+}
+
+/// What a version of a consent opened of what a holding was made from.
+fn behind(document: &ConsentDocument, held: &HoldingDocument) -> Vec<ScopeLine> {
+    let lines = document.scope.iter().filter_map(|line| {
+        let of = held.datasets.iter().find(|of| of.dataset == line.dataset)?;
+        let columns = line.columns.iter().filter(|name| of.columns.contains(name));
+        let columns: Vec<String> = columns.cloned().collect();
+        let line = ScopeLine {
+            columns,
+            ..line.clone()
+        };
+        (!line.columns.is_empty()).then_some(line)
+    });
+    lines.collect()
+}
+
+/// Whether a holding rests on a version of a consent, given that it holds data of its enterprise by consent.
+fn rests_on(held: &HoldingRow, row: &ConsentRow) -> bool {
+    row.document.actions.contains(Action::Store)
+        && row.given.is_some_and(|given| given <= held.recorded)
+        && !behind(&row.document, &held.document).is_empty()
+}
+
+/// The holdings that rest on a version of a consent.
+async fn resting_on(change: &mut Change, row: &ConsentRow) -> Result<Vec<HoldingRow>> {
+    let document = &row.document;
+    if !document.actions.contains(Action::Store) {
+        return Ok(Vec::new());
+    }
+    let about = (&document.consumer.org, &document.purpose.code);
+    let mut found = holdings::kept_with(change.connection(), about, row.no).await?;
+    found.retain(|held| rests_on(held, row));
+    Ok(found)
+}
+
+/// Marks the part of an enterprise in holdings as due.
+async fn mark(
+    change: &mut Change,
+    row: &ConsentRow,
+    reason: &str,
+    held: &[HoldingRow],
+) -> Result<()> {
+    let now = change.now;
+    let whose: RoaringBitmap = [row.no.0].into_iter().collect();
+    for held in held.chunks(BATCH as usize) {
+        let ids: Vec<&str> = held
+            .iter()
+            .map(|held| held.document.holding_id.as_str())
+            .collect();
+        let delete_by = days_after(now, DELETE_WITHIN_DAYS);
+        let body = json!({
+            "consent_id": row.document.consent_id,
+            "delete_by": delete_by,
+            "everything": false,
+            "holdings": ids,
+            "org": row.document.consumer.org,
+            "reason": reason,
+        });
+        let since = append_due(change, &body, &whose).await?;
+        for held in held {
+            let due = DueRow {
+                no: row.no.0,
+                reason: reason.to_owned(),
+                consent_id: Some(row.document.consent_id.to_string()),
+                delete_by: sooner(delete_by, held.keep_until),
+                since,
+                deleted: None,
+            };
+            holdings::mark(change.connection(), held.seq, &due).await?;
+        }
+    }
+    Ok(())
+}
+
+fn sooner(delete_by: Timestamp, keep_until: Option<Timestamp>) -> Timestamp {
+    keep_until.map_or(delete_by, |end| end.min(delete_by))
+}
+
+/// Holdings of which this enterprise's part is not due yet.
+async fn not_yet_due(
+    change: &mut Change,
+    row: &ConsentRow,
+    held: Vec<HoldingRow>,
+) -> Result<Vec<HoldingRow>> {
+    let mut fresh = Vec::new();
+    for held in held {
+        let due = holdings::due(change.connection(), held.seq).await?;
+        let known = |part: &DueRow| part.no == row.no.0 || part.no == EVERYTHING;
+        if !due.iter().any(known) {
+            fresh.push(held);
+        }
+    }
+    Ok(fresh)
+}
+
+/// What follows for holdings from a version of a consent that was taken back.
+pub(super) async fn taken_back(change: &mut Change, row: &ConsentRow) -> Result<()> {
+    let Some(reason) = reason(row.progress.state) else {
+        return Ok(());
+    };
+    let held = resting_on(change, row).await?;
+    let held = not_yet_due(change, row, held).await?;
+    mark(change, row, reason, &held).await
+}
+
+/// What follows for holdings from a version of a consent in whose place another document came.
+pub(super) async fn replaced(
+    change: &mut Change,
+    row: &ConsentRow,
+    by: &ConsentDocument,
+    reason: &str,
+) -> Result<()> {
+    let mut due = Vec::new();
+    for held in resting_on(change, row).await? {
+        let covered = by.actions.contains(Action::Store)
+            && is_covered(&behind(&row.document, &held.document), &by.scope);
+        if !covered {
+            due.push(held);
+        } else if by.data_life_days < row.document.data_life_days {
+            let end = days_after(held.document.at, by.data_life_days);
+            holdings::shorten(change.connection(), held.seq, end).await?;
+        }
+    }
+    let due = not_yet_due(change, row, due).await?;
+    mark(change, row, reason, &due).await
+}
+
+/// Marks a whole holding as due.
+async fn mark_whole(
+    change: &mut Change,
+    held: &HoldingRow,
+    reason: &str,
+    delete_by: Timestamp,
+) -> Result<()> {
+    let whose = members_of(change, held.seq).await?;
+    let body = json!({
+        "delete_by": delete_by,
+        "everything": true,
+        "holdings": [held.document.holding_id],
+        "org": held.document.org,
+        "reason": reason,
+    });
+    let since = append_due(change, &body, &whose).await?;
+    let due = DueRow {
+        no: EVERYTHING,
+        reason: reason.to_owned(),
+        consent_id: None,
+        delete_by,
+        since,
+        deleted: None,
+    };
+    holdings::mark(change.connection(), held.seq, &due).await?;
+    Ok(())
+}
+
+async fn is_due_whole(change: &mut Change, held: &HoldingRow) -> Result<bool> {
+    let due = holdings::due(change.connection(), held.seq).await?;
+    Ok(due.iter().any(|part| part.no == EVERYTHING))
+}
+
+/// What follows for holdings from an agreement that was revoked.
+pub(super) async fn agreement_revoked(
+    change: &mut Change,
+    agreement: &crate::decision::Agreement,
+) -> Result<()> {
+    for purpose in &agreement.purposes {
+        for held in holdings::kept(change.connection(), &agreement.org, purpose).await? {
+            let rests = held.document.basis.contains(&agreement.id);
+            if rests && !is_due_whole(change, &held).await? {
+                let delete_by = days_after(change.now, DELETE_WITHIN_DAYS);
+                let delete_by = sooner(delete_by, held.keep_until);
+                mark_whole(change, &held, "agreement", delete_by).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Marks holdings whose time is over; how many.
+pub(super) async fn lives_over(change: &mut Change) -> Result<u64> {
+    let now = change.now;
+    let over = holdings::ending(change.connection(), now, BATCH).await?;
+    for held in &over {
+        let end = held.keep_until.unwrap_or(now);
+        mark_whole(change, held, LIFE_OVER, end).await?;
+    }
+    Ok(over.len() as u64)
+}
+
+/// Marks what was taken away between the decision of a release and its record.
+pub(super) async fn taken_meanwhile(
+    change: &mut Change,
+    document: &HoldingDocument,
+    decided_at: u64,
+) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Revoked {
+        agreement_id: AgreementId,
+    }
+    for (id, version) in events::consents_ended_after(change.connection(), decided_at).await? {
+        let Some(row) = consents::version(change.connection(), &id, version).await? else {
+            continue;
+        };
+        match row.progress.state {
+            State::Superseded => {
+                let by = consents::successor(change.connection(), &row).await?;
+                if let Some(by) = by {
+                    replaced(change, &row, &by, "narrowed").await?;
+                }
+            }
+            _ => taken_back(change, &row).await?,
+        }
+    }
+    for body in events::bodies_after(change.connection(), decided_at, "agreement.revoked").await? {
+        let Revoked { agreement_id } = parsed(&body, "a revocation")?;
+        let held = holdings::find(change.connection(), &document.holding_id).await?;
+        let rests = document.basis.contains(&agreement_id);
+        if let Some(held) = held.filter(|_| rests)
+            && !is_due_whole(change, &held).await?
+        {
+            let delete_by = days_after(change.now, DELETE_WITHIN_DAYS);
+            let delete_by = sooner(delete_by, held.keep_until);
+            mark_whole(change, &held, "agreement", delete_by).await?;
+        }
+    }
+    Ok(())
+}

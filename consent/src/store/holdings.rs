@@ -1,0 +1,417 @@
+//! Holdings: what organisations keep, whose data is in it, and what of it has to be deleted.
+
+use qihui_catalog::{DatasetId, EnterpriseNo, OrgId, PurposeCode, Timestamp};
+use roaring::RoaringBitmap;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
+
+use super::{fit, parsed};
+use crate::{
+    error::{LedgerError, Result},
+    ledger::HoldingDocument,
+    text,
+};
+
+/// The mark of a part that is everything.
+pub(crate) const EVERYTHING: u32 = 0;
+
+/// A holding as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HoldingRow {
+    pub(crate) seq: i64,
+    pub(crate) document: HoldingDocument,
+    pub(crate) keep_until: Option<Timestamp>,
+    pub(crate) deleted: Option<u64>,
+    pub(crate) recorded: u64,
+}
+
+/// Something that has to be deleted, or was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DueRow {
+    /// Whose part; [`EVERYTHING`]: all of it.
+    pub(crate) no: u32,
+    pub(crate) reason: String,
+    pub(crate) consent_id: Option<String>,
+    pub(crate) delete_by: Timestamp,
+    pub(crate) since: u64,
+    pub(crate) deleted: Option<u64>,
+}
+
+/// The enterprises of a holding whose numbers have the same upper bits.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chunk {
+    pub(crate) chunk: u32,
+    pub(crate) members: RoaringBitmap,
+    pub(crate) consenting: RoaringBitmap,
+}
+
+/// Which holdings to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) org: Option<&'a OrgId>,
+    /// Of the chunk that this enterprise is in; the caller looks whether it is one of the members.
+    pub(crate) no: Option<EnterpriseNo>,
+    /// Of which something had to be deleted before this instant, and was not.
+    pub(crate) overdue_at: Option<Timestamp>,
+    pub(crate) after: i64,
+    pub(crate) limit: u32,
+}
+
+fn read(row: &SqliteRow) -> Result<HoldingRow> {
+    let position = |column: &str| -> Result<Option<u64>> {
+        row.try_get::<Option<i64>, _>(column)?
+            .map(|position| fit(position, "a position"))
+            .transpose()
+    };
+    Ok(HoldingRow {
+        seq: row.try_get("seq")?,
+        document: parsed(row.try_get("document")?, "a holding")?,
+        keep_until: row.try_get::<Option<i64>, _>("keep_until")?.map(Timestamp),
+        deleted: position("deleted")?,
+        recorded: position("recorded")?.unwrap_or_default(),
+    })
+}
+
+fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap> {
+    RoaringBitmap::deserialize_from(bytes)
+        .map_err(|_| LedgerError::Corrupt("the members of a holding cannot be read".to_owned()))
+}
+
+/// The bytes under which a set of enterprises is stored.
+pub(crate) fn bytes_of(bitmap: &RoaringBitmap) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(bitmap.serialized_size());
+    bitmap
+        .serialize_into(&mut bytes)
+        .map_err(|_| LedgerError::Corrupt("a set of enterprises has no form".to_owned()))?;
+    Ok(bytes)
+}
+
+/// Stores a holding and gives its place in the list of all.
+pub(crate) async fn insert(
+    connection: &mut SqliteConnection,
+    document: &HoldingDocument,
+    keep_until: Option<Timestamp>,
+    recorded: u64,
+) -> Result<i64> {
+    let done = sqlx::query(
+        "INSERT INTO holding (holding_id, access_id, org, purpose, document, keep_until, recorded)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&document.holding_id)
+    .bind(&document.access_id)
+    .bind(document.org.as_str())
+    .bind(document.purpose.as_str())
+    .bind(text::canonical(document)?)
+    .bind(keep_until.map(|instant| instant.0))
+    .bind(fit::<_, i64>(recorded, "a position")?)
+    .execute(connection)
+    .await?;
+    Ok(done.last_insert_rowid())
+}
+
+pub(crate) async fn insert_members(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    chunk: &Chunk,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO holding_members (holding, chunk, members, consenting) VALUES (?, ?, ?, ?)",
+    )
+    .bind(holding)
+    .bind(chunk.chunk)
+    .bind(bytes_of(&chunk.members)?)
+    .bind(bytes_of(&chunk.consenting)?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn find(
+    connection: &mut SqliteConnection,
+    holding_id: &str,
+) -> Result<Option<HoldingRow>> {
+    let row = sqlx::query("SELECT * FROM holding WHERE holding_id = ?")
+        .bind(holding_id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(crate) async fn of_access(
+    connection: &mut SqliteConnection,
+    access_id: &str,
+) -> Result<Option<HoldingRow>> {
+    let row = sqlx::query("SELECT * FROM holding WHERE access_id = ?")
+        .bind(access_id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// A page of holdings, oldest first.
+pub(crate) async fn list(
+    connection: &mut SqliteConnection,
+    wanted: Wanted<'_>,
+) -> Result<Vec<HoldingRow>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT h.* FROM ");
+    match wanted.no {
+        Some(no) => {
+            query.push(
+                "holding_members AS m JOIN holding AS h ON h.seq = m.holding WHERE m.chunk = ",
+            );
+            query.push_bind(no.0 >> 16).push(" AND m.holding > ");
+        }
+        None => drop(query.push("holding AS h WHERE h.seq > ")),
+    }
+    query.push_bind(wanted.after);
+    if let Some(org) = wanted.org {
+        query
+            .push(" AND h.org = ")
+            .push_bind(org.as_str().to_owned());
+    }
+    if let Some(now) = wanted.overdue_at {
+        query
+            .push(" AND h.deleted IS NULL AND (h.keep_until < ")
+            .push_bind(now.0);
+        query.push(" OR EXISTS (SELECT 1 FROM holding_due AS d WHERE d.holding = h.seq AND d.deleted IS NULL AND d.delete_by < ");
+        query.push_bind(now.0).push("))");
+    }
+    query.push(" ORDER BY h.seq LIMIT ").push_bind(wanted.limit);
+    let rows = query.build().fetch_all(connection).await?;
+    rows.iter().map(read).collect()
+}
+
+/// Holdings of an organisation for a purpose that were not deleted yet.
+pub(crate) async fn kept(
+    connection: &mut SqliteConnection,
+    org: &OrgId,
+    purpose: &PurposeCode,
+) -> Result<Vec<HoldingRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM holding WHERE org = ? AND purpose = ? AND deleted IS NULL ORDER BY seq",
+    )
+    .bind(org.as_str())
+    .bind(purpose.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// The same, as far as an enterprise's data may be in them by consent: those with the chunk that it is in.
+pub(crate) async fn kept_with(
+    connection: &mut SqliteConnection,
+    (org, purpose): (&OrgId, &PurposeCode),
+    no: EnterpriseNo,
+) -> Result<Vec<HoldingRow>> {
+    let rows = sqlx::query(
+        "SELECT h.*, m.consenting FROM holding AS h JOIN holding_members AS m ON m.holding = h.seq AND m.chunk = ?
+         WHERE h.org = ? AND h.purpose = ? AND h.deleted IS NULL ORDER BY h.seq",
+    )
+    .bind(no.0 >> 16)
+    .bind(org.as_str())
+    .bind(purpose.as_str())
+    .fetch_all(connection)
+    .await?;
+    let mut found = Vec::new();
+    for row in &rows {
+        if bitmap(row.try_get("consenting")?)?.contains(no.0) {
+            found.push(read(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Holdings whose time is over and that do not yet say so.
+pub(crate) async fn ending(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<HoldingRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM holding AS h WHERE deleted IS NULL AND keep_until <= ? AND NOT EXISTS
+         (SELECT 1 FROM holding_due AS d WHERE d.holding = h.seq AND d.no = 0) ORDER BY keep_until, seq LIMIT ?",
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Holdings of which something is still to be deleted because of a consent.
+pub(crate) async fn due_by_consent(
+    connection: &mut SqliteConnection,
+    consent_id: &str,
+) -> Result<Vec<HoldingRow>> {
+    let rows = sqlx::query(
+        "SELECT h.* FROM holding AS h JOIN holding_due AS d ON d.holding = h.seq
+         WHERE d.consent_id = ? AND d.deleted IS NULL AND h.deleted IS NULL ORDER BY h.seq",
+    )
+    .bind(consent_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Whose data is in a holding, by chunk.
+pub(crate) async fn members(connection: &mut SqliteConnection, holding: i64) -> Result<Vec<Chunk>> {
+    let rows = sqlx::query(
+        "SELECT chunk, members, consenting FROM holding_members WHERE holding = ? ORDER BY chunk",
+    )
+    .bind(holding)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Chunk {
+                chunk: row.try_get("chunk")?,
+                members: bitmap(row.try_get("members")?)?,
+                consenting: bitmap(row.try_get("consenting")?)?,
+            })
+        })
+        .collect()
+}
+
+/// Whether an enterprise's data is in a holding.
+pub(crate) async fn is_member(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    no: EnterpriseNo,
+) -> Result<bool> {
+    let bytes: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT members FROM holding_members WHERE holding = ? AND chunk = ?")
+            .bind(holding)
+            .bind(no.0 >> 16)
+            .fetch_optional(connection)
+            .await?;
+    Ok(match bytes {
+        Some(bytes) => bitmap(&bytes)?.contains(no.0),
+        None => false,
+    })
+}
+
+/// Marks a part as one that has to be deleted; whether it was none before.
+pub(crate) async fn mark(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    due: &DueRow,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT OR IGNORE INTO holding_due (holding, no, reason, consent_id, delete_by, since) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(holding)
+    .bind(due.no)
+    .bind(&due.reason)
+    .bind(&due.consent_id)
+    .bind(due.delete_by.0)
+    .bind(fit::<_, i64>(due.since, "a position")?)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Everything of a holding that has to be deleted or was, by enterprise.
+pub(crate) async fn due(connection: &mut SqliteConnection, holding: i64) -> Result<Vec<DueRow>> {
+    let rows = sqlx::query(
+        "SELECT no, reason, consent_id, delete_by, since, deleted FROM holding_due WHERE holding = ? ORDER BY no",
+    )
+    .bind(holding)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(DueRow {
+                no: row.try_get("no")?,
+                reason: row.try_get("reason")?,
+                consent_id: row.try_get("consent_id")?,
+                delete_by: Timestamp(row.try_get("delete_by")?),
+                since: fit(row.try_get::<i64, _>("since")?, "a position")?,
+                deleted: row
+                    .try_get::<Option<i64>, _>("deleted")?
+                    .map(|position| fit(position, "a position"))
+                    .transpose()?,
+            })
+        })
+        .collect()
+}
+
+/// Notes that what was due is deleted, and all of the holding where `whole`.
+pub(crate) async fn delete(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    whole: bool,
+    position: u64,
+) -> Result<()> {
+    let position = fit::<_, i64>(position, "a position")?;
+    sqlx::query("UPDATE holding_due SET deleted = ? WHERE holding = ? AND deleted IS NULL")
+        .bind(position)
+        .bind(holding)
+        .execute(&mut *connection)
+        .await?;
+    if whole {
+        sqlx::query("UPDATE holding SET deleted = ? WHERE seq = ?")
+            .bind(position)
+            .bind(holding)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Lets a holding be kept no longer than until an instant.
+pub(crate) async fn shorten(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    keep_until: Timestamp,
+) -> Result<()> {
+    sqlx::query("UPDATE holding SET keep_until = ? WHERE seq = ? AND (keep_until IS NULL OR keep_until > ?)")
+        .bind(keep_until.0)
+        .bind(holding)
+        .bind(keep_until.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// For how many days what grants with action STORE open of a dataset may be kept: the distinct lives, and whose they are
+/// among `numbers`; none: among all.
+pub(crate) async fn lives(
+    connection: &mut SqliteConnection,
+    (org, purpose, dataset): (&OrgId, &PurposeCode, &DatasetId),
+    numbers: Option<&[u32]>,
+) -> Result<Vec<(u32, RoaringBitmap)>> {
+    // As in `grants::all`: a row per 65,536 numbers, not one per grant.
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT data_life, group_concat(no, ' ') FROM grant_row
+         WHERE grantee = (SELECT id FROM grantee WHERE org = ",
+    );
+    query
+        .push_bind(org.as_str().to_owned())
+        .push(" AND purpose = ");
+    query
+        .push_bind(purpose.as_str().to_owned())
+        .push(" AND dataset = ");
+    query
+        .push_bind(dataset.as_str().to_owned())
+        .push(") AND status = 2 AND actions & 4 <> 0");
+    if let Some(numbers) = numbers {
+        query.push(" AND no IN (SELECT value FROM json_each(");
+        query.push_bind(text::canonical(&numbers)?).push("))");
+    }
+    query.push(" GROUP BY data_life, no >> 16 ORDER BY data_life");
+    let rows = query.build().fetch_all(connection).await?;
+    let mut lives: Vec<(u32, RoaringBitmap)> = Vec::new();
+    for row in &rows {
+        let life: u32 = row.try_get(0)?;
+        let numbers: &str = row.try_get(1)?;
+        let numbers = numbers.split_ascii_whitespace().map(|word| {
+            word.parse::<u32>()
+                .map_err(|_| LedgerError::Corrupt("a grant is torn".to_owned()))
+        });
+        let numbers = numbers.collect::<Result<RoaringBitmap>>()?;
+        match lives.last_mut() {
+            Some((known, members)) if *known == life => *members |= numbers,
+            _ => lives.push((life, numbers)),
+        }
+    }
+    Ok(lives)
+}
