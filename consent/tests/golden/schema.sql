@@ -1,4 +1,4 @@
--- format 2
+-- format 3
 
 CREATE TRIGGER artefact_is_append_only_1 BEFORE UPDATE ON artefact BEGIN SELECT raise(ABORT, 'artefacts are append-only'); END;
 
