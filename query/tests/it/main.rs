@@ -20,5 +20,7 @@ mod grammar;
 mod leaks;
 mod reference;
 mod run;
+mod slt;
 mod stored_scope;
+mod town;
 mod world;
