@@ -10,6 +10,7 @@ mod drawn;
 mod errors;
 mod kafka;
 mod killed;
+mod leaks;
 mod licences;
 mod links;
 mod owner;
