@@ -339,6 +339,9 @@ impl QueryError {
         if let Some(own) = own_error(error) {
             return own;
         }
+        if is_bad_pattern(error) {
+            return Self::EvaluationFailed;
+        }
         match error.find_root() {
             DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
                 SchemaError::FieldNotFound { field, .. } => Self::UnknownColumn {
@@ -355,7 +358,7 @@ impl QueryError {
                 },
             },
             DataFusionError::NotImplemented(what) => Self::NotAllowed {
-                what: first_line(what),
+                what: format!("what the engine does not know ({})", in_words(what)),
             },
             DataFusionError::Plan(what) => Self::BadSql {
                 message: first_line(what),
@@ -375,7 +378,9 @@ impl QueryError {
         match error.find_root() {
             DataFusionError::ArrowError(arrow, _) => Self::from_kernel(arrow),
             DataFusionError::ResourcesExhausted(_) => Self::OutOfMemory { limit: 0 },
-            DataFusionError::Execution(text) if mentions(text, &["zero"]) => Self::DivisionByZero,
+            DataFusionError::Execution(text) if mentions(text, &["by zero"]) => {
+                Self::DivisionByZero
+            }
             DataFusionError::Execution(text) if mentions(text, &["overflow"]) => Self::Overflow,
             DataFusionError::Execution(text) if mentions(text, &["cast", "parse"]) => {
                 Self::CastFailed
@@ -479,6 +484,22 @@ impl QueryError {
             _ => None,
         }
     }
+}
+
+/// Whether the engine found a pattern that is none.
+fn is_bad_pattern(error: &DataFusionError) -> bool {
+    match error {
+        DataFusionError::Context(what, inner) => what == "Invalid regex" || is_bad_pattern(inner),
+        DataFusionError::Diagnostic(_, inner) => is_bad_pattern(inner),
+        DataFusionError::Shared(inner) => is_bad_pattern(inner),
+        _ => false,
+    }
+}
+
+/// What the engine says without the code that it quotes.
+fn in_words(text: &str) -> String {
+    let words = text.split(['{', '(']).next().unwrap_or_default();
+    first_line(words.trim_end())
 }
 
 fn mentions(text: &str, words: &[&str]) -> bool {

@@ -22,15 +22,18 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, replace_children_if_necessary,
 };
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::{
@@ -461,27 +464,65 @@ fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
         .or_else(|| of_merge.map(SortMergeJoinExec::join_type))
 }
 
-/// Puts unions of a plan in sequence.
+/// Makes one partition of several, wherever a plan does, in sequence and not as threads please.
+///
+/// What stands between a union and that place works on each part by itself, as with the columns that are constant in
+/// one part and not in all: they are no keys there of a sort that keeps its first rows, and are ones above.
 ///
 /// # Errors
 /// When the plan cannot be rebuilt.
 pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
-        if !is_union(&node) {
-            return Ok(Transformed::no(node));
+    let plan = plan.transform_up(|node| {
+        if node.is::<InterleaveExec>() {
+            let inputs = node.children().into_iter().cloned().collect();
+            return Ok(Transformed::yes(sequence(node.schema(), inputs)));
         }
-        let inputs = node.children().into_iter().cloned().collect();
-        let sequence: Arc<dyn ExecutionPlan> =
-            Arc::new(OrderedExec::in_sequence(node.schema(), inputs));
-        // What stands above was planned for inputs that are sorted each, and merges them.
-        Ok(Transformed::yes(
-            match node.properties().output_ordering() {
-                Some(order) => Arc::new(SortExec::new(order.clone(), sequence)),
-                None => sequence,
-            },
-        ))
+        match node.children()[..] {
+            [input] if partitions(input) > 1 => joined(&node, input),
+            _ => Ok(Transformed::no(node)),
+        }
+    })?;
+    let plan = plan.data;
+    Ok(match partitions(&plan) {
+        0 | 1 => plan,
+        _ => sequence(plan.schema(), vec![plan]),
     })
-    .map(|done| done.data)
+}
+
+/// What takes the place of an operator that makes one partition of those of `input`; others stay.
+fn joined(
+    node: &Arc<dyn ExecutionPlan>,
+    input: &Arc<dyn ExecutionPlan>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let in_sequence = || sequence(input.schema(), vec![Arc::clone(input)]);
+    let sorted = |order: LexOrdering| SortExec::new(order, in_sequence());
+    if node.is::<CoalescePartitionsExec>() {
+        return Ok(Transformed::yes(match node.fetch() {
+            Some(rows) => Arc::new(GlobalLimitExec::new(in_sequence(), 0, Some(rows))),
+            None => in_sequence(),
+        }));
+    }
+    if let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() {
+        let sort = sorted(merge.expr().clone()).with_fetch(merge.fetch());
+        return Ok(Transformed::yes(Arc::new(sort)));
+    }
+    if !node.is::<RepartitionExec>() {
+        return Ok(Transformed::no(Arc::clone(node)));
+    }
+    let order = node.properties().output_ordering().cloned();
+    let input = order.map_or_else(in_sequence, |order| Arc::new(sorted(order)));
+    match partitions(node) {
+        1 => Ok(Transformed::yes(input)),
+        _ => replace_children_if_necessary(Arc::clone(node), vec![input]).map(Transformed::yes),
+    }
+}
+
+fn sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Arc<dyn ExecutionPlan> {
+    Arc::new(OrderedExec::in_sequence(schema, inputs))
+}
+
+fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    plan.properties().output_partitioning().partition_count()
 }
 
 /// Lets each side of the joins of a plan start when it is asked.

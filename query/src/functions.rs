@@ -183,13 +183,26 @@ pub const ORDERED_WINDOWS: &[&str] = &[
     "row_number",
 ];
 
+/// Whether `name` is that of an allowed scalar function.
+pub fn is_scalar(name: &str) -> bool {
+    INFALLIBLE_SCALAR.contains(&name) || FALLIBLE_SCALAR.contains(&name)
+}
+
+/// Whether `name` is that of an allowed aggregate.
+pub fn is_aggregate(name: &str) -> bool {
+    AGGREGATES.contains(&name) || ORDERED_AGGREGATES.contains(&name)
+}
+
+/// Whether `name` is that of an allowed window function.
+pub fn is_window(name: &str) -> bool {
+    WINDOWS.contains(&name) || ORDERED_WINDOWS.contains(&name)
+}
+
 /// The allowed scalar functions.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
     SessionStateDefaults::default_scalar_functions()
         .into_iter()
-        .filter(|udf| {
-            INFALLIBLE_SCALAR.contains(&udf.name()) || FALLIBLE_SCALAR.contains(&udf.name())
-        })
+        .filter(|udf| is_scalar(udf.name()))
         .collect()
 }
 
@@ -197,7 +210,7 @@ pub fn scalar() -> Vec<Arc<ScalarUDF>> {
 pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
     SessionStateDefaults::default_aggregate_functions()
         .into_iter()
-        .filter(|udf| AGGREGATES.contains(&udf.name()) || ORDERED_AGGREGATES.contains(&udf.name()))
+        .filter(|udf| is_aggregate(udf.name()))
         .collect()
 }
 
@@ -205,7 +218,7 @@ pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
 pub fn window() -> Vec<Arc<WindowUDF>> {
     SessionStateDefaults::default_window_functions()
         .into_iter()
-        .filter(|udf| WINDOWS.contains(&udf.name()) || ORDERED_WINDOWS.contains(&udf.name()))
+        .filter(|udf| is_window(udf.name()))
         .collect()
 }
 

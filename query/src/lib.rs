@@ -43,6 +43,7 @@
 pub mod access;
 pub mod account;
 pub mod bounds;
+mod clauses;
 pub mod dense;
 pub mod error;
 pub mod exec;

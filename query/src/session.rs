@@ -31,6 +31,7 @@ use crate::account::Account;
 use crate::bounds::dialect::GateDialect;
 use crate::bounds::values::Values;
 use crate::bounds::{meter, statement, weight};
+use crate::clauses;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
@@ -101,6 +102,7 @@ pub fn parse(sql: &str) -> Result<ParsedQuery, QueryError> {
         _ => return refused("a statement other than SELECT"),
     };
     statement::check_tables(&query)?;
+    clauses::refuse_unheard(&query)?;
     let statement = Statement::Statement(Box::new(SqlStatement::Query(query)));
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)
         .map_err(|error| QueryError::from_planning(&error))?;

@@ -11,6 +11,7 @@ mod errors;
 mod kafka;
 mod keeping;
 mod killed;
+mod leaks;
 mod licences;
 mod links;
 mod owner;

@@ -48,7 +48,7 @@ use qihui_catalog::{
 };
 use qihui_consent::decision::{DatasetScope, DecisionRequest};
 use qihui_consent::ledger::MeteredUse;
-use qihui_consent::{Decision, DecisionError, Ledger};
+use qihui_consent::{Decision, Ledger};
 use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
 use serde::Serialize;
 
@@ -165,6 +165,10 @@ pub struct DatasetSummary {
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
+
+/// Stands for a subject whose code the hub does not know: an enterprise that has no rows and gave no consent, and no
+/// refusal or answer may tell the one from the other. No number is as high, since they are stored in 31 bits.
+const NOBODY: EnterpriseNo = EnterpriseNo(u32::MAX);
 
 /// Stores of the query's own session: none, so that no statement can reach a file or a network.
 #[derive(Debug)]
@@ -366,7 +370,7 @@ impl Gate {
         let subjects = self.subjects(&request.subjects)?;
         let at = self.now();
         let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
-        let decision = self
+        let mut decision = self
             .parts
             .ledger
             .decide_for(
@@ -389,6 +393,11 @@ impl Gate {
             .map_err(|error| QueryError::Refused(Box::new(error)))?;
         for contract in &datasets {
             self.recorded(contract).await?;
+        }
+        for scope in decision.scopes.values_mut() {
+            scope.subjects.iter_mut().for_each(|subjects| {
+                subjects.remove(NOBODY.0);
+            });
         }
         if let Some(parts) = crate::statistics::parts(&decision.scopes)? {
             let of = (request, access_id);
@@ -435,15 +444,8 @@ impl Gate {
             .ledger
             .lookup(codes)
             .map_err(|error| QueryError::Refused(Box::new(error)))?;
-        let mut numbers = Vec::with_capacity(found.len());
-        for (at, no) in found.into_iter().enumerate() {
-            let unknown = DecisionError::InvalidConsentUse {
-                subject: Some(at + 1),
-                reason: "the hub does not know it",
-            };
-            numbers.push(no.ok_or_else(|| QueryError::Refused(Box::new(unknown)))?);
-        }
-        Ok(Some(numbers))
+        let numbers = found.into_iter().map(|no| no.unwrap_or(NOBODY));
+        Ok(Some(numbers.collect()))
     }
 
     /// Refuses a contract or purpose tree whose version is not in the log.

@@ -13,7 +13,7 @@ use crate::world::{ENTERPRISES, Row, Table, World, cell, row};
 const QUERIES: u64 = 6;
 
 /// Another world with the same authorised view: hidden rows come, go and change, hidden cells change.
-fn disguise(world: &World, rng: &mut ChaCha8Rng) -> World {
+pub fn disguise(world: &World, rng: &mut ChaCha8Rng) -> World {
     let mut other = world.clone();
     for table in &mut other.tables {
         let before = view(world, table);

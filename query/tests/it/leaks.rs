@@ -2,17 +2,25 @@
 //! and numbers that must occur in nothing observable.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayData, RecordBatch};
+use datafusion::catalog::TableProvider;
+use datafusion::common::ColumnStatistics;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{StatisticsArgs, collect, displayable};
+use datafusion::prelude::{SessionConfig, SessionContext};
 use qihui_catalog::{Action, EnterpriseNo, Level, Timestamp};
 use qihui_consent::decision::{
     Agreement, AgreementColumn, AgreementId, Basis, Form, Grant, ScopeItem, Value,
 };
+use qihui_query::QueryError;
 use qihui_query::account::Account;
-use qihui_query::exec::Standing;
+use qihui_query::exec::{GateExec, Permit, Standing};
 use qihui_query::formats::{Encoder, Format};
+use qihui_query::provider::{GatedTable, QueryContext};
 use qihui_query::session::{self, SessionSetup};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -464,6 +472,222 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
+}
+
+/// The engine's dynamic filters (of joins, of the first rows of an order, of extremes), its statistics and its figures
+/// are for operators that it may look into. A gated table in a session of the engine's own making, in which all of them
+/// are on, passes every visible row to each scan and says nothing of any: what the engine is told of their number is a guess that is
+/// made from the decision.
+#[tokio::test]
+async fn filters_statistics_and_figures_of_the_engine_end_above_the_gate() {
+    let gated = gated(0).await;
+    let config = SessionConfig::new().with_collect_statistics(true);
+    assert!(config.options().optimizer.enable_dynamic_filter_pushdown);
+    for (sql, passes, answer) in [
+        (
+            "SELECT b.id FROM t a JOIN t b ON a.n = b.n WHERE a.id = 1",
+            4,
+            1,
+        ),
+        ("SELECT id FROM t ORDER BY n LIMIT 1", 3, 1),
+        (
+            "SELECT max(n), min(n), count(*), count(DISTINCT name) FROM t",
+            3,
+            1,
+        ),
+        (
+            "SELECT id FROM t WHERE name = (SELECT min(name) FROM t)",
+            6,
+            1,
+        ),
+    ] {
+        let account = Arc::new(Account::new(u64::MAX));
+        let context = QueryContext {
+            account: Arc::clone(&account),
+            permit: Arc::new(Standing),
+            strict: Arc::new(AtomicBool::new(false)),
+            numbers: None,
+            reader: Arc::clone(&gated.reader),
+            today: at().shanghai_date(),
+            min_inside_rows: 1,
+        };
+        let scope = Arc::clone(gated.scopes.values().next().unwrap());
+        let table = Arc::clone(gated.tables.values().next().unwrap());
+        let session = SessionContext::new_with_config(config.clone());
+        let table = GatedTable::new(scope, table, context);
+        assert!(table.statistics().is_none() && table.constraints().is_none());
+        session.register_table("t", Arc::new(table)).unwrap();
+        let plan = session
+            .sql(sql)
+            .await
+            .unwrap()
+            .create_physical_plan()
+            .await
+            .unwrap();
+        let mut gates = 0;
+        plan.apply(|node| {
+            if node.is::<GateExec>() {
+                gates += 1;
+                let known = node.statistics_from_inputs(&[], &StatisticsArgs::new())?;
+                // A guess from the decision: two enterprises consented. There are more than two hundred rows.
+                assert_eq!(known.num_rows, Precision::Inexact(20));
+                assert_eq!(known.total_byte_size, Precision::Absent);
+                let columns = known.column_statistics.iter();
+                assert!(
+                    columns
+                        .into_iter()
+                        .all(|column| *column == ColumnStatistics::new_unknown())
+                );
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        let rows = collect(Arc::clone(&plan), session.task_ctx())
+            .await
+            .unwrap();
+        assert_eq!(
+            rows.iter().map(RecordBatch::num_rows).sum::<usize>(),
+            answer,
+            "{sql}"
+        );
+        plan.apply(|node| {
+            if node.is::<GateExec>() {
+                assert!(node.metrics().is_none() && node.children().is_empty());
+                let shown = displayable(node.as_ref()).one_line().to_string();
+                assert_eq!(shown.trim(), "GateExec: dataset=t");
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        let passed = account.passed();
+        assert!(gates > 0);
+        assert_eq!(passed.values().next().unwrap().rows, passes, "{sql}");
+    }
+}
+
+/// A plan that was made while a consent stood passes nothing after it was taken away.
+#[tokio::test]
+async fn a_plan_that_was_made_before_a_withdrawal_passes_nothing_after_it() {
+    #[derive(Debug, Default)]
+    struct Taken(AtomicBool);
+    impl Permit for Taken {
+        fn check(&self) -> Result<(), QueryError> {
+            match self.0.load(Ordering::Relaxed) {
+                true => Err(QueryError::ConsentChanged),
+                false => Ok(()),
+            }
+        }
+    }
+    for (sql, strict) in [
+        ("SELECT * FROM t", false),
+        ("SELECT * FROM t ORDER BY id", true),
+        ("SELECT count(*) FROM t", false),
+        ("SELECT a.id FROM t a JOIN t b ON a.id = b.id", false),
+    ] {
+        let gated = gated(0).await;
+        let query = session::parse(sql).unwrap();
+        let (account, taken) = (Arc::new(Account::new(u64::MAX)), Arc::new(Taken::default()));
+        let permit = Arc::clone(&taken) as Arc<dyn Permit>;
+        let planned = gated.plan_under(&query, (2, strict), Arc::clone(&account), permit);
+        let planned = planned.await.unwrap();
+        taken.0.store(true, Ordering::Relaxed);
+        let ran = collect(planned.physical, planned.context).await;
+        let refused = QueryError::from_running(&ran.unwrap_err());
+        assert!(
+            matches!(refused, QueryError::ConsentChanged),
+            "{sql}: {refused:?}"
+        );
+        assert!(
+            account.passed().values().all(|passed| passed.rows == 0),
+            "{sql}"
+        );
+        // Without the withdrawal there is something to pass.
+        let seen = gated.run(sql, 2, strict).await.unwrap();
+        assert!(seen.passed.values().any(|passed| passed.rows > 0));
+    }
+}
+
+/// The planner makes functions from signs that no registry knows: what is not on a list is refused however it is written.
+#[tokio::test]
+async fn signs_stand_for_no_function_that_is_on_no_list() {
+    for (sql, function) in [
+        ("SELECT [n, id] FROM t", "make_array"),
+        ("SELECT ARRAY[n, id] FROM t", "make_array"),
+        ("SELECT (n, id) FROM t", "struct"),
+        ("SELECT id FROM t WHERE (n, id) = (4, 1)", "struct"),
+        ("SELECT id FROM t WHERE n = ANY(ARRAY[4, 6])", "array_has"),
+        (
+            "SELECT array_agg(n) || array_agg(id) FROM t",
+            "array_concat",
+        ),
+        ("SELECT array_agg(n) || 1 FROM t", "array_append"),
+        (
+            "SELECT array_agg(n) @> array_agg(n) FROM t",
+            "array_has_all",
+        ),
+        ("SELECT array_agg(n)[1:2] FROM t", "array_slice"),
+        ("SELECT (SELECT array_agg(n) FROM t)[1]", "array_element"),
+        (
+            "SELECT id FROM t WHERE id IN (SELECT (n, 1) IS NULL FROM t)",
+            "struct",
+        ),
+    ] {
+        let refused = run(sql).await.unwrap_err();
+        assert_eq!(refused.code, "NotAllowed", "{sql}: {refused:?}");
+        assert!(
+            refused.text.contains(&format!("the function {function} ")),
+            "{sql}: {refused:?}"
+        );
+    }
+    assert_eq!(
+        rows("SELECT array_agg(id ORDER BY id)[2] FROM t").await,
+        [["2"]]
+    );
+}
+
+/// What the planner reads over without a word would be an answer to another question.
+#[tokio::test]
+async fn what_the_planner_reads_over_is_refused() {
+    for sql in [
+        "SELECT id FROM t TABLESAMPLE BERNOULLI (10)",
+        "SELECT id FROM t TABLESAMPLE (1 ROWS)",
+        "SELECT id FROM (SELECT id FROM t) AS s TABLESAMPLE SYSTEM (1)",
+        "SELECT id FROM t FOR UPDATE",
+        "SELECT id FROM t WHERE n IN (SELECT n FROM t FOR SHARE)",
+        "WITH w AS (SELECT id FROM t WITH ORDINALITY) SELECT * FROM w",
+        "SELECT id FROM t WITH (NOLOCK)",
+    ] {
+        refused(sql, "NotAllowed").await;
+    }
+}
+
+/// Errors are of what they say, and quote neither values nor the engine's code.
+#[tokio::test]
+async fn errors_are_of_what_they_say() {
+    refused(
+        "SELECT id FROM t WHERE regexp_like(name, '(')",
+        "EvaluationFailed",
+    )
+    .await;
+    refused("SELECT id FROM t WHERE name ~ '['", "EvaluationFailed").await;
+    refused("SELECT split_part(name, ',', 0) FROM t", "EvaluationFailed").await;
+    refused("SELECT 1 / (n - 4) FROM t", "DivisionByZero").await;
+    for sql in [
+        "SELECT name COLLATE \"C\" FROM t",
+        "SELECT name IS NORMALIZED FROM t",
+        "SELECT id FROM t WHERE row_number() OVER () = 1",
+    ] {
+        let error = run(sql).await.unwrap_err();
+        assert_eq!(error.code, "NotAllowed", "{sql}");
+        let code = ["{", "span", "Span(", "Expr"]
+            .iter()
+            .find(|code| error.text.contains(**code));
+        assert!(
+            code.is_none() && error.text.len() < 200,
+            "{sql}: {}",
+            error.text
+        );
+    }
 }
 
 /// The number filter of a point query touches only its subject, known or not.

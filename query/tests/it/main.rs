@@ -20,6 +20,8 @@ mod grammar;
 mod leaks;
 mod reference;
 mod run;
+mod slt;
 mod statistics;
 mod stored_scope;
+mod town;
 mod world;

@@ -34,7 +34,7 @@ use qihui_query::exec::{GateExec, Permit, Standing};
 use qihui_query::explain::explain;
 use qihui_query::provider::{TableVersion, about_rows};
 use qihui_query::pushdown;
-use qihui_query::session::{self, SessionSetup};
+use qihui_query::session::{self, ParsedQuery, Planned, SessionSetup};
 
 use crate::reference::View;
 use crate::world::{World, at, number_of};
@@ -117,11 +117,45 @@ impl Gated {
     pub async fn run_under(
         &self,
         sql: &str,
-        (partitions, strict): (usize, bool),
+        way: (usize, bool),
         account: Arc<Account>,
         permit: Arc<dyn Permit>,
     ) -> Result<Seen, Failed> {
         let query = session::parse(sql)?;
+        let planned = self.plan_under(&query, way, account, permit).await?;
+        let explained = explain(&planned.logical, planned.strict, &self.scopes);
+        let schema = format!("{:?}", planned.physical.schema());
+        let batches = collect(Arc::clone(&planned.physical), planned.context)
+            .await
+            .map_err(|error| QueryError::from_running(&error))?;
+        Ok(Seen {
+            schema,
+            rows: rows(&batches),
+            passed: planned.account.passed(),
+            explain: explained,
+            strict: planned.strict,
+        })
+    }
+
+    /// A plan that nothing is taken away from.
+    pub async fn plan(
+        &self,
+        query: &ParsedQuery,
+        partitions: usize,
+        strict: bool,
+    ) -> Result<Planned, Failed> {
+        let account = Arc::new(Account::new(u64::MAX));
+        self.plan_under(query, (partitions, strict), account, Arc::new(Standing))
+            .await
+    }
+
+    pub async fn plan_under(
+        &self,
+        query: &ParsedQuery,
+        (partitions, strict): (usize, bool),
+        account: Arc<Account>,
+        permit: Arc<dyn Permit>,
+    ) -> Result<Planned, Failed> {
         let setup = SessionSetup {
             scopes: self.scopes.clone(),
             tables: self.tables.clone(),
@@ -135,19 +169,7 @@ impl Gated {
             strict,
             min_inside_rows: 1,
         };
-        let planned = session::plan(&query, setup).await?;
-        let explained = explain(&planned.logical, planned.strict, &self.scopes);
-        let schema = format!("{:?}", planned.physical.schema());
-        let batches = collect(Arc::clone(&planned.physical), planned.context)
-            .await
-            .map_err(|error| QueryError::from_running(&error))?;
-        Ok(Seen {
-            schema,
-            rows: rows(&batches),
-            passed: planned.account.passed(),
-            explain: explained,
-            strict: planned.strict,
-        })
+        Ok(session::plan(query, setup).await?)
     }
 }
 
@@ -248,14 +270,12 @@ impl TableProvider for Plain {
     }
 }
 
-/// The same statement over tables that physically hold only the views.
-pub async fn run_physical(
+/// Tables that physically hold only the views.
+pub fn physical_tables(
     views: &[(String, View)],
     gated: &Gated,
-    sql: &str,
-) -> Result<Vec<Vec<String>>, Failed> {
-    let query = session::parse(sql)?;
-    let tables = views
+) -> Vec<(String, Arc<dyn TableProvider>)> {
+    views
         .iter()
         .map(|(name, view)| {
             let batch = view.batch();
@@ -282,11 +302,31 @@ pub async fn run_physical(
                 }) as Arc<dyn TableProvider>,
             )
         })
-        .collect();
+        .collect()
+}
+
+/// A plan over such tables.
+pub async fn physical_plan(
+    query: &ParsedQuery,
+    views: &[(String, View)],
+    gated: &Gated,
+) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), Failed> {
+    let tables = physical_tables(views, gated);
     let strict = AtomicBool::new(false);
     let runtime = Arc::new(RuntimeEnv::default());
-    let (physical, _, context): (Arc<dyn ExecutionPlan>, _, _) =
-        session::plan_over(&query, tables, at(), runtime, 1, &strict).await?;
+    let (physical, _, context) =
+        session::plan_over(query, tables, at(), runtime, 1, &strict).await?;
+    Ok((physical, context))
+}
+
+/// The same statement over tables that physically hold only the views.
+pub async fn run_physical(
+    views: &[(String, View)],
+    gated: &Gated,
+    sql: &str,
+) -> Result<Vec<Vec<String>>, Failed> {
+    let query = session::parse(sql)?;
+    let (physical, context) = physical_plan(&query, views, gated).await?;
     let batches = collect(physical, context)
         .await
         .map_err(|error| QueryError::from_running(&error))?;

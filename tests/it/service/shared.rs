@@ -68,6 +68,11 @@ impl Service {
         }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells it to stop.
     pub fn tell(&self) {
         let id = i32::try_from(self.child.id()).unwrap();

@@ -1,0 +1,270 @@
+//! Leaks of the program as a whole, with what `docs/leaks.md` says of them. What the gate alone must not do is tested with
+//! it, in `query/tests/it/leaks.rs`.
+//!
+//! The canaries are the codes and the declarations of every enterprise but one: the tax bureau reads them by law, and the
+//! bank, to which that one enterprise consented, must not meet them anywhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::service::shared::{Service, ask_bank, ask_tax};
+use crate::support::{Answer, Lab, files, query};
+
+/// What nobody but the tax bureau may see.
+fn canaries(lab: &Lab) -> BTreeSet<String> {
+    let sql = "SELECT uscc, pzxh FROM vat_declaration";
+    let answer = lab.tax(sql).done().json();
+    let subject = lab.subject();
+    let rows = answer["rows"].as_array().unwrap();
+    let hidden = rows.iter().filter(|row| row["uscc"] != subject.as_str());
+    let words: BTreeSet<String> = hidden
+        .flat_map(|row| [&row["uscc"], &row["pzxh"]])
+        .filter_map(|word| word.as_str().map(str::to_owned))
+        .collect();
+    assert!(words.len() > 40, "too few canaries: {words:?}");
+    assert!(words.iter().all(|word| word.len() >= 8), "{words:?}");
+    words
+}
+
+/// Checks that bytes hold no canary.
+#[track_caller]
+fn silent(canaries: &BTreeSet<String>, place: &str, bytes: &[u8]) {
+    // Every canary begins in one of few ways; looking for those first is quick.
+    let text = String::from_utf8_lossy(bytes);
+    for canary in canaries {
+        assert!(!text.contains(canary.as_str()), "{place} holds {canary}");
+    }
+}
+
+/// Statements that reach for more than is there: through errors, nulls, joins, orders, sorts, sets and plans.
+const REACHING: [&str; 22] = [
+    "SELECT * FROM vat_declaration",
+    "SELECT count(*), min(uscc), max(uscc), min(pzxh), max(pzxh) FROM vat_declaration",
+    "SELECT uscc FROM vat_declaration WHERE cast(pzxh AS bigint) >= 0",
+    "SELECT uscc FROM vat_declaration WHERE cast(uscc AS bigint) >= 0",
+    "SELECT count(*) FROM vat_declaration WHERE 1 / (xse - 1) > 0 OR 1 / 0 > 0",
+    "SELECT uscc FROM vat_declaration WHERE xse IS NULL",
+    "SELECT uscc FROM vat_declaration WHERE xse IS DISTINCT FROM 1 ORDER BY xse DESC LIMIT 100",
+    "SELECT string_agg(uscc, ','), string_agg(pzxh, ',') FROM vat_declaration",
+    "SELECT array_agg(pzxh) FROM vat_declaration",
+    "SELECT a.uscc, b.pzxh FROM vat_declaration a FULL JOIN vat_declaration b ON a.ynse = b.ynse",
+    "SELECT a.uscc, b.uscc AS other FROM vat_declaration a CROSS JOIN vat_declaration b",
+    "SELECT uscc, row_number() OVER (ORDER BY pzxh) AS n, lag(pzxh) OVER (ORDER BY pzxh) AS b FROM vat_declaration",
+    "SELECT DISTINCT uscc FROM vat_declaration UNION SELECT pzxh FROM vat_declaration",
+    "SELECT uscc FROM vat_declaration EXCEPT SELECT 'x'",
+    "WITH v AS (SELECT * FROM vat_declaration) SELECT v.uscc, md5(v.pzxh) AS h FROM v",
+    "SELECT uscc, (SELECT max(pzxh) FROM vat_declaration) AS m FROM vat_declaration",
+    "EXPLAIN SELECT uscc, pzxh FROM vat_declaration WHERE xse > 0 ORDER BY pzxh LIMIT 3",
+    "EXPLAIN ANALYZE SELECT * FROM vat_declaration",
+    "SELECT jxse FROM vat_declaration",
+    "SELECT * FROM \"vat_declaration$snapshots\"",
+    "SELECT * FROM information_schema.columns",
+    "SELECT uscc FROM vat_declaration WHERE regexp_like(pzxh, '(')",
+];
+
+#[test]
+fn what_is_hidden_is_met_nowhere() {
+    let lab = Lab::world();
+    let canaries = canaries(&lab);
+    lab.granted("uscc, pzxh, skssqq, xse");
+    let (analyst, owner) = (lab.analyst(), lab.enterprise());
+    let operator = lab.token(&["--role", "operator"]);
+    // Little memory, so that what can be put aside is.
+    let environment = [
+        ("DIAGNOSTICS__LEVEL", "trace"),
+        ("QUERY__MEMORY_BYTES", "16777216"),
+    ];
+    let service = Service::start_with(&lab, &environment);
+    let mut answered = 0;
+    for sql in REACHING {
+        for kind in [
+            "application/x-ndjson",
+            "text/csv",
+            "application/vnd.apache.arrow.stream",
+        ] {
+            let call = service
+                .post("/v1/queries", ask_bank(sql))
+                .with("accept", kind);
+            let reply = call.with("te", "trailers").with_bearer(&analyst).send();
+            let head = format!("{:?} {:?}", reply.headers, reply.trailers);
+            silent(&canaries, sql, &reply.body);
+            silent(&canaries, sql, head.as_bytes());
+            answered += usize::from(reply.status == 200);
+        }
+    }
+    assert!(answered >= 36, "{answered} were answered");
+    // What is said of accesses, to who asked, to the enterprise and to the operator.
+    let subject = lab.subject();
+    let own = format!("/v1/enterprises/{subject}/accesses?limit=100");
+    for (path, token) in [(own.as_str(), &owner), ("/metrics", &operator)] {
+        let reply = service.get(path).with_bearer(token).send().is(200);
+        assert!(!reply.body.is_empty());
+        silent(&canaries, path, &reply.body);
+    }
+    service.tell();
+    let (status, said) = service.ended();
+    assert!(status.success() && !said.is_empty(), "{said:?}");
+    silent(&canaries, "stderr", said.join("\n").as_bytes());
+    for folder in ["spill", "log"] {
+        for file in files(&lab.hub().join(folder)) {
+            silent(
+                &canaries,
+                &file.display().to_string(),
+                &fs::read(&file).unwrap(),
+            );
+        }
+    }
+}
+
+/// Whether the hub knows a code is a matter of rows that are hidden: who names an enterprise that has some, and gave no
+/// consent, hears what one hears of a code that nobody bears.
+#[test]
+fn a_subject_that_is_unknown_and_one_that_is_hidden_are_answered_alike() {
+    let lab = Lab::world();
+    let subject = lab.subject();
+    let hidden = canaries(&lab)
+        .into_iter()
+        .find(|word| word.len() == 18 && *word != subject);
+    let (hidden, unknown) = (hidden.unwrap(), "91330000142911651L".to_owned());
+    let known = |code: &str| {
+        let sql = format!("SELECT count(*) AS n FROM vat_declaration WHERE uscc = '{code}'");
+        lab.tax(&sql).done().json()["rows"][0]["n"]
+            .as_i64()
+            .unwrap()
+            > 0
+    };
+    assert!(known(&hidden) && !known(&unknown));
+    let told = |sql: &str, codes: &[&str]| -> (i32, String) {
+        let named: Vec<&str> = codes.iter().flat_map(|code| ["--subject", *code]).collect();
+        let ask = query("city_bank", "policy.matching", &[sql]);
+        let answer: Answer = lab.run(&[&ask[..], &named].concat());
+        let last = answer.stderr.lines().last().unwrap_or_default().to_owned();
+        (answer.code, last)
+    };
+    let vat = "SELECT uscc FROM vat_declaration";
+    for sql in [
+        vat,
+        "EXPLAIN SELECT uscc FROM vat_declaration",
+        "SELECT uscc FROM tax_levy",
+        "SELECT jxse FROM vat_declaration",
+        "SELECT nosuch FROM vat_declaration",
+        "SELECT * FROM nosuch",
+        "SELEC",
+    ] {
+        assert_eq!(told(sql, &[&hidden]), told(sql, &[&unknown]), "{sql}");
+    }
+    lab.granted("uscc, xse");
+    assert_eq!(told(vat, &[&subject]).0, 0);
+    for codes in [[&subject, &hidden], [&hidden, &subject]] {
+        let there = told(vat, &codes.map(|code| code.as_str()));
+        let codes = codes.map(|code| if *code == hidden { &unknown } else { code });
+        assert_eq!(there, told(vat, &codes.map(|code| code.as_str())));
+        assert_eq!(there.0, 3, "{there:?}");
+    }
+    // Where rows need no consent, there are none of an enterprise that is not known.
+    let open = query(
+        "city_bank",
+        "matching.supply_demand",
+        &["--subject", &unknown],
+    );
+    let sql = "SELECT count(*) AS n FROM enterprise_registration";
+    let answer = lab.json(&[&open[..], &[sql]].concat()).done().json();
+    assert_eq!(answer["rows"][0]["n"], 0);
+}
+
+/// The same statement, asked in turn by those who may see nothing, one enterprise and everything, and again after each
+/// change: nothing of an answer, a plan or a decision is kept for another principal, purpose or time.
+#[test]
+fn nothing_is_kept_for_another_principal_or_another_time() {
+    let lab = Lab::world();
+    let (analyst, inspector) = (lab.analyst(), lab.inspector());
+    let service = Service::start(&lab);
+    // Every condition of the statement can be used to skip pages, and what is skipped could be remembered.
+    let sql =
+        "SELECT uscc, xse FROM vat_declaration WHERE xse > 0 AND uscc > '0' ORDER BY uscc, xse";
+    let ask = |question: String, token: &str| -> Vec<Value> {
+        // Answers to requests that may be repeated are kept; a question is none of them.
+        let call = service
+            .post("/v1/queries", question)
+            .with("idempotency-key", "once");
+        call.with_bearer(token).send().is(200).rows()
+    };
+    let all = ask(ask_tax(sql), &inspector);
+    let of_subject = |row: &&Value| row["uscc"] == lab.subject().as_str();
+    let own: Vec<Value> = all.iter().filter(of_subject).cloned().collect();
+    assert!(!own.is_empty() && own.len() < all.len());
+    let in_turn = |bank: &[Value]| {
+        for _ in 0..3 {
+            assert_eq!(ask(ask_bank(sql), &analyst), bank);
+            assert_eq!(ask(ask_tax(sql), &inspector), all);
+        }
+    };
+    in_turn(&[]);
+    let first = lab.granted("uscc, xse");
+    in_turn(&own);
+    let paused = ["consent", "pause", &first];
+    lab.json(&paused).done();
+    in_turn(&[]);
+    lab.json(&["consent", "resume", &first]).done();
+    in_turn(&own);
+    lab.json(&["consent", "withdraw", &first]).done();
+    in_turn(&[]);
+    lab.granted("uscc, xse");
+    in_turn(&own);
+    service.stop();
+}
+
+/// The rows of the table of `docs/leaks.md` whose last cell names tests.
+fn named_tests() -> Vec<(String, Vec<String>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/leaks.md")).unwrap();
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
+    rows.map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+        let tests = cells.last().unwrap().split('`').skip(1).step_by(2);
+        (line.to_owned(), tests.map(str::to_owned).collect())
+    })
+    .collect()
+}
+
+#[test]
+fn every_test_that_the_table_of_leaks_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = [
+        "tests",
+        "query/tests",
+        "query/src",
+        "consent/src",
+        "pipelines/src",
+    ];
+    let sources: Vec<String> = places
+        .iter()
+        .flat_map(|place| files(&root.join(place)))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let rows = named_tests();
+    assert!(
+        rows.len() > 20,
+        "the table is written in another way than this test reads"
+    );
+    for (row, tests) in rows {
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let definition = format!("fn {test}(");
+            let there = sources.iter().any(|text| {
+                let mut found = text.match_indices(&definition);
+                found.any(|(at, _)| {
+                    let before = text[..at].trim_end_matches("async ").trim_end();
+                    before.ends_with(']') && before.contains("test")
+                })
+            });
+            assert!(there, "`{test}` is no test: {row}");
+        }
+    }
+}
