@@ -124,6 +124,27 @@ pub const FALLIBLE_SCALAR: &[&str] = &[
     "trunc",
 ];
 
+/// Scalar functions without a name in SQL: what the engine makes of brackets, braces, `||` of lists, `@>` and fields.
+/// They may refuse a value.
+pub const SYNTAX_SCALAR: &[&str] = &[
+    "array_append",
+    "array_concat",
+    "array_element",
+    "array_has_all",
+    "array_prepend",
+    "array_slice",
+    "get_field",
+    "make_array",
+    "struct",
+];
+
+/// Whether a scalar function may stand in a query.
+pub fn is_scalar(name: &str) -> bool {
+    [INFALLIBLE_SCALAR, FALLIBLE_SCALAR, SYNTAX_SCALAR]
+        .iter()
+        .any(|list| list.contains(&name))
+}
+
 /// Aggregates whose result does not depend on the order of rows.
 pub const AGGREGATES: &[&str] = &[
     "avg",

@@ -35,6 +35,7 @@ use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
 use crate::functions;
+use crate::mutations::{Mutation, mutated};
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
 
@@ -326,7 +327,9 @@ pub(crate) async fn finish(
         true => None,
         false => create(&state).await.ok(),
     };
-    let mut physical = match in_parallel.filter(|plan| !exec::stops_early(plan)) {
+    let mut physical = match in_parallel
+        .filter(|plan| !exec::stops_early(plan) || mutated(Mutation::StopsInParallel))
+    {
         Some(physical) => physical,
         None => {
             go_strict(&mut state);
