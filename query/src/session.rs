@@ -417,9 +417,11 @@ fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) ->
     let QueryError::UnknownColumn { column } = &error else {
         return error;
     };
-    let closed = scopes
-        .iter()
-        .find(|(_, scope)| scope.scope().contract.column(column).is_some());
+    let closed = scopes.iter().find(|(_, scope)| {
+        let scope = scope.scope();
+        let open = scope.columns.iter().any(|open| open.name == *column);
+        !open && scope.contract.column(column).is_some()
+    });
     match closed {
         Some((dataset, _)) => QueryError::ColumnNotInAgreement {
             dataset: dataset.clone(),

@@ -508,13 +508,15 @@ impl Grammar<'_> {
 
     fn with(&mut self) -> String {
         let types = self.types(3);
-        let first = self.select(1, Some(&types));
+        let twice = self.chance(0.5);
+        // What is joined with itself is one table: rows of two would be too many.
+        let first = self.select(u32::from(!twice), Some(&types));
         let columns: Vec<_> = named_outputs(&types);
         let source = |alias: &str| Source {
             alias: alias.to_owned(),
             columns: columns.clone(),
         };
-        if self.chance(0.5) {
+        if !twice {
             let shown = self.columns(&[source("c")]);
             let tail = self.tail();
             return format!("WITH c AS ({first}) SELECT {shown} FROM c{tail}");
