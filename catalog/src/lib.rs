@@ -38,7 +38,7 @@ pub use catalog::{Artefact, Catalog, check_dir};
 pub use codes::CodeList;
 pub use contract::{
     Bound, CodeListRef, Column, ColumnType, Contract, DisclosureWindow, Partition, Pattern,
-    QualityRule, Unit,
+    QualityRule, Unit, years_after,
 };
 pub use error::{Coded, Kind};
 pub use feed::{

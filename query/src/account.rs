@@ -8,6 +8,7 @@ use qihui_catalog::DatasetId;
 use roaring::RoaringBitmap;
 
 use crate::error::QueryError;
+use crate::mutations::{Mutation, mutated};
 
 /// Counts what the gate passes, for one query; shared by all of its scans.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Account {
         let mut datasets = self.datasets.lock();
         let passed = datasets.entry(dataset.clone()).or_default();
         let fresh = enterprises - &passed.dropped;
-        if !passed.touched.is_disjoint(&fresh) {
+        if !passed.touched.is_disjoint(&fresh) && !mutated(Mutation::TouchedDropped) {
             return false;
         }
         if !fresh.is_empty() {

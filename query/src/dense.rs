@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use qihui_consent::decision::{ColumnSet, DatasetScope, Shape};
 use roaring::RoaringBitmap;
 
+use crate::mutations::{Mutation, mutated};
+
 /// A set of enterprise numbers as plain bits. Numbers beyond its end are not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NumberSet {
@@ -211,7 +213,11 @@ impl Coverage<'_> {
     pub fn at(&self, day: i32) -> ColumnSet {
         let day = i64::from(day);
         self.0.iter().fold(ColumnSet::EMPTY, |set, item| {
-            if item.from <= day && day < item.to {
+            let ended = match mutated(Mutation::RangeEndInside) {
+                true => day > item.to,
+                false => day >= item.to,
+            };
+            if (item.from <= day && !ended) || mutated(Mutation::RangeForgotten) {
                 set.union(item.columns)
             } else {
                 set
@@ -294,7 +300,9 @@ impl ScanScope {
             .map(|(i, _)| i)
             .collect();
         let every_cell = consented.is_empty();
-        let narrow = match (narrow, &scope.subjects) {
+        let subjects = scope.subjects.as_ref();
+        let subjects = subjects.filter(|_| !mutated(Mutation::SubjectsForgotten));
+        let narrow = match (narrow, subjects) {
             (Some(a), Some(b)) => Some(a & b),
             (Some(a), None) => Some(a.clone()),
             (None, Some(b)) => Some(b.clone()),
@@ -424,16 +432,18 @@ impl ScanScope {
 
 /// Whether a shape shows every column of `wanted` in every row of its enterprises, and passes all its rows.
 fn shape_is_full(shape: &Shape, wanted: ColumnSet, dates: bool) -> bool {
-    if dates {
+    let ranged = !mutated(Mutation::RangesTakenForFull);
+    if dates && ranged {
         return false;
     }
     let mut shown = ColumnSet::EMPTY;
     let mut passes = false;
     for item in &shape.items {
-        if item.from.is_none() && item.to.is_none() {
+        if (item.from.is_none() && item.to.is_none()) || !ranged {
             shown = shown.union(item.columns);
             passes |= !item.columns.is_empty();
         }
     }
-    passes && wanted.intersection(shown) == wanted
+    let all = wanted.intersection(shown) == wanted;
+    passes && (all || mutated(Mutation::ColumnsTakenForAll))
 }

@@ -6,6 +6,8 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode, TopicName};
 
+use crate::mutations::{Mutation, mutated};
+
 /// Why a query gave no answer, or stopped giving one.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
@@ -374,6 +376,11 @@ impl QueryError {
     pub fn from_running(error: &DataFusionError) -> Self {
         if let Some(own) = own_error(error) {
             return own;
+        }
+        if mutated(Mutation::ErrorTexts) {
+            return Self::Warehouse {
+                message: error.to_string(),
+            };
         }
         match error.find_root() {
             DataFusionError::ArrowError(arrow, _) => Self::from_kernel(arrow),

@@ -22,7 +22,10 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -45,8 +48,9 @@ use roaring::RoaringBitmap;
 
 use crate::account::Account;
 use crate::error::QueryError;
+use crate::mutations::{Mutation, mutated};
 use crate::reader::{Readers, Share};
-use crate::rows::RowGate;
+use crate::rows::{self, RowGate};
 
 /// Rows of the largest batches that readers hand over: what the engine has for its default.
 const READER_ROWS: usize = 8192;
@@ -135,7 +139,7 @@ enum Body {
     /// Rows as the files deliver them.
     Scan(Arc<GateScan>),
     /// A gate and what orders its rows, in one partition (strict mode): an optimizer that saw the sort would find
-    /// that nobody asked for it, and drop it.
+    /// that nobody asked for it, and drop it. The buffers of its batches hold what the rows show, in their order.
     Ordered(Arc<dyn ExecutionPlan>),
 }
 
@@ -163,8 +167,18 @@ impl GateExec {
 
 /// The properties of an operator that promises nothing about its rows.
 fn properties(schema: SchemaRef, partitions: usize, emission: EmissionType) -> Arc<PlanProperties> {
+    let last = schema.fields().iter().enumerate().next_back();
+    let last = last.filter(|_| mutated(Mutation::OrderPromised));
+    let last = last.map(|(at, field)| Arc::new(Column::new(field.name(), at)));
+    let known = match last {
+        Some(last) => {
+            let promised = [[PhysicalSortExpr::new_default(last)]];
+            EquivalenceProperties::new_with_orderings(schema, promised)
+        }
+        None => EquivalenceProperties::new(schema),
+    };
     Arc::new(PlanProperties::new(
-        EquivalenceProperties::new(schema),
+        known,
         Partitioning::UnknownPartitioning(partitions),
         emission,
         Boundedness::Bounded,
@@ -228,7 +242,10 @@ impl ExecutionPlan for GateExec {
     ) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
         if let (Some(rows), None) = (self.about_rows, arguments.partition()) {
-            statistics.num_rows = Precision::Inexact(rows);
+            statistics.num_rows = match mutated(Mutation::CountFromFiles) {
+                true => Precision::Exact(rows),
+                false => Precision::Inexact(rows),
+            };
         }
         Ok(Arc::new(statistics))
     }
@@ -240,7 +257,17 @@ impl ExecutionPlan for GateExec {
     ) -> Result<SendableRecordBatchStream> {
         let scan = match &self.body {
             Body::Scan(scan) => scan,
-            Body::Ordered(ordered) => return ordered.execute(partition, context),
+            Body::Ordered(ordered) => {
+                let batches = ordered.execute(partition, context)?;
+                let schema = batches.schema();
+                // What a sort hands on still stands in the buffers that it got it in.
+                let batches =
+                    batches.and_then(async |batch| match mutated(Mutation::StrictUncut) {
+                        true => Ok(batch),
+                        false => Ok(rows::compacted(&batch)?),
+                    });
+                return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
+            }
         };
         let inner = scan.readers.context();
         let mut inputs = VecDeque::new();
@@ -410,7 +437,8 @@ impl ExecutionPlan for OrderedExec {
     }
 }
 
-/// The rule that lets nothing be known of the sides of outer joins that nulls may stand for.
+/// The rule that lets nothing be known of the sides of outer joins that nulls may stand for, nor of the branches of a
+/// union: what is constant in each (a literal) the engine keeps for constant in all, and drops it from the keys above.
 ///
 /// The engine keeps constants of such a side (a literal in a subquery, a column that a filter pins) for constants of the
 /// join, which then holds nulls as well, and drops them from the keys of a sort or a grouping above: with a LIMIT, rows
@@ -425,16 +453,19 @@ impl PhysicalOptimizerRule for OuterJoins {
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let (left, right) = match join_type(&node) {
-                Some(JoinType::Left) => (false, true),
-                Some(JoinType::Right) => (true, false),
-                Some(JoinType::Full) => (true, true),
+            let forgotten = match join_type(&node) {
+                Some(JoinType::Left) => vec![false, true],
+                Some(JoinType::Right) => vec![true, false],
+                Some(JoinType::Full) => vec![true, true],
+                None if node.is::<UnionExec>() => {
+                    vec![!mutated(Mutation::UnionsTrusted); node.children().len()]
+                }
                 _ => return Ok(Transformed::no(node)),
             };
             let sides = node
                 .children()
                 .into_iter()
-                .zip([left, right])
+                .zip(forgotten)
                 .map(|(side, forget)| match forget {
                     true => Arc::new(OrderedExec::forgotten(Arc::clone(side))) as _,
                     false => Arc::clone(side),
@@ -616,7 +647,9 @@ impl GateStream {
         }
         let scan = Arc::clone(&self.scan);
         loop {
-            scan.permit.check().map_err(external)?;
+            if !mutated(Mutation::PermitSkipped) {
+                scan.permit.check().map_err(external)?;
+            }
             self.leave_out_dropped();
             let share = inside
                 .map(|index| share_of(&scan, index, batch))
@@ -647,7 +680,10 @@ impl GateStream {
             let recorded = scan.account.record(
                 &scan.dataset,
                 self.drops,
-                judged.batch.num_rows() as u64,
+                match mutated(Mutation::RowsUnpassed) {
+                    true => batch.num_rows() as u64,
+                    false => judged.batch.num_rows() as u64,
+                },
                 &judged.touched,
                 names.zip(judged.withheld),
             );
@@ -669,7 +705,7 @@ impl GateStream {
             .inside
             .get(at.0)
             .is_some_and(|inside| inside.whole_files);
-        let touched = if self.recorded == Some(at) {
+        let touched = if self.recorded == Some(at) || mutated(Mutation::TouchedForgotten) {
             RoaringBitmap::new()
         } else {
             share.enterprises.as_ref().clone()
@@ -686,8 +722,10 @@ impl GateStream {
     fn leave_out_dropped(&mut self) {
         let drops = self.scan.account.drops();
         if drops != self.drops {
-            self.dropped = self.scan.account.dropped(&self.scan.dataset);
-            self.rows = Arc::new(self.scan.rows.without(&self.dropped));
+            if !mutated(Mutation::DroppedPass) {
+                self.dropped = self.scan.account.dropped(&self.scan.dataset);
+                self.rows = Arc::new(self.scan.rows.without(&self.dropped));
+            }
             self.drops = drops;
         }
     }

@@ -13,12 +13,19 @@ use arrow::error::ArrowError;
 use qihui_catalog::ColumnType;
 use qihui_consent::decision::{Form, Value};
 
+use crate::mutations::{Mutation, mutated};
+
 /// Applies `form` to every value of a column of type `ty`; nulls stay null, the type stays.
 ///
 /// # Errors
 /// When the array is not of the column's type, which would be a defect of the gate.
 pub fn apply(form: Form, ty: ColumnType, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if form == Form::Clear {
+    let forgotten = match form {
+        Form::Clear => false,
+        Form::Masked(_) => mutated(Mutation::MaskForgotten),
+        Form::Bucketed(_) => mutated(Mutation::BucketForgotten),
+    };
+    if form == Form::Clear || forgotten {
         return Ok(Arc::clone(array));
     }
     if !form.fits(ty) {

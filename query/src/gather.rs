@@ -1,18 +1,22 @@
 //! Copies of some rows of a column, with nothing of the others.
 //!
 //! INVARIANT: the arrays made here hold, in every buffer, only values of the rows that were asked for. What is left out is
-//! not copied, and a place that stays empty is written as null over a zero.
+//! not copied, and a place that stays empty is written as null over a zero; so is a null of the column itself, under which
+//! the reader leaves values of rows beside it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, MutableArrayData,
-    PrimitiveArray, downcast_primitive_array, make_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBufferBuilder,
+    MutableArrayData, PrimitiveArray, downcast_primitive_array, make_array,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::nullif;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
+
+use crate::mutations::{Mutation, mutated};
 
 /// Rows that stand together in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +74,9 @@ pub fn gather(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowErro
 /// Drops buffers of string views that the views no longer need.
 pub fn compact(value: ArrayRef) -> ArrayRef {
     match value.data_type() {
-        DataType::Utf8View => Arc::new(value.as_string_view().gc()),
+        DataType::Utf8View if !mutated(Mutation::TextNotCompacted) => {
+            Arc::new(value.as_string_view().gc())
+        }
         _ => value,
     }
 }
@@ -86,12 +92,19 @@ fn primitives<T: ArrowPrimitiveType>(
     let rows = rows_of(pieces);
     let mut values: Vec<T::Native> = Vec::with_capacity(rows);
     for piece in pieces {
-        match column.values().get(piece.range()).filter(|_| piece.shown) {
+        let copied = piece.shown || mutated(Mutation::HiddenUnderNulls);
+        match column.values().get(piece.range()).filter(|_| copied) {
             Some(copied) => values.extend_from_slice(copied),
             None => values.resize(values.len() + piece.rows, T::Native::default()),
         }
     }
     let nulls = nulls(column.nulls(), pieces, rows);
+    let blank = nulls.iter().filter(|_| !keeps_nulls());
+    for row in blank.flat_map(|nulls| (!nulls.inner()).set_indices().collect::<Vec<_>>()) {
+        if let Some(value) = values.get_mut(row) {
+            *value = T::Native::default();
+        }
+    }
     let gathered = PrimitiveArray::try_new(values.into(), nulls)?;
     Ok(gathered.with_data_type(column.data_type().clone()))
 }
@@ -119,20 +132,64 @@ fn nulls(column: Option<&NullBuffer>, pieces: &[Piece], rows: usize) -> Option<N
 /// Any type: of string views, the buffers are still those of the whole column.
 fn others(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowError> {
     let data = column.to_data();
+    let pieces = where_valid(column.nulls(), pieces);
     let hides = pieces.iter().any(|piece| !piece.shown);
-    let mut gathered = MutableArrayData::new(vec![&data], hides, rows_of(pieces));
-    for piece in pieces {
-        match piece.shown {
+    let mut gathered = MutableArrayData::new(vec![&data], hides, rows_of(&pieces));
+    let kept = mutated(Mutation::HiddenUnderNulls);
+    for piece in &pieces {
+        match piece.shown || kept {
             true => gathered.try_extend(0, piece.start, piece.start + piece.rows)?,
             false => gathered.try_extend_nulls(piece.rows)?,
         }
     }
-    Ok(make_array(gathered.freeze()))
+    let gathered = make_array(gathered.freeze());
+    if kept {
+        let hidden = BooleanArray::new(!&shown(&pieces), None);
+        return nullif(&gathered, &hidden);
+    }
+    Ok(gathered)
+}
+
+/// The pieces without the nulls of a column.
+fn where_valid(nulls: Option<&NullBuffer>, pieces: &[Piece]) -> Vec<Piece> {
+    let nulls = nulls.filter(|nulls| nulls.null_count() > 0 && !keeps_nulls());
+    let Some(nulls) = nulls else {
+        return pieces.to_vec();
+    };
+    let mut valid = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        if !piece.shown {
+            valid.push(*piece);
+            continue;
+        }
+        let mut part = |from: usize, to: usize, shown| {
+            if from < to {
+                valid.push(Piece {
+                    start: piece.start + from,
+                    rows: to - from,
+                    shown,
+                });
+            }
+        };
+        let mut done = 0;
+        for (from, to) in nulls.inner().slice(piece.start, piece.rows).set_slices() {
+            part(done, from, false);
+            part(from, to, true);
+            done = to;
+        }
+        part(done, piece.rows, false);
+    }
+    valid
+}
+
+/// Whether what lies under nulls stays there.
+fn keeps_nulls() -> bool {
+    mutated(Mutation::FileNullsKept) || mutated(Mutation::HiddenUnderNulls)
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{BooleanArray, Date32Array, Decimal128Array, StringViewArray};
+    use arrow::array::{Date32Array, Decimal128Array, StringViewArray};
 
     use super::*;
 
@@ -213,6 +270,35 @@ mod tests {
         for buffer in names.to_data().buffers() {
             let text = String::from_utf8_lossy(buffer.as_slice());
             assert!(!text.contains("left out") && !text.contains("hidden"));
+        }
+    }
+
+    /// The reader fills the places of nulls with values of rows beside them.
+    #[test]
+    fn what_lies_under_nulls_is_overwritten() {
+        let nulls = NullBuffer::from(vec![true, false, false, true, true, false]);
+        let whole = [Piece {
+            start: 0,
+            rows: 6,
+            shown: true,
+        }];
+        let days = Date32Array::new(vec![1, 7, 7, 2, 3, 7].into(), Some(nulls.clone()));
+        let days = gather(&(Arc::new(days) as ArrayRef), &whole).unwrap();
+        assert_eq!(
+            days.as_primitive::<arrow::datatypes::Date32Type>().values(),
+            &[1, 0, 0, 2, 3, 0]
+        );
+        let names = ["a", "hidden, a long one", "hidden", "b", "c", "hidden"];
+        let names = StringViewArray::from_iter_values(names);
+        let names = StringViewArray::try_new(
+            names.views().clone(),
+            names.data_buffers().to_vec(),
+            Some(nulls),
+        );
+        let names = gather(&(Arc::new(names.unwrap()) as ArrayRef), &whole).unwrap();
+        assert_eq!(names.null_count(), 3);
+        for buffer in names.to_data().buffers() {
+            assert!(!String::from_utf8_lossy(buffer.as_slice()).contains("hidden"));
         }
     }
 

@@ -53,6 +53,10 @@ pub mod forms;
 pub mod functions;
 pub mod gather;
 pub mod metadata;
+#[cfg(feature = "mutations")]
+pub mod mutations;
+#[cfg(not(feature = "mutations"))]
+mod mutations;
 pub mod plan;
 pub mod provider;
 pub mod pushdown;

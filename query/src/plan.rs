@@ -24,6 +24,7 @@ use datafusion::logical_expr::{
 
 use crate::error::QueryError;
 use crate::functions;
+use crate::mutations::{Mutation, mutated};
 
 /// Checks that `plan` consists of what a gated query may use.
 ///
@@ -60,34 +61,93 @@ fn stop_if(stop: bool) -> TreeNodeRecursion {
     }
 }
 
-fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
+/// The operators of a logical plan that a query may use.
+pub const ALLOWED_OPERATORS: &[&str] = &[
+    "Aggregate",
+    "Distinct",
+    "EmptyRelation",
+    "Filter",
+    "Join",
+    "Limit",
+    "Projection",
+    "Sort",
+    "Subquery",
+    "SubqueryAlias",
+    "TableScan",
+    "Union",
+    "Values",
+    "Window",
+];
+
+/// The name of an operator, and what a user knows it by.
+pub fn operator(node: &LogicalPlan) -> (&'static str, &'static str) {
     match node {
-        LogicalPlan::Projection(_)
-        | LogicalPlan::Filter(_)
-        | LogicalPlan::Window(_)
-        | LogicalPlan::Aggregate(_)
-        | LogicalPlan::Sort(_)
-        | LogicalPlan::Join(_)
-        | LogicalPlan::Union(_)
-        | LogicalPlan::TableScan(_)
-        | LogicalPlan::EmptyRelation(_)
-        | LogicalPlan::Subquery(_)
-        | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::Limit(_)
-        | LogicalPlan::Values(_)
-        | LogicalPlan::Distinct(_) => None,
-        LogicalPlan::Repartition(_) => Some("DISTRIBUTE BY"),
-        LogicalPlan::Statement(_) => Some("a statement other than SELECT"),
-        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => Some("EXPLAIN inside a query"),
-        LogicalPlan::Extension(_) => Some("an extension"),
-        LogicalPlan::Dml(_) => Some("INSERT, UPDATE or DELETE"),
-        LogicalPlan::Ddl(_) => Some("CREATE or DROP"),
-        LogicalPlan::Copy(_) => Some("COPY"),
-        LogicalPlan::DescribeTable(_) => Some("DESCRIBE"),
-        LogicalPlan::Unnest(_) => Some("UNNEST"),
-        LogicalPlan::RecursiveQuery(_) => Some("a recursive query"),
+        LogicalPlan::Projection(_) => ("Projection", "SELECT"),
+        LogicalPlan::Filter(_) => ("Filter", "WHERE"),
+        LogicalPlan::Window(_) => ("Window", "a window"),
+        LogicalPlan::Aggregate(_) => ("Aggregate", "GROUP BY"),
+        LogicalPlan::Sort(_) => ("Sort", "ORDER BY"),
+        LogicalPlan::Join(_) => ("Join", "JOIN"),
+        LogicalPlan::Union(_) => ("Union", "UNION"),
+        LogicalPlan::TableScan(_) => ("TableScan", "a table"),
+        LogicalPlan::EmptyRelation(_) => ("EmptyRelation", "no table"),
+        LogicalPlan::Subquery(_) => ("Subquery", "a subquery"),
+        LogicalPlan::SubqueryAlias(_) => ("SubqueryAlias", "an alias"),
+        LogicalPlan::Limit(_) => ("Limit", "LIMIT"),
+        LogicalPlan::Values(_) => ("Values", "VALUES"),
+        LogicalPlan::Distinct(_) => ("Distinct", "DISTINCT"),
+        LogicalPlan::Repartition(_) => ("Repartition", "DISTRIBUTE BY"),
+        LogicalPlan::Statement(_) => ("Statement", "a statement other than SELECT"),
+        LogicalPlan::Explain(_) => ("Explain", "EXPLAIN inside a query"),
+        LogicalPlan::Analyze(_) => ("Analyze", "EXPLAIN inside a query"),
+        LogicalPlan::Extension(_) => ("Extension", "an extension"),
+        LogicalPlan::Dml(_) => ("Dml", "INSERT, UPDATE or DELETE"),
+        LogicalPlan::Ddl(_) => ("Ddl", "CREATE or DROP"),
+        LogicalPlan::Copy(_) => ("Copy", "COPY"),
+        LogicalPlan::DescribeTable(_) => ("DescribeTable", "DESCRIBE"),
+        LogicalPlan::Unnest(_) => ("Unnest", "UNNEST"),
+        LogicalPlan::RecursiveQuery(_) => ("RecursiveQuery", "a recursive query"),
     }
 }
+
+fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
+    let (name, known_as) = operator(node);
+    (!ALLOWED_OPERATORS.contains(&name)).then_some(known_as)
+}
+
+/// The expressions that a query may use, by the engine's names for them.
+pub const ALLOWED_EXPRESSIONS: &[&str] = &[
+    "AggregateFunction",
+    "Alias",
+    "Between",
+    "BinaryExpr",
+    "Case",
+    "Cast",
+    "Column",
+    "Exists",
+    "GroupingSet",
+    "InList",
+    "InSubquery",
+    "IsFalse",
+    "IsNotFalse",
+    "IsNotNull",
+    "IsNotTrue",
+    "IsNotUnknown",
+    "IsNull",
+    "IsTrue",
+    "IsUnknown",
+    "Like",
+    "Literal",
+    "Negative",
+    "Not",
+    "Outer",
+    "RLike",
+    "ScalarFunction",
+    "ScalarSubquery",
+    "SetComparison",
+    "TryCast",
+    "WindowFunction",
+];
 
 fn refused_expression(expr: &Expr) -> Option<Cow<'static, str>> {
     refused_kind(expr)
@@ -126,7 +186,10 @@ fn refused_kind(expr: &Expr) -> Option<&'static str> {
             }
             _ => None,
         },
-        _ => None,
+        expr => {
+            let listed = ALLOWED_EXPRESSIONS.contains(&expr.variant_name());
+            (!listed).then_some("an expression that is not listed")
+        }
     }
 }
 
@@ -135,6 +198,9 @@ fn refused_kind(expr: &Expr) -> Option<&'static str> {
 /// # Errors
 /// When the engine cannot rebuild a node, or a window's frame leaves no room for a completed order.
 pub fn complete_order(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if mutated(Mutation::OrderIncomplete) {
+        return Ok(plan);
+    }
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Limit(limit) => complete_limit(limit).map(Transformed::yes),
         LogicalPlan::Window(window) => complete_window(window).map(Transformed::yes),
@@ -362,6 +428,9 @@ fn complete_distinct_on(mut on: DistinctOn) -> Result<LogicalPlan> {
 /// Whether the (analysed) plan holds an expression whose outcome may depend on how rows fall into batches or
 /// partitions: one that may fail on a value, or a floating-point aggregate.
 pub fn needs_strict(plan: &LogicalPlan) -> Result<bool> {
+    if mutated(Mutation::NeverStrict) {
+        return Ok(false);
+    }
     let mut strict = false;
     plan.apply_with_subqueries(|node| {
         let mut schema = DFSchema::empty();

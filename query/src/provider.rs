@@ -21,10 +21,11 @@ use datafusion::physical_expr::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers};
+use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers, years_after};
 use qihui_consent::decision::{ColumnScope, ColumnSet, DatasetScope};
 use roaring::RoaringBitmap;
 
@@ -34,6 +35,7 @@ use crate::error::QueryError;
 use crate::exec::{GateExec, GateScan, InsideScan, InsideShare, Permit};
 use crate::forms::arrow_type;
 use crate::metadata;
+use crate::mutations::{Mutation, mutated};
 use crate::pushdown;
 pub use crate::ranges::MIN_INSIDE_ROWS;
 use crate::ranges::{FileRanges, split_file};
@@ -211,7 +213,8 @@ impl GatedTable {
                 )
             })
             .collect();
-        let may_be_inside = window.is_empty() && conjuncts.as_ref().is_ok_and(Vec::is_empty);
+        let may_be_inside = (window.is_empty() || mutated(Mutation::WindowUnseen))
+            && (conjuncts.as_ref().is_ok_and(Vec::is_empty) || mutated(Mutation::RecheckUnseen));
         let rows = RowGate {
             scope,
             columns,
@@ -280,12 +283,7 @@ impl GatedTable {
             bounds.push(WindowBound::Until(edge.position(until)?));
         }
         if let Some((column, years)) = &window.max_years_after {
-            let months = chrono::Months::new(years.saturating_mul(12));
-            let day = self
-                .query
-                .today
-                .checked_sub_months(months)
-                .unwrap_or(Date::MIN);
+            let day = last_day_over(self.query.today, *years);
             bounds.push(WindowBound::After(
                 edge.position(column)?,
                 Date32Type::from_naive_date(day),
@@ -364,6 +362,16 @@ pub fn about_rows(scope: &DatasetScope, rows: u64) -> Option<usize> {
     usize::try_from(about).ok()
 }
 
+/// The last day whose disclosure has ended `today`, so many years after it. 29 February ends with the 28th.
+fn last_day_over(today: Date, years: u32) -> Date {
+    let months = chrono::Months::new(years.saturating_mul(12));
+    let same_day = today.checked_sub_months(months).unwrap_or(Date::MIN);
+    match same_day.succ_opt() {
+        Some(next) if years_after(next, years) <= today => next,
+        _ => same_day,
+    }
+}
+
 fn external(error: QueryError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
@@ -413,6 +421,14 @@ fn unqualified(expr: &Expr) -> Result<Expr> {
         .map(|done| done.data)
 }
 
+/// `plan`, or its first rows.
+fn limited(plan: Arc<dyn ExecutionPlan>, limit: Option<usize>) -> Arc<dyn ExecutionPlan> {
+    match limit {
+        Some(limit) => Arc::new(LocalLimitExec::new(plan, limit)),
+        None => plan,
+    }
+}
+
 /// One partition, rows in the order of what is visible, batches cut anew.
 fn in_order(
     gate: Arc<dyn ExecutionPlan>,
@@ -426,6 +442,7 @@ fn in_order(
         .map(|field| Ok(PhysicalSortExpr::new_default(col(field.name(), &schema)?)))
         .collect();
     let ordered = match LexOrdering::new(order?) {
+        Some(_) if mutated(Mutation::StrictUnsorted) => single,
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
     };
@@ -460,8 +477,9 @@ impl TableProvider for GatedTable {
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
-        _limit: Option<usize>,
+        limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let limit = limit.filter(|_| mutated(Mutation::LimitPassed));
         let everything: Vec<usize> = (0..self.columns.len()).collect();
         let delivered = projection.unwrap_or(&everything);
         let conjuncts: Vec<&Expr> = filters
@@ -510,6 +528,7 @@ impl TableProvider for GatedTable {
         for (parts, whole_files) in [(whole, true), (partial, false)] {
             if !parts.is_empty() {
                 let (plan, shares) = readers.inside(&parts, partitions, &output)?;
+                let plan = limited(plan, limit);
                 let shares = shares.into_iter().filter_map(|share| {
                     let enterprises = Arc::clone(enterprises.get(share.file)?);
                     Some(InsideShare::new(share, enterprises))
@@ -525,7 +544,8 @@ impl TableProvider for GatedTable {
             None
         } else {
             let predicate = self.pruning(&conjuncts)?;
-            Some(readers.edge(&edges, partitions, &judge.edge.columns, predicate)?)
+            let plan = readers.edge(&edges, partitions, &judge.edge.columns, predicate)?;
+            Some(limited(plan, limit))
         };
         let scan = self.gate_scan(judge, inside, edge);
         let about_rows = scan.about_rows;
@@ -551,7 +571,12 @@ impl GatedTable {
         edge: Option<Arc<dyn ExecutionPlan>>,
     ) -> GateScan {
         GateScan {
-            about_rows: about_rows(self.scope.scope(), self.table.rows),
+            about_rows: match mutated(Mutation::StatisticsPassed)
+                || mutated(Mutation::CountFromFiles)
+            {
+                true => usize::try_from(self.table.rows).ok(),
+                false => about_rows(self.scope.scope(), self.table.rows),
+            },
             dataset: self.dataset.clone(),
             rows: Arc::new(judge.rows),
             account: Arc::clone(&self.query.account),
@@ -581,5 +606,26 @@ impl GatedTable {
             &PhysicalPlanningContext::default(),
         )
         .map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`DisclosureWindow::is_open`](qihui_catalog::DisclosureWindow::is_open) is the definition.
+    #[test]
+    fn a_disclosure_ends_on_the_day_that_its_years_end() {
+        let first = Date::from_ymd_opt(2015, 1, 1).unwrap();
+        for today in first.iter_days().take(5 * 365) {
+            for years in [0, 1, 3, 4, 5] {
+                let over = last_day_over(today, years);
+                let over_by_definition = |day| years_after(day, years) <= today;
+                assert!(over_by_definition(over), "{today}, {years}");
+                let next = over.succ_opt().unwrap();
+                assert!(!over_by_definition(next), "{today}, {years}");
+            }
+        }
+        assert!(years_after(last_day_over(first, u32::MAX).succ_opt().unwrap(), u32::MAX) > first);
     }
 }

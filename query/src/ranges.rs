@@ -12,6 +12,7 @@ use parquet::file::statistics::Statistics;
 use roaring::RoaringBitmap;
 
 use crate::dense::{ScanScope, Standing};
+use crate::mutations::{Mutation, mutated};
 
 /// A run of rows scanned as *inside* is at least this long; shorter ones are checked with their neighbours,
 /// which costs less than switching between two readers.
@@ -68,7 +69,9 @@ pub fn split_file(
     let standing = |min: u32, max: u32| {
         if none_of(&hits, min, max) {
             Standing::Outside
-        } else if none_of(&holes, min, max) {
+        } else if none_of(&holes, min, max)
+            || (mutated(Mutation::EdgeTakenForInside) && min_inside.is_some())
+        {
             Standing::Inside
         } else {
             Standing::Edge
@@ -83,9 +86,11 @@ pub fn split_file(
         for run in runs.iter().filter(|run| run.standing == Standing::Inside) {
             ranges.inside_rows += run.rows as u64;
             let mut within = hits.clone();
-            within.remove_range(..run.min);
-            if let Some(after) = run.max.checked_add(1) {
-                within.remove_range(after..);
+            if !mutated(Mutation::TouchedByPresence) {
+                within.remove_range(..run.min);
+                if let Some(after) = run.max.checked_add(1) {
+                    within.remove_range(after..);
+                }
             }
             ranges.inside_enterprises |= within;
         }
@@ -160,8 +165,12 @@ fn runs_of(
         return whole(min, max, Standing::Edge);
     };
     let mut runs: Vec<Run> = Vec::new();
+    let mut before = None;
     for (rows, min, max) in pages {
-        let standing = standing(min, max);
+        let standing = match before.replace((min, max)) {
+            Some((min, max)) if mutated(Mutation::PagesOffByOne) => standing(min, max),
+            _ => standing(min, max),
+        };
         match runs.last_mut() {
             Some(last) if last.standing == standing => {
                 last.rows += rows;

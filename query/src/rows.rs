@@ -21,6 +21,7 @@ use roaring::RoaringBitmap;
 use crate::dense::{Coverage, ScanScope};
 use crate::forms;
 use crate::gather::{self, Piece, compact, gather, pieces_of};
+use crate::mutations::{Mutation, mutated};
 
 /// A column that a scan delivers or filters on, and where its parts stand in the batches read.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ pub struct OutputColumn {
 /// One bound of a disclosure window, with the position of its date in a batch of the edge scan.
 #[derive(Debug, Clone, Copy)]
 pub enum WindowBound {
-    /// The row shows from this date on (null: yes).
+    /// The row shows from this date on (null: no).
     From(usize),
     /// The row shows until the day before this date (null: yes).
     Until(usize),
@@ -227,7 +228,11 @@ impl RowGate {
             .iter()
             .zip(batch.columns())
             .map(|(column, value)| {
-                let value = forms::apply(column.form, column.ty, value)?;
+                let form = match mutated(Mutation::FormsOnlyAtEdges) {
+                    true => Form::Clear,
+                    false => column.form,
+                };
+                let value = forms::apply(form, column.ty, value)?;
                 Ok(if whole_file { value } else { compact(value) })
             })
             .collect();
@@ -243,7 +248,8 @@ impl RowGate {
         pieces: &[Option<Vec<Piece>>],
     ) -> Result<Checked, ArrowError> {
         let mut keep: Option<BooleanBuffer> = None;
-        for conjunct in &self.conjuncts {
+        let again = !mutated(Mutation::RecheckSkipped);
+        for conjunct in self.conjuncts.iter().filter(|_| again) {
             let value = conjunct
                 .evaluate(checked)
                 .and_then(|value| value.into_array(checked.num_rows()))
@@ -254,7 +260,9 @@ impl RowGate {
                 None => value,
             });
         }
-        let withheld = self.withheld(pieces, keep.as_ref());
+        let passed = keep.as_ref();
+        let passed = passed.filter(|_| !mutated(Mutation::WithheldUnpassed));
+        let withheld = self.withheld(pieces, passed);
         let indices: Vec<usize> = (0..self.delivered).collect();
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
@@ -267,7 +275,11 @@ impl RowGate {
         let options = RecordBatchOptions::new().with_row_count(Some(keep.count_set_bits()));
         let batch =
             RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
-        Ok(Checked::new(batch, counted(&counts, &keep), withheld))
+        let counts = match mutated(Mutation::TouchedUnpassed) {
+            true => counts,
+            false => counted(&counts, &keep),
+        };
+        Ok(Checked::new(batch, counts, withheld))
     }
 
     /// Cells withheld per delivered column, in the rows that `keep` leaves.
@@ -324,7 +336,8 @@ impl RowGate {
 
     fn verdict(&self, batch: &RecordBatch) -> Verdict {
         let ruling = self.ruling(batch);
-        let Some(window) = self.window_mask(batch) else {
+        let window = self.window_mask(batch);
+        let Some(window) = window.filter(|_| !mutated(Mutation::WindowForgotten)) else {
             return ruling;
         };
         // What the scope lets pass, where the window is open.
@@ -359,7 +372,7 @@ impl RowGate {
         for run in numbers.values().chunk_by(|a, b| a == b) {
             let rows = run.len();
             let no = run.first().copied().unwrap_or(-1);
-            if scope.all_open() || scope.is_open(no) {
+            if scope.all_open() || scope.is_open(no) || mutated(Mutation::RowsUncovered) {
                 if by_number || scope.is_full(no) {
                     verdict.pass(start, rows, every);
                     verdict.count(no, rows);
@@ -385,7 +398,7 @@ impl RowGate {
     ) {
         let all_rows = self.scope.all_rows();
         let mut pass = |start, rows, columns: ColumnSet| {
-            if all_rows || !columns.is_empty() {
+            if all_rows || !columns.is_empty() || mutated(Mutation::RowsUncovered) {
                 verdict.pass(start, rows, columns);
             }
         };
@@ -398,7 +411,10 @@ impl RowGate {
         let (mut from, mut shown) = (start, ColumnSet::EMPTY);
         for (row, day) in days {
             let columns = match nulls {
-                Some(nulls) if nulls.is_null(row) => ColumnSet::EMPTY,
+                Some(nulls) if nulls.is_null(row) => match mutated(Mutation::NullDateInside) {
+                    true => coverage.at(self.today),
+                    false => ColumnSet::EMPTY,
+                },
                 _ => coverage.at(*day),
             };
             if columns != shown {
@@ -422,7 +438,8 @@ impl RowGate {
         batch: &RecordBatch,
         every: &[Piece],
     ) -> Result<Option<Vec<Piece>>, ArrowError> {
-        if column.always || (column.by_grant && self.is_decided_by_number()) {
+        let everywhere = column.always || mutated(Mutation::CellsUncovered);
+        if everywhere || (column.by_grant && self.is_decided_by_number()) {
             return Ok(None);
         }
         let mut by_grant = verdict.pieces(Some(column.scope_index));
@@ -433,7 +450,14 @@ impl RowGate {
             return Ok(Some(by_grant));
         };
         let flag = gather(batch.column(flag), every)?;
-        let visible = &gather::shown(&by_grant) | &only_true(flag.as_boolean());
+        let flag = match flag.as_boolean() {
+            _ if mutated(Mutation::FlagForgotten) => return Ok(Some(by_grant)),
+            flag if mutated(Mutation::NullFlagPublic) => {
+                BooleanBuffer::collect_bool(flag.len(), |row| flag.is_null(row) || flag.value(row))
+            }
+            flag => only_true(flag),
+        };
+        let visible = &gather::shown(&by_grant) | &flag;
         Ok(Some(verdict.pieces_by(&visible)))
     }
 
@@ -447,7 +471,13 @@ impl RowGate {
             let test = BooleanBuffer::collect_bool(dates.len(), |row| {
                 let date = dates.is_valid(row).then(|| dates.value(row));
                 match bound {
-                    WindowBound::From(_) => date.is_none_or(|date| date <= self.today),
+                    WindowBound::From(_) if mutated(Mutation::WindowNullBegun) => {
+                        date.is_none_or(|date| date <= self.today)
+                    }
+                    WindowBound::From(_) => date.is_some_and(|date| date <= self.today),
+                    WindowBound::Until(_) if mutated(Mutation::WindowEndInside) => {
+                        date.is_none_or(|date| date >= self.today)
+                    }
                     WindowBound::Until(_) => date.is_none_or(|date| date > self.today),
                     WindowBound::After(_, day) => date.is_some_and(|date| date > *day),
                 }
@@ -467,6 +497,23 @@ fn only_true(array: &BooleanArray) -> BooleanBuffer {
         Some(nulls) => array.values() & nulls.inner(),
         None => array.values().clone(),
     }
+}
+
+/// The batch with buffers that hold what its rows show, in their order.
+///
+/// # Errors
+/// When the columns make no batch, which would be a defect of the gate.
+pub fn compacted(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let every = [Piece {
+        start: 0,
+        rows: batch.num_rows(),
+        shown: true,
+    }];
+    let columns = batch.columns().iter();
+    let columns: Result<Vec<ArrayRef>, ArrowError> =
+        columns.map(|column| gather(column, &every)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns?, &options)
 }
 
 /// Rows of one enterprise that stand together.

@@ -36,6 +36,7 @@ use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::{self, OuterJoins, Permit};
 use crate::functions;
+use crate::mutations::{Mutation, mutated};
 use crate::plan;
 use crate::provider::{GatedTable, QueryContext, TableVersion};
 
@@ -328,7 +329,9 @@ pub(crate) async fn finish(
         true => None,
         false => create(&state).await.ok(),
     };
-    let mut physical = match in_parallel.filter(|plan| !exec::stops_early(plan)) {
+    let mut physical = match in_parallel
+        .filter(|plan| !exec::stops_early(plan) || mutated(Mutation::StopsInParallel))
+    {
         Some(physical) => physical,
         None => {
             go_strict(&mut state);
@@ -416,9 +419,11 @@ fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) ->
     let QueryError::UnknownColumn { column } = &error else {
         return error;
     };
-    let closed = scopes
-        .iter()
-        .find(|(_, scope)| scope.scope().contract.column(column).is_some());
+    let closed = scopes.iter().find(|(_, scope)| {
+        let scope = scope.scope();
+        let open = scope.columns.iter().any(|open| open.name == *column);
+        !open && scope.contract.column(column).is_some()
+    });
     match closed {
         Some((dataset, _)) => QueryError::ColumnNotInAgreement {
             dataset: dataset.clone(),

@@ -1,11 +1,12 @@
 //! GATE-1: a query over the gate answers like the same query over tables that hold only the authorised view.
 
-use rand::SeedableRng;
+use qihui_consent::decision::Value;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::grammar::Grammar;
 use crate::reference::{View, view};
-use crate::run::{Gated, run_physical, seeds, sorted};
+use crate::run::{Failed, Gated, run_physical, seeds, sorted};
 use crate::world::World;
 
 const QUERIES: u64 = 8;
@@ -31,16 +32,28 @@ pub fn grammar<'a>(views: &[(String, View)], rng: &'a mut ChaCha8Rng) -> Option<
     })
 }
 
-async fn check(seed: u64) -> (u64, u64, u64) {
+/// What the statements of some worlds came to.
+#[derive(Debug, Default)]
+pub struct Tally {
+    run: u64,
+    failed: u64,
+    strict: u64,
+    rows: usize,
+}
+
+/// The views of a world's tables, by their names.
+pub fn views(world: &World) -> Vec<(String, View)> {
+    let tables = world.tables.iter();
+    tables
+        .map(|table| (table.contract.id.to_string(), view(world, table)))
+        .collect()
+}
+
+pub async fn check(seed: u64, tally: &mut Tally) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let world = World::draw(&mut rng);
     let gated = Gated::new(&world, &mut rng).await;
-    let views: Vec<(String, View)> = world
-        .tables
-        .iter()
-        .map(|table| (table.contract.id.to_string(), view(&world, table)))
-        .collect();
-    let (mut run, mut failed, mut strict) = (0, 0, 0);
+    let views = views(&world);
     for _ in 0..QUERIES {
         let Some(mut grammar) = grammar(&views, &mut rng) else {
             break;
@@ -48,21 +61,29 @@ async fn check(seed: u64) -> (u64, u64, u64) {
         let sql = grammar.statement();
         let over_gate = gated.run(&sql, 2, false).await;
         let over_view = run_physical(&views, &gated, &sql).await;
-        run += 1;
+        tally.run += 1;
         match (over_gate, over_view) {
             (Ok(seen), Ok(rows)) => {
-                strict += u64::from(seen.strict);
+                tally.strict += u64::from(seen.strict);
+                tally.rows += rows.len();
+                if is_ordered(&sql) {
+                    let keys = |rows: &[Vec<String>]| -> Vec<String> {
+                        rows.iter().map(|row| row[0].clone()).collect()
+                    };
+                    assert_eq!(keys(&seen.rows), keys(&rows), "seed {seed}: {sql}");
+                }
                 let rows = sorted(rows);
                 assert_eq!(sorted(seen.rows), rows, "seed {seed}: {sql}");
                 // The reference is planned by the same rules; the other mode is planned by others.
-                if !seen.strict {
+                if !seen.strict && rng.random_bool(0.5) {
                     let in_order = gated.run(&sql, 1, true).await.unwrap();
                     assert_eq!(sorted(in_order.rows), rows, "seed {seed}, strict: {sql}");
                 }
             }
             (Err(a), Err(b)) => {
-                failed += 1;
+                tally.failed += 1;
                 assert_eq!(a, b, "seed {seed}: {sql}");
+                assert_quotes_nothing(&a, &views, &sql);
             }
             (a, b) => {
                 let sizes: Vec<usize> = views.iter().map(|(_, view)| view.rows.len()).collect();
@@ -72,23 +93,43 @@ async fn check(seed: u64) -> (u64, u64, u64) {
             }
         }
     }
-    (run, failed, strict)
+}
+
+/// Whether a statement asks for its rows in the order of the first column.
+fn is_ordered(sql: &str) -> bool {
+    let tail = sql.rsplit_once(" ORDER BY 1").map(|(_, tail)| tail);
+    tail.is_some_and(|tail| !tail.contains(')'))
+}
+
+/// An error says nothing of any row, not even of one that may be seen: no text of more than two letters that the
+/// statement does not hold itself.
+fn assert_quotes_nothing(failed: &Failed, views: &[(String, View)], sql: &str) {
+    let cells = views.iter().flat_map(|(_, view)| &view.rows);
+    for value in cells.flat_map(|(_, cells)| cells).flatten() {
+        if let Value::String(text) = value {
+            let quoted = text.chars().count() > 2 && failed.text.contains(text.as_str());
+            assert!(!quoted || sql.contains(text.as_str()), "{sql}: {failed:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gate_1_a_query_sees_exactly_the_authorised_view() {
-    let (mut run, mut failed, mut strict) = (0, 0, 0);
+    let mut tally = Tally::default();
     for seed in seeds(1200, QUERIES) {
-        let (r, f, s) = check(seed).await;
-        run += r;
-        failed += f;
-        strict += s;
+        check(seed, &mut tally).await;
     }
+    let Tally {
+        run,
+        failed,
+        strict,
+        rows,
+    } = tally;
     println!(
-        "GATE-1: {run} queries agreed, {failed} of them by the same error, {strict} in strict mode"
+        "GATE-1: {run} queries agreed in {rows} rows, {failed} of them by the same error, {strict} in strict mode"
     );
     assert!(
-        run == 0 || failed * 3 < run,
+        run < 100 || failed * 100 < run * 30,
         "too many statements fail for the test to say much"
     );
 }
@@ -181,4 +222,32 @@ async fn gate_1_what_cannot_be_planned_in_parallel_is_planned_in_sequence() {
         }
     }
     assert!(planned > 5, "{planned} worlds say little");
+}
+
+/// What is constant in each branch of a union is not constant in it.
+pub async fn check_union(seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::draw(&mut rng);
+    let gated = Gated::new(&world, &mut rng).await;
+    let both = "SELECT true AS o0 FROM t UNION ALL SELECT false AS o0 FROM t";
+    let Ok(all) = gated.run(both, 2, false).await else {
+        return;
+    };
+    let half = all.rows.len() / 2;
+    let first = format!("{both} ORDER BY 1 LIMIT {half}");
+    let rest = format!("{both} OFFSET {half}");
+    for (partitions, strict) in [(1, false), (2, false), (1, true)] {
+        for (sql, wanted) in [(&first, "false"), (&rest, "true")] {
+            let seen = gated.run(sql, partitions, strict).await.unwrap();
+            let right = seen.rows.iter().filter(|row| row[0] == wanted).count();
+            assert_eq!(right, half, "seed {seed}, {partitions}, {strict}: {sql}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_a_union_of_constants_has_an_order() {
+    for seed in 0..40 {
+        check_union(seed).await;
+    }
 }

@@ -43,7 +43,7 @@ pub struct Hub {
     pub gate: Gate,
     pub bounds: Arc<Bounds>,
     pub log: Arc<AuditLog>,
-    ledger: Ledger,
+    pub ledger: Ledger,
     faults: Arc<Faults>,
     subject: Uscc,
 }

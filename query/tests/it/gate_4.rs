@@ -1,11 +1,14 @@
 //! GATE-4: what is taken away while a query runs is not in its answer; and whoever lost nothing stays in it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
-use qihui_catalog::DatasetId;
+use qihui_catalog::{Catalog, DatasetId};
 use qihui_query::QueryError;
+use qihui_query::access::{Limits, Outlet};
 use qihui_query::account::Account;
 use qihui_query::exec::Permit;
 use rand::{Rng, SeedableRng};
@@ -13,11 +16,63 @@ use rand_chacha::ChaCha8Rng;
 use roaring::RoaringBitmap;
 
 use crate::gate_1::grammar;
+use crate::gate_3::{Hub, hub_of, request};
 use crate::reference::{View, view};
 use crate::run::{Gated, run_physical, seeds, sorted};
 use crate::world::{ENTERPRISES, World};
 
 const QUERIES: u64 = 6;
+
+/// Takes the organisation's purpose away when bytes are about to leave.
+struct Taking<'h> {
+    hub: &'h Hub,
+    bytes: Vec<u8>,
+}
+
+#[async_trait]
+impl Outlet for Taking<'_> {
+    async fn ready(&mut self) -> io::Result<()> {
+        let (org, purpose) = (
+            "bank".parse().unwrap(),
+            "credit.loan_review".parse().unwrap(),
+        );
+        let catalog = Catalog::builtin().unwrap();
+        let taken = self
+            .hub
+            .ledger
+            .unassign_purpose(&catalog, &org, None, &purpose);
+        taken.await.unwrap();
+        Ok(())
+    }
+
+    fn release(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether bytes that are ready stay in the hub when what they rested on was taken away.
+pub async fn check_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub_of(dir.path(), 3, Limits::default()).await;
+    let mut out = Taking {
+        hub: &hub,
+        bytes: Vec::new(),
+    };
+    let sql = "SELECT uscc FROM enterprise_registration";
+    let answer = hub.gate.query(&request(sql), &mut out).await;
+    assert!(out.bytes.is_empty(), "{} bytes left", out.bytes.len());
+    assert!(answer.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_4_what_is_ready_to_leave_stays_when_its_ground_is_taken() {
+    check_release().await;
+}
 
 /// Enterprises that withdraw everything when the gate asks for the n-th time.
 #[derive(Debug)]
@@ -46,7 +101,7 @@ impl Permit for Withdrawals {
 
 /// What queries came to.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     /// Went on without somebody.
     without: u64,
     /// Ended, since somebody's row had passed.
@@ -55,7 +110,7 @@ struct Tally {
     untroubled: u64,
 }
 
-async fn check(seed: u64, tally: &mut Tally) {
+pub async fn check(seed: u64, tally: &mut Tally) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let world = World::draw(&mut rng);
     let gated = Gated::new(&world, &mut rng).await;
@@ -99,7 +154,10 @@ async fn check(seed: u64, tally: &mut Tally) {
             continue;
         }
         let left = withdrawals.due.lock().len();
-        let gone: RoaringBitmap = all[left..].iter().map(|(_, no)| *no).collect();
+        // Who withdrew before the first question is gone, whether anybody asked or not.
+        let asked = all[left..].iter();
+        let before = all.iter().filter(|(at, _)| *at == 0);
+        let gone: RoaringBitmap = asked.chain(before).map(|(_, no)| *no).collect();
         match gone.is_empty() {
             true => tally.untroubled += 1,
             false => tally.without += 1,

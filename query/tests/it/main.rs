@@ -11,6 +11,8 @@
     missing_docs
 )]
 
+mod accounts;
+mod coverage;
 mod gate_1;
 mod gate_2;
 mod gate_3;

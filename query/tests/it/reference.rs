@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema};
-use qihui_catalog::{ColumnType, Contract, Date, Level};
-use qihui_consent::decision::{Agreement, Basis, Form, Value};
+use qihui_catalog::{Column, ColumnType, Contract, Date, Level};
+use qihui_consent::decision::{Agreement, Basis, Form, Mask, Value};
 use qihui_query::forms::arrow_type;
 
 use crate::world::{Row, Table, World, array};
@@ -17,6 +17,8 @@ pub struct View {
     pub columns: Vec<(usize, String, ColumnType)>,
     /// Per visible row: its position in the table, and its cells; the inner `None` is a null.
     pub rows: Vec<(usize, Vec<Option<Value>>)>,
+    /// Per visible row: the enterprise whose it is.
+    pub owners: Vec<u32>,
     /// Per visible row and open column: whether the cell is withheld.
     pub withheld: Vec<Vec<bool>>,
 }
@@ -74,6 +76,59 @@ fn covered(world: &World, contract: &Contract, row: &Row, column: &str) -> bool 
     })
 }
 
+/// Whether the row may be shown at all on this day.
+fn disclosed(contract: &Contract, row: &Row, today: Date) -> bool {
+    let Some(window) = &contract.window else {
+        return true;
+    };
+    let date = |name: &str| match value(contract, row, name) {
+        Some(Value::Date(date)) => Some(*date),
+        _ => None,
+    };
+    let begun = match &window.from {
+        Some(from) => date(from).is_some_and(|from| from <= today),
+        None => true,
+    };
+    let ended = window
+        .until
+        .iter()
+        .any(|until| date(until).is_some_and(|day| day <= today));
+    let in_time = match &window.max_years_after {
+        Some((column, years)) => date(column).is_some_and(|day| {
+            day.checked_add_months(chrono::Months::new(12 * years))
+                .unwrap()
+                > today
+        }),
+        None => true,
+    };
+    begun && !ended && in_time
+}
+
+/// The form in which a world's request sees a column.
+pub fn column_form(world: &World, contract: &Contract, name: &str) -> Form {
+    form(&active(world, contract), contract.column(name).unwrap())
+}
+
+/// The form of a column: that of the agreement that shows least of it.
+fn form(agreements: &[&Agreement], column: &Column) -> Form {
+    let forms: Vec<Form> = agreements
+        .iter()
+        .flat_map(|a| &a.columns)
+        .filter(|named| named.name == column.name)
+        .map(|named| match named.form {
+            Some(Form::Clear) if column.level == Level::L3 && named.reason.is_none() => {
+                Form::Masked(Mask::default_for(column.ty))
+            }
+            None if column.level == Level::L3 => Form::Masked(Mask::default_for(column.ty)),
+            None => Form::Clear,
+            Some(form) => form,
+        })
+        .collect();
+    let masked = forms.iter().find(|form| matches!(form, Form::Masked(_)));
+    let bucketed = forms.iter().find(|form| matches!(form, Form::Bucketed(_)));
+    masked.or(bucketed).copied().unwrap_or(Form::Clear)
+}
+
 pub fn view(world: &World, table: &Table) -> View {
     let contract = &table.contract;
     let agreements = active(world, contract);
@@ -91,6 +146,7 @@ pub fn view(world: &World, table: &Table) -> View {
         .collect();
     let today = world.request.at.shanghai_date();
     let mut rows = Vec::new();
+    let mut owners = Vec::new();
     let mut withheld = Vec::new();
     for (at, row) in table.rows.iter().enumerate() {
         let asked = world
@@ -98,14 +154,7 @@ pub fn view(world: &World, table: &Table) -> View {
             .subjects
             .as_ref()
             .is_none_or(|s| s.iter().any(|no| no.0 == row.no));
-        let in_window = contract
-            .window
-            .iter()
-            .flat_map(|window| &window.until)
-            .all(|until| match value(contract, row, until) {
-                Some(Value::Date(date)) => *date > today,
-                _ => true,
-            });
+        let in_window = disclosed(contract, row, today);
         let open = contract.row_level == Level::L1
             || agreements.iter().filter(statute).count() > 0
             || columns
@@ -129,14 +178,7 @@ pub fn view(world: &World, table: &Table) -> View {
                     .iter()
                     .any(|a| a.basis == Basis::Consent && names(a, name))
                     && covered(world, contract, row, name));
-            let form = agreements
-                .iter()
-                .flat_map(|a| &a.columns)
-                .find(|c| c.name == *name)
-                .map_or(Form::Clear, |c| {
-                    c.form
-                        .unwrap_or_else(|| Form::default_for(column.level, *ty))
-                });
+            let form = form(&agreements, column);
             let cell = row.cells[*i]
                 .clone()
                 .filter(|_| shown)
@@ -145,11 +187,13 @@ pub fn view(world: &World, table: &Table) -> View {
             hidden.push(!shown);
         }
         rows.push((at, cells));
+        owners.push(row.no);
         withheld.push(hidden);
     }
     View {
         columns,
         rows,
+        owners,
         withheld,
     }
 }
@@ -177,13 +221,18 @@ impl View {
 
     /// The rows as text, sorted: what two worlds must have in common to be indistinguishable.
     pub fn canonical(&self) -> Vec<String> {
-        let mut rows: Vec<String> = self
-            .rows
-            .iter()
-            .zip(&self.withheld)
-            .map(|((_, cells), withheld)| format!("{cells:?} {withheld:?}"))
-            .collect();
+        let mut rows = self.described();
         rows.sort();
         rows
+    }
+
+    /// The rows as text: whose, with what in their cells, and which cells are withheld.
+    pub fn described(&self) -> Vec<String> {
+        self.rows
+            .iter()
+            .zip(&self.owners)
+            .zip(&self.withheld)
+            .map(|(((_, cells), no), withheld)| format!("{no} {cells:?} {withheld:?}"))
+            .collect()
     }
 }

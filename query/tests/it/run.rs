@@ -1,10 +1,12 @@
 //! Running a statement over the gate, and over a table that holds only the authorised view.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, ArrayData, RecordBatch};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
@@ -13,7 +15,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::MemTable;
 use datafusion::execution::TaskContext;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::col;
@@ -32,6 +35,7 @@ use qihui_query::account::{Account, Passed};
 use qihui_query::dense::DenseScope;
 use qihui_query::exec::{GateExec, Permit, Standing};
 use qihui_query::explain::explain;
+use qihui_query::formats::{Encoder, Format};
 use qihui_query::provider::{TableVersion, about_rows};
 use qihui_query::pushdown;
 use qihui_query::session::{self, ParsedQuery, Planned, SessionSetup};
@@ -48,6 +52,10 @@ pub struct Seen {
     pub passed: BTreeMap<DatasetId, Passed>,
     pub explain: String,
     pub strict: bool,
+    /// In strict mode, the hash of the answer as it leaves the hub, with all that stands in its buffers.
+    pub sha256: String,
+    /// Operators that put rows aside, and how often.
+    pub spilled: Vec<(String, usize)>,
 }
 
 /// A refusal or failure: its code and its whole text.
@@ -78,22 +86,71 @@ pub fn reader() -> Arc<TaskContext> {
     qihui_query::access::reader_context().unwrap()
 }
 
+#[derive(Clone)]
 pub struct Gated {
     pub scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
     pub tables: BTreeMap<DatasetId, Arc<TableVersion>>,
     pub reader: Arc<TaskContext>,
 }
 
+/// How a statement is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Mode {
+    pub partitions: usize,
+    pub strict: bool,
+    /// Bytes that its operators may take; none: any.
+    pub memory: Option<usize>,
+    /// Least length of a run of rows that passes unseen.
+    pub min_inside_rows: usize,
+}
+
+impl Mode {
+    pub const PARALLEL: Self = Self {
+        partitions: 2,
+        strict: false,
+        memory: None,
+        min_inside_rows: 1,
+    };
+    pub const STRICT: Self = Self {
+        partitions: 1,
+        strict: true,
+        ..Self::PARALLEL
+    };
+
+    fn runtime(self) -> Arc<RuntimeEnv> {
+        match self.memory {
+            None => Arc::new(RuntimeEnv::default()),
+            Some(bytes) => RuntimeEnvBuilder::new()
+                .with_memory_pool(Arc::new(FairSpillPool::new(bytes)))
+                .build_arc()
+                .unwrap(),
+        }
+    }
+}
+
+thread_local! {
+    /// What decisions of this thread take a world for.
+    static BELIEVED: Cell<fn(&mut World)> = const { Cell::new(|_| {}) };
+}
+
+/// Has the decisions of this thread take worlds for what `mistake` makes of them.
+#[allow(dead_code, reason = "for the tests of the tests")]
+pub fn believe(mistake: fn(&mut World)) {
+    BELIEVED.set(mistake);
+}
+
 impl Gated {
     pub async fn new(world: &World, rng: &mut rand_chacha::ChaCha8Rng) -> Self {
+        let mut believed = world.clone();
+        BELIEVED.get()(&mut believed);
         let mut scopes = BTreeMap::new();
         let mut tables = BTreeMap::new();
         for table in &world.tables {
             let scope = decision::scope(
                 &table.contract,
-                &world.request,
-                &world.agreements,
-                &world.grants,
+                &believed.request,
+                &believed.agreements,
+                &believed.grants,
             );
             scopes.insert(
                 table.contract.id.clone(),
@@ -117,23 +174,52 @@ impl Gated {
     pub async fn run_under(
         &self,
         sql: &str,
-        way: (usize, bool),
+        (partitions, strict): (usize, bool),
+        account: Arc<Account>,
+        permit: Arc<dyn Permit>,
+    ) -> Result<Seen, Failed> {
+        let mode = Mode {
+            partitions,
+            strict,
+            ..Mode::PARALLEL
+        };
+        self.run_in(mode, sql, account, permit).await
+    }
+
+    pub async fn run_in(
+        &self,
+        mode: Mode,
+        sql: &str,
         account: Arc<Account>,
         permit: Arc<dyn Permit>,
     ) -> Result<Seen, Failed> {
         let query = session::parse(sql)?;
-        let planned = self.plan_under(&query, way, account, permit).await?;
+        let planned = self.plan_in(mode, &query, account, permit).await?;
         let explained = explain(&planned.logical, planned.strict, &self.scopes);
         let schema = format!("{:?}", planned.physical.schema());
         let batches = collect(Arc::clone(&planned.physical), planned.context)
             .await
             .map_err(|error| QueryError::from_running(&error))?;
+        for batch in &batches {
+            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+                let name = field.name();
+                assert!(
+                    !holds_canary(&column.to_data()),
+                    "a buffer of {name} holds a hidden value: {sql}\n{column:?}"
+                );
+            }
+        }
         Ok(Seen {
             schema,
             rows: rows(&batches),
             passed: planned.account.passed(),
             explain: explained,
             strict: planned.strict,
+            spilled: spilled(&planned.physical),
+            sha256: match planned.strict {
+                true => hash(&written(&planned.physical.schema(), &batches)),
+                false => String::new(),
+            },
         })
     }
 
@@ -156,21 +242,71 @@ impl Gated {
         account: Arc<Account>,
         permit: Arc<dyn Permit>,
     ) -> Result<Planned, Failed> {
+        let mode = Mode {
+            partitions,
+            strict,
+            ..Mode::PARALLEL
+        };
+        self.plan_in(mode, query, account, permit).await
+    }
+
+    async fn plan_in(
+        &self,
+        mode: Mode,
+        query: &ParsedQuery,
+        account: Arc<Account>,
+        permit: Arc<dyn Permit>,
+    ) -> Result<Planned, Failed> {
         let setup = SessionSetup {
             scopes: self.scopes.clone(),
             tables: self.tables.clone(),
             at: at(),
             permit,
             numbers: Some(Arc::new(Numbers)),
-            runtime: Arc::new(RuntimeEnv::default()),
+            runtime: mode.runtime(),
             reader: Arc::clone(&self.reader),
-            partitions,
+            partitions: mode.partitions,
             account,
-            strict,
-            min_inside_rows: 1,
+            strict: mode.strict,
+            min_inside_rows: mode.min_inside_rows,
         };
         Ok(session::plan(query, setup).await?)
     }
+}
+
+/// Whether a buffer holds the beginning of a hidden text, under a null or behind the values.
+fn holds_canary(data: &ArrayData) -> bool {
+    let mut buffers = data.buffers().iter().map(Buffer::as_slice);
+    buffers.any(|bytes| bytes.windows(6).any(|window| window == b"SECRET"))
+        || data.child_data().iter().any(holds_canary)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes))
+}
+
+/// An answer as an Arrow stream: the one format that carries what lies under nulls.
+fn written(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<u8> {
+    let mut encoder = Encoder::new(Format::Arrow, schema).unwrap();
+    let mut bytes = Vec::new();
+    for batch in batches {
+        bytes.extend(encoder.batch(batch).unwrap());
+    }
+    bytes.extend(encoder.finish().unwrap());
+    bytes
+}
+
+/// How often operators of a plan put rows aside, by operator.
+fn spilled(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    let count = plan.metrics().and_then(|metrics| metrics.spill_count());
+    if let Some(count) = count.filter(|count| *count > 0) {
+        found.push((plan.name().to_owned(), count));
+    }
+    for child in plan.children() {
+        found.extend(spilled(child));
+    }
+    found
 }
 
 /// Enterprise numbers by the test's own codes.
@@ -325,6 +461,9 @@ pub async fn run_physical(
     gated: &Gated,
     sql: &str,
 ) -> Result<Vec<Vec<String>>, Failed> {
+    // What the gate is compared with makes none of its mistakes.
+    #[cfg(feature = "mutations")]
+    let _sound = qihui_query::mutations::choose(None);
     let query = session::parse(sql)?;
     let (physical, context) = physical_plan(&query, views, gated).await?;
     let batches = collect(physical, context)

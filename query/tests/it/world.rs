@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use qihui_catalog::{
     Action, Column, ColumnType, ConsentId, Contract, DatasetId, Date, DisclosureWindow,
     EnterpriseNo, Level, OrgId, Partition, PurposeCode, Timestamp, Unit, Uscc,
@@ -24,7 +24,7 @@ use qihui_consent::decision::{
 use qihui_query::forms::arrow_type;
 use qihui_query::provider::{TableFile, TableVersion};
 use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use roaring::RoaringBitmap;
 
@@ -51,8 +51,9 @@ pub struct World {
     pub request: DecisionRequest,
 }
 
+/// So many days after (or before) the first of the world's.
 pub fn date(days: i32) -> Date {
-    Date::from_ymd_opt(2025, 1, 1).unwrap() + chrono::Days::new(u64::try_from(days).unwrap())
+    Date::from_ymd_opt(2025, 1, 1).unwrap() + chrono::TimeDelta::days(days.into())
 }
 
 /// The code of an enterprise.
@@ -102,11 +103,17 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
         day.nullable = rng.random_bool(0.5);
         columns.push(day);
     }
-    let windowed = rng.random_bool(0.25);
-    if windowed {
-        columns.push(column("until", ColumnType::Date, Level::L1));
+    let window = window(rng);
+    for name in window.iter().flat_map(dates_of) {
+        columns.push(column(&name, ColumnType::Date, Level::L1));
     }
-    columns.push(column("flag", ColumnType::Boolean, Level::L1));
+    let flag_level = if rng.random_bool(0.8) {
+        Level::L1
+    } else {
+        Level::L2
+    };
+    columns.push(column("flag", ColumnType::Boolean, flag_level));
+    let fixed = columns.len();
     columns.push(column("name", ColumnType::String, level(rng)));
     columns.push(column("kind", ColumnType::String, level(rng)));
     columns.push(column("n", ColumnType::Int32, level(rng)));
@@ -121,7 +128,17 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
     ));
     columns.push(column("since", ColumnType::Date, level(rng)));
     columns.push(column("seen", ColumnType::Timestamp, level(rng)));
-    for column in columns.iter_mut().skip(5) {
+    for (name, ty) in more_columns() {
+        if rng.random_bool(0.25) {
+            columns.push(column(name, ty, level(rng)));
+        }
+    }
+    // Never landed: nothing may look for it in a file.
+    if rng.random_bool(0.2) {
+        let at = rng.random_range(fixed..=columns.len());
+        columns.insert(at, column("personal", ColumnType::String, Level::L4));
+    }
+    for column in columns.iter_mut().skip(fixed) {
         if column.level != Level::L1 && rng.random_bool(0.3) {
             column.public_when = Some("flag".into());
         }
@@ -140,11 +157,7 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
         event_date: dated.then(|| "day".into()),
         sequence: vec!["id".into()],
         partition: Partition::None,
-        window: windowed.then(|| DisclosureWindow {
-            from: None,
-            until: vec!["until".into()],
-            max_years_after: None,
-        }),
+        window,
         freshness_days: None,
         feeds: Vec::new(),
         columns,
@@ -152,14 +165,94 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
     }
 }
 
-pub fn cell(rng: &mut ChaCha8Rng, column: &Column, hidden: bool) -> Option<Value> {
-    if rng.random_bool(0.12) {
+/// Columns that a dataset may have besides.
+fn more_columns() -> [(&'static str, ColumnType); 6] {
+    let decimal = |precision, scale| ColumnType::Decimal { precision, scale };
+    [
+        ("code", ColumnType::String),
+        ("note", ColumnType::String),
+        ("share", decimal(5, 4)),
+        ("price", decimal(30, 6)),
+        ("paid", ColumnType::Timestamp),
+        ("closed", ColumnType::Boolean),
+    ]
+}
+
+/// A disclosure window, of a quarter of all datasets.
+fn window(rng: &mut ChaCha8Rng) -> Option<DisclosureWindow> {
+    if rng.random_bool(0.75) {
         return None;
     }
-    Some(match column.ty {
-        ColumnType::String if hidden => {
-            Value::String(format!("SECRET-{}", rng.random_range(0..1000)))
+    let until: &[&str] = [
+        &["until"][..],
+        &["until", "until"],
+        &["until", "ended"],
+        &[],
+    ]
+    .choose(rng)
+    .unwrap();
+    Some(DisclosureWindow {
+        from: rng.random_bool(0.5).then(|| "begun".into()),
+        until: until.iter().map(|name| (*name).to_owned()).collect(),
+        max_years_after: rng.random_bool(0.4).then(|| ("decided".into(), 1)),
+    })
+}
+
+/// The columns that a disclosure window looks at, each once.
+pub fn dates_of(window: &DisclosureWindow) -> Vec<String> {
+    let after = window.max_years_after.iter().map(|(column, _)| column);
+    let mut names: Vec<String> = window
+        .from
+        .iter()
+        .chain(&window.until)
+        .chain(after)
+        .cloned()
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// A value that nobody is to see: text that is known by its beginning, and numbers and days that would show as the least
+/// or greatest of a page.
+fn hidden_cell(rng: &mut ChaCha8Rng, column: &Column) -> Value {
+    let extreme = rng.random_bool(0.5);
+    let sign = if rng.random_bool(0.5) { 1 } else { -1 };
+    match column.ty {
+        ColumnType::String => {
+            let tail = *["", "-and-what-follows-it-in-a-page", "~~~~~~~~~~"]
+                .choose(rng)
+                .unwrap();
+            Value::String(format!("SECRET-{}{tail}", rng.random_range(0..1000)))
         }
+        ColumnType::Date if extreme => {
+            let year = if sign > 0 { 9999 } else { 1 };
+            Value::Date(Date::from_ymd_opt(year, 1, 1).unwrap())
+        }
+        ColumnType::Int32 if extreme => Value::Number(i128::from(i32::MAX) * sign),
+        ColumnType::Int64 if extreme => Value::Number(i128::from(i64::MAX) * sign),
+        ColumnType::Decimal { precision, .. } if extreme => {
+            Value::Number((10_i128.pow(precision.into()) - 1) * sign)
+        }
+        ColumnType::Timestamp if extreme => {
+            Value::Timestamp(253_000_000_000_000_000 * i64::try_from(sign).unwrap())
+        }
+        _ => shown_cell(rng, column),
+    }
+}
+
+pub fn cell(rng: &mut ChaCha8Rng, column: &Column, hidden: bool) -> Option<Value> {
+    if column.nullable && rng.random_bool(0.12) {
+        return None;
+    }
+    Some(match hidden {
+        true => hidden_cell(rng, column),
+        false => shown_cell(rng, column),
+    })
+}
+
+fn shown_cell(rng: &mut ChaCha8Rng, column: &Column) -> Value {
+    match column.ty {
         ColumnType::String => {
             let words = [
                 "a",
@@ -182,7 +275,7 @@ pub fn cell(rng: &mut ChaCha8Rng, column: &Column, hidden: bool) -> Option<Value
         ColumnType::Timestamp => {
             Value::Timestamp(1_735_689_600_000_000 + rng.random_range(0..40) * 43_200_000_000)
         }
-    })
+    }
 }
 
 pub fn row(rng: &mut ChaCha8Rng, contract: &Contract, no: u32, id: i128, hidden: bool) -> Row {
@@ -192,30 +285,57 @@ pub fn row(rng: &mut ChaCha8Rng, contract: &Contract, no: u32, id: i128, hidden:
             "uscc" => Some(Value::String(uscc(no))),
             "id" => Some(Value::Number(id)),
             "day" if !column.nullable => Some(Value::Date(date(rng.random_range(0..40)))),
-            "until" if rng.random_bool(0.5) => None,
+            "until" | "ended" if rng.random_bool(0.5) => None,
+            // The last day of its year, in half of the rows.
+            "decided" => Some(Value::Date(date(rng.random_range(10..30) - 365))),
+            "begun" => rng
+                .random_bool(0.8)
+                .then(|| Value::Date(date(rng.random_range(0..26)))),
             _ => cell(rng, column, hidden),
         })
         .collect();
     Row { no, cells }
 }
 
-fn form(rng: &mut ChaCha8Rng, ty: ColumnType) -> Option<Form> {
-    let forms: &[Form] = match ty {
-        ColumnType::String => &[
-            Form::Masked(Mask::KeepEnds { head: 1, tail: 1 }),
-            Form::Masked(Mask::Hide),
-        ],
-        ColumnType::Date | ColumnType::Timestamp => {
-            &[Form::Masked(Mask::Year), Form::Bucketed(Bucket::Month)]
-        }
-        ColumnType::Boolean => &[Form::Masked(Mask::Hide)],
-        _ => &[Form::Masked(Mask::Zero), Form::Bucketed(Bucket::Width(3))],
-    };
-    match rng.random_range(0..4) {
-        0 => forms.choose(rng).copied(),
-        1 => None,
-        _ => Some(Form::Clear),
+/// The forms that agreements show a column in: clear, one mask, and a bucket where the type has one. Agreements may
+/// differ; then the one that shows least counts.
+fn forms(rng: &mut ChaCha8Rng, column: &Column) -> Vec<Option<Form>> {
+    if rng.random_bool(0.4) {
+        return vec![Some(Form::Clear)];
     }
+    let (masks, buckets): (&[Mask], &[Bucket]) = match column.ty {
+        ColumnType::String => (
+            &[
+                Mask::KeepEnds { head: 1, tail: 1 },
+                Mask::KeepEnds { head: 0, tail: 2 },
+                Mask::Hide,
+            ],
+            &[],
+        ),
+        ColumnType::Date | ColumnType::Timestamp => (
+            &[Mask::Year, Mask::Hide],
+            &[Bucket::Month, Bucket::Quarter, Bucket::Year],
+        ),
+        ColumnType::Boolean => (&[Mask::Hide], &[]),
+        _ => (
+            &[Mask::Zero, Mask::Hide],
+            &[Bucket::Width(1), Bucket::Width(3)],
+        ),
+    };
+    // What an agreement without a form means for an L3 column is a mask, too: there is one.
+    let mask = match column.level {
+        Level::L3 => Mask::default_for(column.ty),
+        _ => *masks.choose(rng).unwrap(),
+    };
+    let bucket = buckets.choose(rng).map(|bucket| Form::Bucketed(*bucket));
+    let bucket = bucket.filter(|bucket| bucket.fits(column.ty));
+    let mut forms = vec![None, Some(Form::Clear), Some(Form::Masked(mask))];
+    forms.extend(bucket.map(Some));
+    forms.retain(|_| rng.random_bool(0.6));
+    if forms.is_empty() {
+        forms.push(Some(Form::Clear));
+    }
+    forms
 }
 
 fn timestamp(days: i64) -> Timestamp {
@@ -227,34 +347,59 @@ pub fn at() -> Timestamp {
     timestamp(20)
 }
 
+/// The deadline of every request.
+pub fn until() -> Timestamp {
+    Timestamp(at().0 + 60_000)
+}
+
+/// When something begins that mostly holds: before, at, or after the instant of the decision.
+fn begins(rng: &mut ChaCha8Rng) -> Timestamp {
+    match rng.random_range(0..20) {
+        0 => at(),
+        1 => Timestamp(at().0 + 1),
+        2 => timestamp(30),
+        _ => timestamp(1),
+    }
+}
+
+/// When it ends: after, at, or before the deadline.
+fn ends(rng: &mut ChaCha8Rng) -> Timestamp {
+    match rng.random_range(0..20) {
+        0 => until(),
+        1 => Timestamp(until().0 - 1),
+        2 => timestamp(10),
+        _ => timestamp(40),
+    }
+}
+
 fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
     let mut agreements = Vec::new();
     for table in tables {
-        let forms: Vec<Option<Form>> = table
+        let forms: Vec<Vec<Option<Form>>> = table
             .contract
             .landed()
             .map(|column| {
                 if column.level == Level::L1 && column.name != "name" {
-                    Some(Form::Clear)
+                    vec![Some(Form::Clear)]
                 } else {
-                    form(rng, column.ty)
+                    forms(rng, column)
                 }
             })
             .collect();
-        for n in 0..rng.random_range(0..3) {
+        for n in 0..*[0, 1, 1, 2, 3].choose(rng).unwrap() {
             let share = [0.3, 0.7, 1.0].choose(rng).copied().unwrap();
             let columns = table
                 .contract
                 .landed()
                 .zip(&forms)
-                .filter(|_| rng.random_bool(share))
-                .map(|(column, form)| AgreementColumn {
-                    name: column.name.clone(),
-                    form: *form,
-                    reason: Some("test".into()),
+                .filter_map(|(column, forms)| {
+                    rng.random_bool(share).then(|| AgreementColumn {
+                        name: column.name.clone(),
+                        form: *forms.choose(rng).unwrap(),
+                        reason: rng.random_bool(0.8).then(|| "test".into()),
+                    })
                 })
                 .collect();
-            let late = rng.random_bool(0.15);
             agreements.push(Agreement {
                 id: AgreementId::from(format!("{}-{n}", table.contract.id).as_str()),
                 org: (if rng.random_bool(0.9) {
@@ -283,40 +428,42 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
                 },
                 aggregate_only: None,
                 columns,
-                valid_from: timestamp(if late { 21 } else { 0 }),
-                valid_until: timestamp(40),
+                valid_from: begins(rng),
+                valid_until: ends(rng),
             });
         }
     }
     agreements
 }
 
+/// A line of a grant: some columns of a dataset, in some range of days.
+fn item(rng: &mut ChaCha8Rng, contract: &Contract) -> ScopeItem {
+    let share = [0.4, 1.0, 1.0].choose(rng).copied().unwrap();
+    let dated = contract.event_date.is_some() && rng.random_bool(0.4);
+    let from = rng.random_range(0..30);
+    let to = from + *[0, 1, 5, 10, 30].choose(rng).unwrap();
+    ScopeItem {
+        dataset: contract.id.clone(),
+        columns: contract
+            .landed()
+            .filter(|_| rng.random_bool(share))
+            .map(|column| column.name.clone())
+            .collect(),
+        from: (dated && rng.random_bool(0.7)).then(|| date(from)),
+        to: (dated && rng.random_bool(0.7)).then(|| date(to)),
+    }
+}
+
 fn grants(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Grant> {
     let mut grants = Vec::new();
     for no in 1..=ENTERPRISES {
-        for n in 0..*[0, 0, 1, 1, 2].choose(rng).unwrap() {
-            let items = tables
-                .iter()
-                .filter(|_| rng.random_bool(0.8))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .map(|table| {
-                    let share = [0.4, 1.0].choose(rng).copied().unwrap();
-                    let dated = table.contract.event_date.is_some() && rng.random_bool(0.4);
-                    let from = rng.random_range(0..30);
-                    ScopeItem {
-                        dataset: table.contract.id.clone(),
-                        columns: table
-                            .contract
-                            .landed()
-                            .filter(|_| rng.random_bool(share))
-                            .map(|column| column.name.clone())
-                            .collect(),
-                        from: (dated && rng.random_bool(0.7)).then(|| date(from)),
-                        to: (dated && rng.random_bool(0.7)).then(|| date(from + 10)),
-                    }
-                })
-                .collect();
+        for n in 0..*[0, 0, 1, 1, 1, 2, 3].choose(rng).unwrap() {
+            let mut items = Vec::new();
+            for table in tables {
+                for _ in 0..*[0, 1, 1, 1, 2].choose(rng).unwrap() {
+                    items.push(item(rng, &table.contract));
+                }
+            }
             grants.push(Grant {
                 consent_id: format!("c-{no}-{n}").parse::<ConsentId>().unwrap(),
                 version: 1,
@@ -341,8 +488,8 @@ fn grants(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Grant> {
                 } else {
                     ActionSet::default().with(Action::Stream)
                 },
-                starts: timestamp(if rng.random_bool(0.95) { 1 } else { 30 }),
-                expires: timestamp(if rng.random_bool(0.95) { 40 } else { 10 }),
+                starts: begins(rng),
+                expires: ends(rng),
                 metered: rng.random_bool(0.05),
             });
         }
@@ -356,7 +503,7 @@ impl World {
             .into_iter()
             .map(|name| {
                 let contract = Arc::new(contract(rng, name));
-                let count = *[0, 1, 5, 30, 80].choose(rng).unwrap();
+                let count = *[0, 1, 5, 30, 80, 150].choose(rng).unwrap();
                 let rows = (0..count)
                     .map(|id| {
                         let no = rng.random_range(1..=ENTERPRISES);
@@ -406,7 +553,7 @@ impl World {
             purpose: "loan".parse::<PurposeCode>().unwrap(),
             action: Action::Query,
             at: at(),
-            until: Timestamp(at().0 + 60_000),
+            until: until(),
             subjects,
             datasets: tables
                 .iter()
@@ -484,6 +631,40 @@ pub fn array<'a>(
     }
 }
 
+/// How a file is written: row groups and pages of any size, statistics of pages, of row groups, cut short, or none.
+fn properties(rng: &mut ChaCha8Rng) -> WriterProperties {
+    let statistics = [
+        EnabledStatistics::Page,
+        EnabledStatistics::Page,
+        EnabledStatistics::Chunk,
+        EnabledStatistics::None,
+    ];
+    let version = match rng.random_bool(0.5) {
+        true => WriterVersion::PARQUET_1_0,
+        false => WriterVersion::PARQUET_2_0,
+    };
+    WriterProperties::builder()
+        .set_writer_version(version)
+        .set_max_row_group_row_count(Some(*[7, 20, 1000].choose(rng).unwrap()))
+        .set_data_page_row_count_limit(*[1, 3, 8, 1000].choose(rng).unwrap())
+        .set_write_batch_size(*[1, 2].choose(rng).unwrap())
+        .set_dictionary_enabled(rng.random_bool(0.5))
+        .set_statistics_enabled(*statistics.choose(rng).unwrap())
+        .set_column_index_truncate_length(*[Some(2), Some(64), None].choose(rng).unwrap())
+        .set_statistics_truncate_length(*[Some(2), Some(64), None].choose(rng).unwrap())
+        .set_bloom_filter_enabled(rng.random_bool(0.2))
+        .set_compression(Compression::UNCOMPRESSED)
+        .build()
+}
+
+fn written(batch: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
 impl Table {
     /// Writes the rows as the warehouse would, in files, row groups and pages of random sizes.
     pub async fn write(&self, rng: &mut ChaCha8Rng) -> TableVersion {
@@ -493,13 +674,8 @@ impl Table {
             .landed()
             .position(|column| Some(&column.name) == self.contract.event_date.as_ref());
         let mut files = Vec::new();
-        let count = rng.random_range(1..=3);
-        let mut shares: Vec<Vec<&Row>> = vec![Vec::new(); count];
-        for row in &self.rows {
-            shares[rng.random_range(0..count)].push(row);
-        }
-        for (i, mut rows) in shares.into_iter().enumerate() {
-            if rows.is_empty() {
+        for (i, mut rows) in self.shares(rng).into_iter().enumerate() {
+            if rows.is_empty() && rng.random_bool(0.8) {
                 continue;
             }
             rows.sort_by_key(|row| {
@@ -509,24 +685,12 @@ impl Table {
                 });
                 (row.no, date)
             });
+            // As no file of the warehouse is; the gate looks, and does not rely on it.
+            if rng.random_bool(0.05) {
+                rows.shuffle(rng);
+            }
             let batch = self.physical(&rows);
-            let properties = WriterProperties::builder()
-                .set_max_row_group_row_count(Some(*[7, 20, 1000].choose(rng).unwrap()))
-                .set_data_page_row_count_limit(*[3, 8, 1000].choose(rng).unwrap())
-                .set_write_batch_size(2)
-                .set_dictionary_enabled(rng.random_bool(0.5))
-                .set_statistics_enabled(
-                    *[EnabledStatistics::Page, EnabledStatistics::Chunk]
-                        .choose(rng)
-                        .unwrap(),
-                )
-                .set_compression(Compression::UNCOMPRESSED)
-                .build();
-            let mut bytes = Vec::new();
-            let mut writer =
-                ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-            writer.write(&batch).unwrap();
-            writer.close().unwrap();
+            let bytes = written(&batch, properties(rng));
             // Unlike any other's, as the warehouse names them: metadata is cached by it.
             let path = Path::from(format!("{}-{i}.parquet", self.contract.id));
             let size = bytes.len() as u64;
@@ -538,12 +702,28 @@ impl Table {
                 present: Arc::new(present),
             });
         }
+        files.shuffle(rng);
         TableVersion {
             version: 1,
             rows: self.rows.len() as u64,
             files,
             store,
         }
+    }
+
+    /// The rows of each file: anybody's in any, or each file those of neighbouring enterprises.
+    fn shares(&self, rng: &mut ChaCha8Rng) -> Vec<Vec<&Row>> {
+        let count = rng.random_range(1..=5);
+        let by_number = rng.random_bool(0.4);
+        let mut shares: Vec<Vec<&Row>> = vec![Vec::new(); count];
+        for row in &self.rows {
+            let at = match by_number {
+                true => (row.no as usize * count / (ENTERPRISES as usize + 1)).min(count - 1),
+                false => rng.random_range(0..count),
+            };
+            shares[at].push(row);
+        }
+        shares
     }
 
     fn physical(&self, rows: &[&Row]) -> RecordBatch {
