@@ -504,7 +504,7 @@ fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
 /// When the plan cannot be rebuilt.
 pub fn in_sequence(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = plan.transform_up(|node| {
-        if node.is::<InterleaveExec>() {
+        if node.is::<InterleaveExec>() || (is_union(&node) && mutated(Mutation::UnionsTrusted)) {
             let inputs = node.children().into_iter().cloned().collect();
             return Ok(Transformed::yes(sequence(node.schema(), inputs)));
         }
