@@ -388,18 +388,16 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
             .collect();
         for n in 0..*[0, 1, 1, 2, 3].choose(rng).unwrap() {
             let share = [0.3, 0.7, 1.0].choose(rng).copied().unwrap();
-            let columns = table
-                .contract
-                .landed()
-                .zip(&forms)
-                .filter_map(|(column, forms)| {
-                    rng.random_bool(share).then(|| AgreementColumn {
+            let mut columns = Vec::new();
+            for (column, forms) in table.contract.landed().zip(&forms) {
+                if rng.random_bool(share) {
+                    columns.push(AgreementColumn {
                         name: column.name.clone(),
                         form: *forms.choose(rng).unwrap(),
                         reason: rng.random_bool(0.8).then(|| "test".into()),
-                    })
-                })
-                .collect();
+                    });
+                }
+            }
             agreements.push(Agreement {
                 id: AgreementId::from(format!("{}-{n}", table.contract.id).as_str()),
                 org: (if rng.random_bool(0.9) {
