@@ -10,7 +10,7 @@ use super::shared::{ENDLESS, SOON, Service, access_id, ask_bank, ask_tax, bare, 
 use crate::support::Lab;
 
 /// Reads what a connection gives until it ends; what came.
-fn to_the_end(stream: &mut TcpStream) -> Vec<u8> {
+pub fn to_the_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut part = vec![0; 1 << 16];
     loop {
