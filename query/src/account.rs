@@ -108,13 +108,61 @@ impl Account {
                 *passed.withheld.entry(column).or_default() += cells;
             }
         }
+        self.within_limit(rows).map(|()| true)
+    }
+
+    /// Adds what passed elsewhere for the same query.
+    ///
+    /// # Errors
+    /// [`QueryError::ConsentChanged`] when an enterprise was dropped on one side and touched on the other; then nothing
+    /// is added. [`QueryError::TooManyRows`] as for [`record`](Self::record).
+    pub fn add(
+        &self,
+        elsewhere: &BTreeMap<DatasetId, Passed>,
+        by_enterprise: Option<&BTreeMap<u32, u64>>,
+    ) -> Result<(), QueryError> {
+        let mut datasets = self.datasets.lock();
+        let torn = elsewhere.iter().any(|(dataset, there)| {
+            datasets.get(dataset).is_some_and(|here| {
+                !here.dropped.is_disjoint(&there.touched)
+                    || !here.touched.is_disjoint(&there.dropped)
+            })
+        });
+        if torn {
+            return Err(QueryError::ConsentChanged);
+        }
+        let mut rows = 0;
+        for (dataset, there) in elsewhere {
+            let here = datasets.entry(dataset.clone()).or_default();
+            here.rows += there.rows;
+            here.touched |= &there.touched;
+            for (column, cells) in &there.withheld {
+                *here.withheld.entry(column.clone()).or_default() += cells;
+            }
+            if !there.dropped.is_subset(&here.dropped) {
+                here.dropped |= &there.dropped;
+                self.drops.fetch_add(1, Ordering::Release);
+            }
+            rows += there.rows;
+        }
+        drop(datasets);
+        let counts: Option<Vec<(u32, usize)>> = by_enterprise.map(|counts| {
+            let counts = counts.iter();
+            let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+            counts.map(|(no, count)| (*no, rows(*count))).collect()
+        });
+        self.count(counts.as_deref());
+        self.within_limit(rows)
+    }
+
+    fn within_limit(&self, rows: u64) -> Result<(), QueryError> {
         let total = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         if total > self.max_rows {
             return Err(QueryError::TooManyRows {
                 limit: self.max_rows,
             });
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Counts the rows of single enterprises; none when rows passed uncounted.

@@ -22,6 +22,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
@@ -42,7 +43,8 @@ use roaring::RoaringBitmap;
 
 use crate::account::Account;
 use crate::error::QueryError;
-use crate::reader::{Readers, Share};
+use crate::reader::{Dealt, Readers, Share};
+use crate::remote::RemoteGate;
 use crate::rows::RowGate;
 
 /// Rows of the largest batches that readers hand over: what the engine has for its default.
@@ -86,6 +88,21 @@ pub struct GateScan {
     pub readers: Readers,
     /// See [`about_rows`](crate::provider::about_rows).
     pub about_rows: Option<usize>,
+    /// What the scan was asked for, to ask another process for the same.
+    pub asked: Asked,
+}
+
+/// What a scan was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The comparisons that it applies itself.
+    pub conjuncts: Vec<Expr>,
+    /// Whether rows come in one order, in one partition.
+    pub strict: bool,
+    /// Least length of a run of rows that is passed without a look at each.
+    pub min_inside_rows: usize,
+    /// What each partition takes.
+    pub dealt: Dealt,
 }
 
 /// A reader of inside ranges.
@@ -132,8 +149,10 @@ enum Body {
     /// Rows as the files deliver them.
     Scan(Arc<GateScan>),
     /// A gate and what orders its rows, in one partition (strict mode): an optimizer that saw the sort would find
-    /// that nobody asked for it, and drop it.
-    Ordered(Arc<dyn ExecutionPlan>),
+    /// that nobody asked for it, and drop it. With the gate's scan, if it is a gate's.
+    Ordered(Arc<dyn ExecutionPlan>, Option<Arc<GateScan>>),
+    /// A gate that another process described. It is resolved when it is first executed.
+    Remote(Arc<RemoteGate>),
 }
 
 impl GateExec {
@@ -152,9 +171,49 @@ impl GateExec {
         let schema = ordered.schema();
         Self {
             about_rows,
-            body: Body::Ordered(ordered),
+            body: Body::Ordered(ordered, None),
             properties: properties(schema, 1, EmissionType::Final),
         }
+    }
+
+    /// The same, knowing what is scanned: such an operator can be sent to another process.
+    #[must_use]
+    pub fn of(self, scan: Arc<GateScan>) -> Self {
+        match self.body {
+            Body::Ordered(ordered, _) => Self {
+                body: Body::Ordered(ordered, Some(scan)),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// A gate that another process described.
+    pub(crate) fn remote(gate: Arc<RemoteGate>) -> Self {
+        let task = &gate.task().scan;
+        let emission = match task.strict {
+            true => EmissionType::Final,
+            false => EmissionType::Incremental,
+        };
+        Self {
+            about_rows: None,
+            properties: properties(gate.schema(), task.partitions.len(), emission),
+            body: Body::Remote(gate),
+        }
+    }
+
+    /// What it scans; none when that is for another process to say.
+    pub(crate) fn scan(&self) -> Option<&Arc<GateScan>> {
+        match &self.body {
+            Body::Scan(scan) => Some(scan),
+            Body::Ordered(_, scan) => scan.as_ref(),
+            Body::Remote(_) => None,
+        }
+    }
+
+    /// Whether another process described it.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.body, Body::Remote(_))
     }
 }
 
@@ -178,7 +237,9 @@ impl DisplayAs for GateExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         match &self.body {
             Body::Scan(scan) => write!(f, "GateExec: dataset={}", scan.dataset),
-            Body::Ordered(_) => f.write_str("GateExec: ordered"),
+            Body::Ordered(..) => f.write_str("GateExec: ordered"),
+            Body::Remote(gate) if gate.task().scan.strict => f.write_str("GateExec: ordered"),
+            Body::Remote(gate) => write!(f, "GateExec: dataset={}", gate.task().scan.dataset),
         }
     }
 }
@@ -237,7 +298,8 @@ impl ExecutionPlan for GateExec {
     ) -> Result<SendableRecordBatchStream> {
         let scan = match &self.body {
             Body::Scan(scan) => scan,
-            Body::Ordered(ordered) => return ordered.execute(partition, context),
+            Body::Ordered(ordered, _) => return ordered.execute(partition, context),
+            Body::Remote(gate) => return Ok(gate.execute(partition, context)),
         };
         let inner = scan.readers.context();
         let mut inputs = VecDeque::new();
@@ -270,7 +332,7 @@ impl ExecutionPlan for GateExec {
 
 /// An operator of this module above the gate: how it treats its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     /// All partitions of all inputs, one after another, in one partition: in strict mode the rows of a union may not
     /// arrive as threads please.
     InSequence,
@@ -292,7 +354,7 @@ pub struct OrderedExec {
 
 impl OrderedExec {
     /// `inputs`, which have the given schema, in sequence.
-    fn in_sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+    pub(crate) fn in_sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
         Self {
             order: Order::InSequence,
             inputs,
@@ -301,7 +363,7 @@ impl OrderedExec {
     }
 
     /// `input`, of which nothing is known.
-    fn forgotten(input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(crate) fn forgotten(input: Arc<dyn ExecutionPlan>) -> Self {
         let of = input.properties();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
@@ -317,12 +379,18 @@ impl OrderedExec {
     }
 
     /// `input`, started when it is first asked.
-    fn when_asked(input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(crate) fn when_asked(input: Arc<dyn ExecutionPlan>) -> Self {
         Self {
             order: Order::WhenAsked,
             properties: Arc::clone(input.properties()),
             inputs: vec![input],
         }
+    }
+}
+
+impl OrderedExec {
+    pub(crate) fn order(&self) -> Order {
+        self.order
     }
 }
 

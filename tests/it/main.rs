@@ -16,6 +16,7 @@ mod owner;
 mod products;
 mod prompt;
 mod real_data;
+mod remote;
 mod scenario;
 mod service;
 mod shapes;

@@ -253,13 +253,13 @@ async fn put_grants(change: &mut Change, row: &ConsentRow, status: i64) -> Resul
             expires: document.expires,
             actions: document.actions,
             metered: document.is_metered(),
+            given,
         };
         let grant = NewGrant {
             grantee,
             consent: row.seq,
             entry,
             status,
-            given,
             revision,
         };
         grants::put(change.connection(), grant).await?;

@@ -154,7 +154,7 @@ fn is_zero(count: &u64) -> bool {
 
 /// Stores of the query's own session: none, so that no statement can reach a file or a network.
 #[derive(Debug)]
-struct NoStores;
+pub(crate) struct NoStores;
 
 impl ObjectStoreRegistry for NoStores {
     fn register_store(
@@ -422,33 +422,8 @@ impl Gate {
         Ok(Some(numbers))
     }
 
-    /// Refuses a contract or purpose tree whose version is not in the log.
     async fn recorded(&self, contract: &Contract) -> Result<(), QueryError> {
-        let (catalog, ledger) = (&self.parts.catalog, &self.parts.ledger);
-        let mut rules = catalog.rules_of(&contract.id);
-        rules.push(("purposes", "purposes", catalog.purposes.hash));
-        for (kind, id, hash) in rules {
-            if !self.ledger(ledger.artefact_recorded(kind, id, &hash).await)? {
-                return Err(QueryError::ContractNotRecorded {
-                    dataset: contract.id.clone(),
-                    version: contract.version.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a product whose rows were made by other rules than those that are recorded: its contract would speak
-    /// of columns that its table does not hold.
-    fn built(&self, dataset: &DatasetId, snapshot: &Snapshot) -> Result<(), QueryError> {
-        match self.parts.catalog.product_stamp(dataset) {
-            Some(stamp) if snapshot.mark(whole::STAMP_MARK) != Some(stamp.as_str()) => {
-                Err(QueryError::ProductNotBuilt {
-                    dataset: dataset.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
+        recorded(&self.parts.catalog, &self.parts.ledger, contract).await
     }
 
     async fn plan(
@@ -509,7 +484,7 @@ impl Gate {
     async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
         match self.parts.warehouse.snapshot(dataset).await {
             Ok(Some(snapshot)) => {
-                self.built(dataset, &snapshot)?;
+                built(&self.parts.catalog, dataset, &snapshot)?;
                 whole::table_version(&self.parts.warehouse, &snapshot).await
             }
             Ok(None) => Ok(whole::never_landed()),
@@ -652,6 +627,43 @@ impl Gate {
             },
             error => error,
         }
+    }
+}
+
+/// Refuses a contract or purpose tree whose version is not in the log.
+pub(crate) async fn recorded(
+    catalog: &Catalog,
+    ledger: &Ledger,
+    contract: &Contract,
+) -> Result<(), QueryError> {
+    let mut rules = catalog.rules_of(&contract.id);
+    rules.push(("purposes", "purposes", catalog.purposes.hash));
+    for (kind, id, hash) in rules {
+        let recorded = ledger.artefact_recorded(kind, id, &hash).await;
+        if !recorded.map_err(|error| QueryError::Refused(Box::new(error)))? {
+            return Err(QueryError::ContractNotRecorded {
+                dataset: contract.id.clone(),
+                version: contract.version.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a product whose rows were made by other rules than those that are recorded: its contract would speak of
+/// columns that its table does not hold.
+pub(crate) fn built(
+    catalog: &Catalog,
+    dataset: &DatasetId,
+    snapshot: &Snapshot,
+) -> Result<(), QueryError> {
+    match catalog.product_stamp(dataset) {
+        Some(stamp) if snapshot.mark(whole::STAMP_MARK) != Some(stamp.as_str()) => {
+            Err(QueryError::ProductNotBuilt {
+                dataset: dataset.clone(),
+            })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ mod gate_5;
 mod grammar;
 mod leaks;
 mod reference;
+mod remote;
 mod run;
 mod stored_scope;
 mod world;

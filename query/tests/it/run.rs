@@ -153,7 +153,7 @@ impl Gated {
 
 /// Enterprise numbers by the test's own codes.
 #[derive(Debug)]
-struct Numbers;
+pub struct Numbers;
 
 impl EnterpriseNumbers for Numbers {
     fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
