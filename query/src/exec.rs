@@ -318,6 +318,7 @@ impl ExecutionPlan for GateExec {
             rows: Arc::clone(&scan.rows),
             drops: 0,
             dropped: RoaringBitmap::new(),
+            known: 0,
             recorded: None,
             inputs,
             coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
@@ -615,9 +616,11 @@ struct GateStream {
     scan: Arc<GateScan>,
     /// Decides about rows: the scan's, without the enterprises that were dropped.
     rows: Arc<RowGate>,
-    /// [`Account::drops`] that `rows` knows of.
+    /// [`Account::drops`] when it was last looked at.
     drops: u64,
+    /// The enterprises that `rows` leaves out, and how many of those that were dropped these are.
     dropped: RoaringBitmap,
+    known: usize,
     /// The share whose enterprises were recorded last, by its scan and position.
     recorded: Option<(usize, usize)>,
     inputs: VecDeque<Input>,
@@ -649,7 +652,11 @@ impl GateStream {
                 .map(|index| share_of(&scan, index, batch))
                 .transpose()?;
             let judged = match share {
-                Some((at, share)) if share.enterprises.is_disjoint(&self.dropped) => {
+                // Whose first batch was recorded cannot be dropped any more.
+                Some((at, share))
+                    if self.recorded == Some(at)
+                        || share.enterprises.is_disjoint(&self.dropped) =>
+                {
                     self.pass(at, share, batch)?
                 }
                 Some((at, share)) => {
@@ -673,7 +680,7 @@ impl GateStream {
             let names = names.map(|field| field.name().clone());
             let recorded = scan.account.record(
                 &scan.dataset,
-                self.drops,
+                self.known,
                 judged.batch.num_rows() as u64,
                 &judged.touched,
                 names.zip(judged.withheld),
@@ -712,11 +719,18 @@ impl GateStream {
     /// Takes note of what was dropped since the last batch.
     fn leave_out_dropped(&mut self) {
         let drops = self.scan.account.drops();
-        if drops != self.drops {
-            self.dropped = self.scan.account.dropped(&self.scan.dataset);
-            self.rows = Arc::new(self.scan.rows.without(&self.dropped));
-            self.drops = drops;
+        if drops == self.drops {
+            return;
         }
+        let (account, dataset) = (&self.scan.account, &self.scan.dataset);
+        let fresh = account.dropped_since(dataset, self.known);
+        self.known += fresh.len();
+        if !fresh.is_empty() {
+            // The first time, the stream gets a copy of its own; from then on a drop costs what it takes to clear a bit.
+            Arc::make_mut(&mut self.rows).leave_out(&fresh);
+            self.dropped.extend(fresh);
+        }
+        self.drops = drops;
     }
 }
 

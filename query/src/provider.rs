@@ -433,7 +433,9 @@ fn in_order(gate: Arc<dyn ExecutionPlan>, scan: Arc<GateScan>) -> Result<Arc<dyn
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
     };
-    Ok(Arc::new(GateExec::ordered(ordered, scan.about_rows).of(scan)))
+    Ok(Arc::new(
+        GateExec::ordered(ordered, scan.about_rows).of(scan),
+    ))
 }
 
 #[async_trait]

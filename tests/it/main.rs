@@ -21,6 +21,7 @@ mod scenario;
 mod service;
 mod shapes;
 mod support;
+mod taken;
 mod topic_world;
 mod topics;
 mod topics_kafka;

@@ -64,6 +64,9 @@ pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
 pub use outlet::{Outlet, ReleasePermit};
 use release::{Epochs, Release};
 
+/// How often a query looks whether what it rests on stands, whatever else it does.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What a gate is made of.
 pub struct GateParts {
     /// Contracts and purposes.
@@ -330,6 +333,12 @@ impl Gate {
         Timestamp(self.parts.clock.now_ms())
     }
 
+    /// When a query that was decided at an instant is over.
+    fn deadline(&self, at: Timestamp) -> Timestamp {
+        let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
+        Timestamp(at.0.saturating_add(seconds.saturating_mul(1000)))
+    }
+
     fn ledger<T>(&self, result: Result<T, qihui_consent::LedgerError>) -> Result<T, QueryError> {
         result.map_err(|error| QueryError::Refused(Box::new(error)))
     }
@@ -346,7 +355,6 @@ impl Gate {
         let datasets = self.datasets(&query)?;
         let subjects = self.subjects(&request.subjects)?;
         let at = self.now();
-        let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
         let decision = self
             .parts
             .ledger
@@ -357,7 +365,7 @@ impl Gate {
                     purpose: request.purpose.clone(),
                     action: request.action,
                     at,
-                    until: Timestamp(at.0.saturating_add(seconds.saturating_mul(1000))),
+                    until: self.deadline(at),
                     subjects,
                     datasets: datasets
                         .iter()
@@ -446,7 +454,12 @@ impl Gate {
             request.purpose.clone(),
             decision.epochs.clone(),
         );
-        let epochs = Arc::new(epochs.dropping(Arc::clone(&account)));
+        let epochs = epochs.dropping(Arc::clone(&account), scopes.clone()).until(
+            Arc::clone(&self.parts.clock),
+            self.deadline(at),
+            self.limits().seconds,
+        );
+        let epochs = Arc::new(epochs);
         let setup = SessionSetup {
             scopes: scopes.clone(),
             tables: tables.clone(),
@@ -588,7 +601,8 @@ impl Gate {
         if prepared.decide_again && !prepared.epochs.are_current() {
             return Err(QueryError::ConsentChanged);
         }
-        let limit = Duration::from_secs(self.limits().seconds);
+        let limit = prepared.epochs.left();
+        let limit = limit.unwrap_or(Duration::from_secs(self.limits().seconds));
         let work = async {
             let physical = Arc::clone(&prepared.planned.physical);
             let mut encoder = Encoder::new(request.format, &physical.schema())?;
@@ -606,6 +620,7 @@ impl Gate {
             release.all_left().await?;
             Ok(rows)
         };
+        let work = watched(&prepared.epochs, work);
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(QueryError::TimedOut {
@@ -670,6 +685,24 @@ pub(crate) fn built(
 fn receiver_gone() -> QueryError {
     QueryError::Output {
         message: "the receiver is gone".to_owned(),
+    }
+}
+
+/// Does `work` as long as what it rests on stands. A query that sorts, or waits for a slow receiver, looks at nothing
+/// itself; and nobody remembers all losses for ever.
+async fn watched<T>(
+    epochs: &Epochs,
+    work: impl Future<Output = Result<T, QueryError>>,
+) -> Result<T, QueryError> {
+    let mut work = std::pin::pin!(work);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = looks.tick() => epochs.check()?,
+        }
     }
 }
 
