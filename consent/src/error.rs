@@ -46,6 +46,14 @@ pub enum LedgerError {
         /// Time of the last event.
         last: String,
     },
+    /// A ledger that is only followed does not reach as far as what it is asked about.
+    #[error(
+        "this copy of the consent ledger does not reach event {position} yet; repeat in a moment"
+    )]
+    Behind {
+        /// The event.
+        position: u64,
+    },
     /// A file or document has the wrong form.
     #[error("malformed {what}: {reason}")]
     Malformed {
@@ -286,6 +294,7 @@ impl Coded for LedgerError {
             Self::Corrupt(_) => "LedgerCorrupt",
             Self::NewerFormat { .. } => "LedgerNewerFormat",
             Self::ClockBack { .. } => "ClockBack",
+            Self::Behind { .. } => "LedgerBehind",
             Self::Malformed {
                 what: "agreement", ..
             } => "MalformedAgreement",
@@ -339,7 +348,10 @@ impl Coded for LedgerError {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Log { .. } | Self::ClockBack { .. } | Self::SignatureMismatch(_) => Kind::Denied,
+            Self::Log { .. }
+            | Self::ClockBack { .. }
+            | Self::Behind { .. }
+            | Self::SignatureMismatch(_) => Kind::Denied,
             Self::Malformed { .. } | Self::WildcardColumn { .. } => Kind::Usage,
             Self::Numbers(error) => error.kind(),
             _ => Kind::Failed,

@@ -17,7 +17,7 @@ pub struct Account {
     rows: AtomicU64,
     /// Raised whenever enterprises are dropped; changed under `datasets`.
     drops: AtomicU64,
-    datasets: Mutex<BTreeMap<DatasetId, Passed>>,
+    datasets: Mutex<BTreeMap<DatasetId, Entry>>,
     by_enterprise: Mutex<Option<BTreeMap<u32, u64>>>,
 }
 
@@ -38,6 +38,21 @@ pub struct Passed {
     pub dropped: RoaringBitmap,
 }
 
+/// What is known of one dataset.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    passed: Passed,
+    /// The dropped enterprises in the order in which they were: who knows the first n has only to learn the others.
+    order: Vec<u32>,
+}
+
+impl Entry {
+    fn drop_all(&mut self, enterprises: &RoaringBitmap) {
+        self.order.extend(enterprises);
+        self.passed.dropped |= enterprises;
+    }
+}
+
 impl Account {
     /// An empty account that lets at most `max_rows` rows pass.
     pub fn new(max_rows: u64) -> Self {
@@ -50,44 +65,47 @@ impl Account {
         }
     }
 
-    /// How often enterprises were dropped. Whoever judges rows reads it first, and tells [`record`](Self::record).
+    /// How often enterprises were dropped: while it is the same, nobody else was.
     pub fn drops(&self) -> u64 {
         self.drops.load(Ordering::Acquire)
     }
 
-    /// The enterprises of a dataset that were dropped.
-    pub fn dropped(&self, dataset: &DatasetId) -> RoaringBitmap {
-        self.datasets
-            .lock()
-            .get(dataset)
-            .map_or_else(RoaringBitmap::new, |passed| passed.dropped.clone())
+    /// The enterprises of a dataset that were dropped after the first `known`, in order. Whoever judges rows tells
+    /// [`record`](Self::record) how many it knew.
+    pub fn dropped_since(&self, dataset: &DatasetId, known: usize) -> Vec<u32> {
+        let datasets = self.datasets.lock();
+        let order = datasets.get(dataset).map(|entry| entry.order.as_slice());
+        let since = order.and_then(|order| order.get(known..));
+        since.unwrap_or_default().to_vec()
     }
 
     /// Drops enterprises of a dataset, if none of them has passed a row of it (GATE-4); otherwise nothing happens, and
     /// the answer is `false`.
     pub fn drop_untouched(&self, dataset: &DatasetId, enterprises: &RoaringBitmap) -> bool {
         let mut datasets = self.datasets.lock();
-        let passed = datasets.entry(dataset.clone()).or_default();
-        let fresh = enterprises - &passed.dropped;
-        if !passed.touched.is_disjoint(&fresh) && !mutated(Mutation::TouchedDropped) {
+        let entry = datasets.entry(dataset.clone()).or_default();
+        let fresh = enterprises - &entry.passed.dropped;
+        if !entry.passed.touched.is_disjoint(&fresh) && !mutated(Mutation::TouchedDropped) {
             return false;
         }
         if !fresh.is_empty() {
-            passed.dropped |= fresh;
+            entry.drop_all(&fresh);
             self.drops.fetch_add(1, Ordering::Release);
         }
         true
     }
 
-    /// Records rows that are about to be passed upward, which were judged after `drops` drops. When there were more
-    /// since, nothing is recorded, the answer is `false`, and the rows have to be judged anew.
+    /// Records rows that are about to be passed upward, which were judged knowing the first `known` enterprises that
+    /// were dropped. When one of theirs was dropped since, nothing is recorded, the answer is `false`, and the rows have
+    /// to be judged anew. Others that were dropped meanwhile change nothing about these rows: however many they are,
+    /// they do not hold them up.
     ///
     /// # Errors
     /// [`QueryError::TooManyRows`] when the query's limit is exceeded; only rows past the gate count.
     pub fn record(
         &self,
         dataset: &DatasetId,
-        drops: u64,
+        known: usize,
         rows: u64,
         touched: &RoaringBitmap,
         withheld: impl IntoIterator<Item = (String, u64)>,
@@ -97,11 +115,13 @@ impl Account {
         }
         {
             let mut datasets = self.datasets.lock();
+            let entry = datasets.entry(dataset.clone()).or_default();
             // INVARIANT: under the lock that drops are made under, so that no row passes under a grant that was dropped.
-            if self.drops() != drops {
+            let mut since = entry.order.iter().skip(known);
+            if since.any(|no| touched.contains(*no)) {
                 return Ok(false);
             }
-            let passed = datasets.entry(dataset.clone()).or_default();
+            let passed = &mut entry.passed;
             passed.rows += rows;
             passed.touched |= touched;
             // A column without a withheld cell has no entry, whether its rows were looked at or not.
@@ -109,13 +129,64 @@ impl Account {
                 *passed.withheld.entry(column).or_default() += cells;
             }
         }
+        self.within_limit(rows).map(|()| true)
+    }
+
+    /// Adds what passed elsewhere for the same query.
+    ///
+    /// # Errors
+    /// [`QueryError::ConsentChanged`] when an enterprise was dropped on one side and touched on the other; then nothing
+    /// is added. [`QueryError::TooManyRows`] as for [`record`](Self::record).
+    pub fn add(
+        &self,
+        elsewhere: &BTreeMap<DatasetId, Passed>,
+        by_enterprise: Option<&BTreeMap<u32, u64>>,
+    ) -> Result<(), QueryError> {
+        let mut datasets = self.datasets.lock();
+        let torn = elsewhere.iter().any(|(dataset, there)| {
+            let here = datasets.get(dataset).map(|entry| &entry.passed);
+            here.is_some_and(|here| {
+                !here.dropped.is_disjoint(&there.touched)
+                    || !here.touched.is_disjoint(&there.dropped)
+            })
+        });
+        if torn {
+            return Err(QueryError::ConsentChanged);
+        }
+        let mut rows = 0;
+        for (dataset, there) in elsewhere {
+            let entry = datasets.entry(dataset.clone()).or_default();
+            let fresh = &there.dropped - &entry.passed.dropped;
+            if !fresh.is_empty() {
+                entry.drop_all(&fresh);
+                self.drops.fetch_add(1, Ordering::Release);
+            }
+            let here = &mut entry.passed;
+            here.rows += there.rows;
+            here.touched |= &there.touched;
+            for (column, cells) in &there.withheld {
+                *here.withheld.entry(column.clone()).or_default() += cells;
+            }
+            rows += there.rows;
+        }
+        drop(datasets);
+        let counts: Option<Vec<(u32, usize)>> = by_enterprise.map(|counts| {
+            let counts = counts.iter();
+            let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+            counts.map(|(no, count)| (*no, rows(*count))).collect()
+        });
+        self.count(counts.as_deref());
+        self.within_limit(rows)
+    }
+
+    fn within_limit(&self, rows: u64) -> Result<(), QueryError> {
         let total = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         if total > self.max_rows {
             return Err(QueryError::TooManyRows {
                 limit: self.max_rows,
             });
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Counts the rows of single enterprises; none when rows passed uncounted.
@@ -140,7 +211,11 @@ impl Account {
 
     /// A copy of what passed so far, per dataset.
     pub fn passed(&self) -> BTreeMap<DatasetId, Passed> {
-        self.datasets.lock().clone()
+        let datasets = self.datasets.lock();
+        let datasets = datasets.iter();
+        datasets
+            .map(|(dataset, entry)| (dataset.clone(), entry.passed.clone()))
+            .collect()
     }
 
     /// Every enterprise touched so far, over all datasets.
@@ -148,6 +223,8 @@ impl Account {
         self.datasets
             .lock()
             .values()
-            .fold(RoaringBitmap::new(), |all, passed| all | &passed.touched)
+            .fold(RoaringBitmap::new(), |all, entry| {
+                all | &entry.passed.touched
+            })
     }
 }

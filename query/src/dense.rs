@@ -34,15 +34,10 @@ impl NumberSet {
         Self { words }
     }
 
-    /// The set without some numbers.
-    fn without(&self, numbers: &RoaringBitmap) -> Self {
-        let mut words = self.words.clone();
-        for no in numbers {
-            if let Some(word) = words.get_mut(no as usize / 64) {
-                *word &= !(1 << (no % 64));
-            }
+    fn remove(&mut self, no: u32) {
+        if let Some(word) = self.words.get_mut(no as usize / 64) {
+            *word &= !(1 << (no % 64));
         }
-        Self { words }
     }
 
     /// Whether `no` is in the set; negative numbers never are.
@@ -82,8 +77,20 @@ const MAX_SETS: usize = 8;
 /// keep a row from being covered.
 type SetsKey = (ColumnSet, bool);
 
+/// A copy to leave enterprises out of: it begins without sets.
+impl Clone for DenseScope {
+    fn clone(&self) -> Self {
+        Self {
+            scope: Arc::clone(&self.scope),
+            shapes: self.shapes.clone(),
+            shape_of: self.shape_of.clone(),
+            sets: Mutex::default(),
+        }
+    }
+}
+
 /// Who is open, and who fully, to scans of certain columns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sets {
     /// Enterprises at least one of whose rows may pass.
     open: RoaringBitmap,
@@ -161,19 +168,10 @@ impl DenseScope {
         sets
     }
 
-    /// The same, when the grants of some enterprises count for nothing. [`scope`](Self::scope) stays what it was.
-    fn without(&self, enterprises: &RoaringBitmap) -> Self {
-        let mut shape_of = self.shape_of.clone();
-        for no in enterprises {
-            if let Some(shape) = shape_of.get_mut(no as usize) {
-                *shape = 0;
-            }
-        }
-        Self {
-            scope: Arc::clone(&self.scope),
-            shapes: self.shapes.clone(),
-            shape_of,
-            sets: Mutex::default(),
+    /// From now on, the grants of an enterprise count for nothing. [`scope`](Self::scope) stays what it was.
+    fn leave_out(&mut self, no: u32) {
+        if let Some(shape) = self.shape_of.get_mut(no as usize) {
+            *shape = 0;
         }
     }
 
@@ -256,7 +254,7 @@ fn by_day(shape: &Shape) -> Vec<DayItem> {
 /// What one scan may pass, for the columns it needs.
 ///
 /// INVARIANT: `full ⊆ open`; a number in neither never yields a row (unless every row is open).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ScanScope {
     dense: Arc<DenseScope>,
     /// Rows of every enterprise may pass (open data, or a statute agreement), subject to `narrow`.
@@ -326,42 +324,23 @@ impl ScanScope {
         }
     }
 
-    /// The same, when the grants of some enterprises count for nothing.
-    pub fn without(&self, enterprises: &RoaringBitmap) -> Self {
-        let known = &self.sets;
-        let full = &known.full - enterprises;
-        let full_bits = known.full_bits.without(enterprises);
-        let sets = if self.all_rows {
-            Sets {
-                open: known.open.clone(),
-                open_bits: known.open_bits.clone(),
-                equal: known.open == full,
-                full,
-                full_bits,
+    /// From now on, the grants of some enterprises count for nothing; O(enterprises), but for the copies that are made the
+    /// first time.
+    pub fn leave_out(&mut self, enterprises: &[u32]) {
+        // `equal` stays: what was equal loses the same.
+        let sets = Arc::make_mut(&mut self.sets);
+        for no in enterprises {
+            if !self.all_rows {
+                sets.open.remove(*no);
+                sets.open_bits.remove(*no);
             }
-        } else {
-            let open = &known.open - enterprises;
-            Sets {
-                open_bits: known.open_bits.without(enterprises),
-                equal: known.equal || open == full,
-                open,
-                full,
-                full_bits,
-            }
-        };
+            sets.full.remove(*no);
+            sets.full_bits.remove(*no);
+        }
         // A row of an enterprise that is not open is not looked at further.
-        let dense = if self.all_rows && !self.every_cell {
-            Arc::new(self.dense.without(enterprises))
-        } else {
-            Arc::clone(&self.dense)
-        };
-        Self {
-            dense,
-            all_rows: self.all_rows,
-            uniform: !self.all_rows && sets.equal,
-            sets: Arc::new(sets),
-            every_cell: self.every_cell,
-            narrow: self.narrow.clone(),
+        if self.all_rows && !self.every_cell {
+            let dense = Arc::make_mut(&mut self.dense);
+            enterprises.iter().for_each(|no| dense.leave_out(*no));
         }
     }
 

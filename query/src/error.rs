@@ -235,6 +235,26 @@ pub enum QueryError {
     /// Something that the query relied on was taken away while it ran.
     #[error("a consent, agreement or contract changed while the query ran; run it again")]
     ConsentChanged,
+    /// A worker was sent what it does not run.
+    #[error("this worker does not run the plan: {reason}; the hub runs it itself, or plans again")]
+    PlanRefused {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The plan has no form in which another process could run it.
+    #[error("the plan cannot be sent to a worker: {what} has no such form; the hub runs it itself")]
+    PlanNotSendable {
+        /// What it is about.
+        what: &'static str,
+    },
+    /// A worker cannot tell whether what it works on still stands.
+    #[error(
+        "this worker has not heard for {seconds} s whether what it reads still stands, so nothing leaves it; repeat"
+    )]
+    LeaseUnavailable {
+        /// How long it goes on without.
+        seconds: u64,
+    },
     /// The log could not record the access, so nothing was released.
     #[error("the access cannot be recorded, so nothing is released: {message}")]
     LogUnavailable {
@@ -310,6 +330,9 @@ impl Coded for QueryError {
             Self::TooManyBytes { .. } => "TooManyBytes",
             Self::TimedOut { .. } => "TimedOut",
             Self::ConsentChanged => "ConsentChanged",
+            Self::PlanRefused { .. } => "PlanRefused",
+            Self::PlanNotSendable { .. } => "PlanNotSendable",
+            Self::LeaseUnavailable { .. } => "LeaseUnavailable",
             Self::LogUnavailable { .. } => "LogUnavailable",
             Self::Refused(error) => error.code(),
             Self::LedgerFailed { code, .. } => code,
@@ -322,6 +345,8 @@ impl Coded for QueryError {
     fn kind(&self) -> Kind {
         match self {
             Self::LogUnavailable { .. }
+            | Self::PlanRefused { .. }
+            | Self::LeaseUnavailable { .. }
             | Self::ContractNotRecorded { .. }
             | Self::StatisticBudgetSpent { .. }
             | Self::StatisticEditionGone { .. }
@@ -463,6 +488,11 @@ impl QueryError {
             Self::TooManyRows { limit } => Some(Self::TooManyRows { limit: *limit }),
             Self::NotAllowed { what } => Some(Self::NotAllowed { what: what.clone() }),
             Self::ConsentChanged => Some(Self::ConsentChanged),
+            Self::PlanRefused { reason } => Some(Self::PlanRefused { reason }),
+            Self::PlanNotSendable { what } => Some(Self::PlanNotSendable { what }),
+            Self::LeaseUnavailable { seconds } => {
+                Some(Self::LeaseUnavailable { seconds: *seconds })
+            }
             Self::Warehouse { message } => Some(Self::Warehouse {
                 message: message.clone(),
             }),

@@ -22,6 +22,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
@@ -49,7 +50,8 @@ use roaring::RoaringBitmap;
 use crate::account::Account;
 use crate::error::QueryError;
 use crate::mutations::{Mutation, mutated};
-use crate::reader::{Readers, Share};
+use crate::reader::{Dealt, Readers, Share};
+use crate::remote::RemoteGate;
 use crate::rows::{self, RowGate};
 
 /// Rows of the largest batches that readers hand over: what the engine has for its default.
@@ -93,6 +95,21 @@ pub struct GateScan {
     pub readers: Readers,
     /// See [`about_rows`](crate::provider::about_rows).
     pub about_rows: Option<usize>,
+    /// What the scan was asked for, to ask another process for the same.
+    pub asked: Asked,
+}
+
+/// What a scan was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The comparisons that it applies itself.
+    pub conjuncts: Vec<Expr>,
+    /// Whether rows come in one order, in one partition.
+    pub strict: bool,
+    /// Least length of a run of rows that is passed without a look at each.
+    pub min_inside_rows: usize,
+    /// What each partition takes.
+    pub dealt: Dealt,
 }
 
 /// A reader of inside ranges.
@@ -139,8 +156,11 @@ enum Body {
     /// Rows as the files deliver them.
     Scan(Arc<GateScan>),
     /// A gate and what orders its rows, in one partition (strict mode): an optimizer that saw the sort would find
-    /// that nobody asked for it, and drop it. The buffers of its batches hold what the rows show, in their order.
-    Ordered(Arc<dyn ExecutionPlan>),
+    /// that nobody asked for it, and drop it. The buffers of its batches hold what the rows show, in their order. With
+    /// the gate's scan, if it is a gate's.
+    Ordered(Arc<dyn ExecutionPlan>, Option<Arc<GateScan>>),
+    /// A gate that another process described. It is resolved when it is first executed.
+    Remote(Arc<RemoteGate>),
 }
 
 impl GateExec {
@@ -159,9 +179,49 @@ impl GateExec {
         let schema = ordered.schema();
         Self {
             about_rows,
-            body: Body::Ordered(ordered),
+            body: Body::Ordered(ordered, None),
             properties: properties(schema, 1, EmissionType::Final),
         }
+    }
+
+    /// The same, knowing what is scanned: such an operator can be sent to another process.
+    #[must_use]
+    pub fn of(self, scan: Arc<GateScan>) -> Self {
+        match self.body {
+            Body::Ordered(ordered, _) => Self {
+                body: Body::Ordered(ordered, Some(scan)),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// A gate that another process described.
+    pub(crate) fn remote(gate: Arc<RemoteGate>) -> Self {
+        let task = &gate.task().scan;
+        let emission = match task.strict {
+            true => EmissionType::Final,
+            false => EmissionType::Incremental,
+        };
+        Self {
+            about_rows: None,
+            properties: properties(gate.schema(), task.partitions.len(), emission),
+            body: Body::Remote(gate),
+        }
+    }
+
+    /// What it scans; none when that is for another process to say.
+    pub(crate) fn scan(&self) -> Option<&Arc<GateScan>> {
+        match &self.body {
+            Body::Scan(scan) => Some(scan),
+            Body::Ordered(_, scan) => scan.as_ref(),
+            Body::Remote(_) => None,
+        }
+    }
+
+    /// Whether another process described it.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.body, Body::Remote(_))
     }
 }
 
@@ -195,7 +255,9 @@ impl DisplayAs for GateExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         match &self.body {
             Body::Scan(scan) => write!(f, "GateExec: dataset={}", scan.dataset),
-            Body::Ordered(_) => f.write_str("GateExec: ordered"),
+            Body::Ordered(..) => f.write_str("GateExec: ordered"),
+            Body::Remote(gate) if gate.task().scan.strict => f.write_str("GateExec: ordered"),
+            Body::Remote(gate) => write!(f, "GateExec: dataset={}", gate.task().scan.dataset),
         }
     }
 }
@@ -257,7 +319,7 @@ impl ExecutionPlan for GateExec {
     ) -> Result<SendableRecordBatchStream> {
         let scan = match &self.body {
             Body::Scan(scan) => scan,
-            Body::Ordered(ordered) => {
+            Body::Ordered(ordered, _) => {
                 let batches = ordered.execute(partition, context)?;
                 let schema = batches.schema();
                 // What a sort hands on still stands in the buffers that it got it in.
@@ -268,6 +330,7 @@ impl ExecutionPlan for GateExec {
                     });
                 return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
             }
+            Body::Remote(gate) => return Ok(gate.execute(partition, context)),
         };
         let inner = scan.readers.context();
         let mut inputs = VecDeque::new();
@@ -286,6 +349,7 @@ impl ExecutionPlan for GateExec {
             rows: Arc::clone(&scan.rows),
             drops: 0,
             dropped: RoaringBitmap::new(),
+            known: 0,
             recorded: None,
             inputs,
             coalescer: BatchCoalescer::new(Arc::clone(&scan.rows.schema), batch_rows)
@@ -300,7 +364,7 @@ impl ExecutionPlan for GateExec {
 
 /// An operator of this module above the gate: how it treats its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     /// All partitions of all inputs, one after another, in one partition: in strict mode the rows of a union may not
     /// arrive as threads please.
     InSequence,
@@ -322,7 +386,7 @@ pub struct OrderedExec {
 
 impl OrderedExec {
     /// `inputs`, which have the given schema, in sequence.
-    fn in_sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
+    pub(crate) fn in_sequence(schema: SchemaRef, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Self {
         Self {
             order: Order::InSequence,
             inputs,
@@ -331,7 +395,7 @@ impl OrderedExec {
     }
 
     /// `input`, of which nothing is known.
-    fn forgotten(input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(crate) fn forgotten(input: Arc<dyn ExecutionPlan>) -> Self {
         let of = input.properties();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
@@ -347,12 +411,18 @@ impl OrderedExec {
     }
 
     /// `input`, started when it is first asked.
-    fn when_asked(input: Arc<dyn ExecutionPlan>) -> Self {
+    pub(crate) fn when_asked(input: Arc<dyn ExecutionPlan>) -> Self {
         Self {
             order: Order::WhenAsked,
             properties: Arc::clone(input.properties()),
             inputs: vec![input],
         }
+    }
+}
+
+impl OrderedExec {
+    pub(crate) fn order(&self) -> Order {
+        self.order
     }
 }
 
@@ -619,9 +689,11 @@ struct GateStream {
     scan: Arc<GateScan>,
     /// Decides about rows: the scan's, without the enterprises that were dropped.
     rows: Arc<RowGate>,
-    /// [`Account::drops`] that `rows` knows of.
+    /// [`Account::drops`] when it was last looked at.
     drops: u64,
+    /// The enterprises that `rows` leaves out, and how many of those that were dropped these are.
     dropped: RoaringBitmap,
+    known: usize,
     /// The share whose enterprises were recorded last, by its scan and position.
     recorded: Option<(usize, usize)>,
     inputs: VecDeque<Input>,
@@ -655,7 +727,11 @@ impl GateStream {
                 .map(|index| share_of(&scan, index, batch))
                 .transpose()?;
             let judged = match share {
-                Some((at, share)) if share.enterprises.is_disjoint(&self.dropped) => {
+                // Whose first batch was recorded cannot be dropped any more.
+                Some((at, share))
+                    if self.recorded == Some(at)
+                        || share.enterprises.is_disjoint(&self.dropped) =>
+                {
                     self.pass(at, share, batch)?
                 }
                 Some((at, share)) => {
@@ -679,7 +755,7 @@ impl GateStream {
             let names = names.map(|field| field.name().clone());
             let recorded = scan.account.record(
                 &scan.dataset,
-                self.drops,
+                self.known,
                 match mutated(Mutation::RowsUnpassed) {
                     true => batch.num_rows() as u64,
                     false => judged.batch.num_rows() as u64,
@@ -721,13 +797,20 @@ impl GateStream {
     /// Takes note of what was dropped since the last batch.
     fn leave_out_dropped(&mut self) {
         let drops = self.scan.account.drops();
-        if drops != self.drops {
-            if !mutated(Mutation::DroppedPass) {
-                self.dropped = self.scan.account.dropped(&self.scan.dataset);
-                self.rows = Arc::new(self.scan.rows.without(&self.dropped));
-            }
-            self.drops = drops;
+        if drops == self.drops {
+            return;
         }
+        let (account, dataset) = (&self.scan.account, &self.scan.dataset);
+        let fresh = account.dropped_since(dataset, self.known);
+        self.known += fresh.len();
+        if !fresh.is_empty() {
+            // The first time, the stream gets a copy of its own; from then on a drop costs what it takes to clear a bit.
+            if !mutated(Mutation::DroppedPass) {
+                Arc::make_mut(&mut self.rows).leave_out(&fresh);
+                self.dropped.extend(fresh);
+            }
+        }
+        self.drops = drops;
     }
 }
 

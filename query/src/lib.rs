@@ -62,6 +62,7 @@ pub mod provider;
 pub mod pushdown;
 pub mod ranges;
 pub mod reader;
+pub mod remote;
 pub mod rows;
 pub mod session;
 pub mod statistics;

@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result};
-use datafusion::datasource::physical_plan::parquet::RowGroupAccess;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::execution_props::ExecutionProps;
@@ -25,6 +24,7 @@ use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use object_store::ObjectStore;
 use object_store::path::Path;
+use parquet::file::metadata::ParquetMetaData;
 use qihui_catalog::{ColumnType, Contract, DatasetId, Date, EnterpriseNumbers, years_after};
 use qihui_consent::decision::{ColumnScope, ColumnSet, DatasetScope};
 use roaring::RoaringBitmap;
@@ -32,14 +32,15 @@ use roaring::RoaringBitmap;
 use crate::account::Account;
 use crate::dense::{DenseScope, ScanScope};
 use crate::error::QueryError;
-use crate::exec::{GateExec, GateScan, InsideScan, InsideShare, Permit};
+use crate::exec::{Asked, GateExec, GateScan, InsideScan, InsideShare, Permit};
 use crate::forms::arrow_type;
 use crate::metadata;
 use crate::mutations::{Mutation, mutated};
 use crate::pushdown;
 pub use crate::ranges::MIN_INSIDE_ROWS;
-use crate::ranges::{FileRanges, split_file};
-use crate::reader::{Readers, object_meta, parts_of};
+use crate::ranges::{FileRanges, common_rows, split_file};
+use crate::reader::{Dealt, Readers, Share, object_meta, parts_of, spread};
+use crate::remote::ScanTask;
 use crate::rows::{MARK_BYTES, OutputColumn, RowGate, WindowBound};
 
 /// The hidden column that holds the enterprise number.
@@ -262,12 +263,11 @@ impl GatedTable {
                 parts_of(file, plan, ranges.edge_rows, &mut edges);
             }
         }
-        let edge = if edges.is_empty() {
-            None
-        } else {
-            Some(self.readers().edge(&edges, 1, &judge.edge.columns, None)?)
+        let dealt = Dealt {
+            edges: spread(&edges, 1),
+            ..Dealt::default()
         };
-        let scan = self.gate_scan(judge, Vec::new(), edge);
+        let scan = self.gate_scan(judge, &[], dealt, &[], (false, None))?;
         Ok(Arc::new(GateExec::new(Arc::new(scan), 1)))
     }
 
@@ -314,33 +314,40 @@ impl GatedTable {
     }
 
     async fn ranges(&self, judge: &Judge) -> Result<Vec<FileRanges>> {
+        let mut ranges = Vec::with_capacity(self.table.files.len());
+        for file in &self.table.files {
+            ranges.push(self.file_ranges(judge, file).await?);
+        }
+        Ok(ranges)
+    }
+
+    async fn file_ranges(&self, judge: &Judge, file: &TableFile) -> Result<FileRanges> {
+        if judge.rows.scope.hits(&file.present).is_empty() {
+            return Ok(FileRanges::default());
+        }
+        let metadata = self.metadata(file).await?;
+        let leaf = metadata::leaf_index(&metadata, NUMBER).ok_or_else(|| {
+            external(QueryError::Warehouse {
+                message: "a data file lacks its enterprise numbers".into(),
+            })
+        })?;
+        Ok(split_file(
+            &metadata,
+            leaf,
+            &file.present,
+            &judge.rows.scope,
+            judge.may_be_inside.then_some(self.query.min_inside_rows),
+        ))
+    }
+
+    async fn metadata(&self, file: &TableFile) -> Result<Arc<ParquetMetaData>> {
         let cache = self
             .query
             .reader
             .runtime_env()
             .cache_manager
             .get_file_metadata_cache();
-        let mut ranges = Vec::with_capacity(self.table.files.len());
-        for file in &self.table.files {
-            if judge.rows.scope.hits(&file.present).is_empty() {
-                ranges.push(FileRanges::default());
-                continue;
-            }
-            let metadata = metadata::load(&self.table.store, &object_meta(file), &cache).await?;
-            let leaf = metadata::leaf_index(&metadata, NUMBER).ok_or_else(|| {
-                external(QueryError::Warehouse {
-                    message: "a data file lacks its enterprise numbers".into(),
-                })
-            })?;
-            ranges.push(split_file(
-                &metadata,
-                leaf,
-                &file.present,
-                &judge.rows.scope,
-                judge.may_be_inside.then_some(self.query.min_inside_rows),
-            ));
-        }
-        Ok(ranges)
+        metadata::load(&self.table.store, &object_meta(file), &cache).await
     }
 }
 
@@ -429,11 +436,8 @@ fn limited(plan: Arc<dyn ExecutionPlan>, limit: Option<usize>) -> Arc<dyn Execut
     }
 }
 
-/// One partition, rows in the order of what is visible, batches cut anew.
-fn in_order(
-    gate: Arc<dyn ExecutionPlan>,
-    about_rows: Option<usize>,
-) -> Result<Arc<dyn ExecutionPlan>> {
+/// One partition, rows in the order of what is visible, batches cut anew. `scan` is what `gate` scans.
+fn in_order(gate: Arc<dyn ExecutionPlan>, scan: Arc<GateScan>) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = gate.schema();
     let single: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(gate));
     let order: Result<Vec<PhysicalSortExpr>> = schema
@@ -446,7 +450,9 @@ fn in_order(
         Some(order) => Arc::new(SortExec::new(order, single)),
         None => single,
     };
-    Ok(Arc::new(GateExec::ordered(ordered, about_rows)))
+    Ok(Arc::new(
+        GateExec::ordered(ordered, scan.about_rows).of(scan),
+    ))
 }
 
 #[async_trait]
@@ -501,9 +507,7 @@ impl TableProvider for GatedTable {
         let mut enterprises = Vec::new();
         for (file, ranges) in self.ranges(&judge).await?.into_iter().enumerate() {
             if let Some(plan) = &ranges.inside {
-                let of_whole_file = ranges.edge.is_none()
-                    && plan.inner().iter().all(|a| *a == RowGroupAccess::Scan);
-                let parts = if of_whole_file {
+                let parts = if ranges.is_inside() {
                     &mut whole
                 } else {
                     &mut partial
@@ -515,19 +519,50 @@ impl TableProvider for GatedTable {
             }
             enterprises.push(Arc::new(ranges.inside_enterprises));
         }
-        let output: Result<Vec<usize>, _> = judge
-            .rows
-            .schema
-            .fields()
-            .iter()
+        let dealt = Dealt {
+            whole: spread(&whole, partitions),
+            partial: spread(&partial, partitions),
+            edges: spread(&edges, partitions),
+        };
+        let scan = self.gate_scan(judge, &enterprises, dealt, &conjuncts, (strict, limit))?;
+        let scan = Arc::new(scan);
+        let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::clone(&scan), partitions));
+        if strict {
+            in_order(gate, scan)
+        } else {
+            Ok(gate)
+        }
+    }
+}
+
+impl GatedTable {
+    fn readers(&self) -> Readers {
+        let table = Arc::clone(&self.table);
+        let schema = Arc::clone(&self.file_schema);
+        Readers::new(table, schema, Arc::clone(&self.query.reader))
+    }
+
+    /// A scan of what was dealt out. `enterprises` are those of the *inside* ranges of each file of the table.
+    fn gate_scan(
+        &self,
+        judge: Judge,
+        enterprises: &[Arc<RoaringBitmap>],
+        dealt: Dealt,
+        conjuncts: &[&Expr],
+        (strict, limit): (bool, Option<usize>),
+    ) -> Result<GateScan> {
+        let fields = judge.rows.schema.fields().iter();
+        let output: Result<Vec<usize>, _> = fields
+            .take(judge.rows.delivered)
             .map(|field| self.file_schema.index_of(field.name()))
             .collect();
         let output = output?;
         let readers = self.readers();
+        let any = |dealt: &[Vec<Share>]| dealt.iter().any(|shares| !shares.is_empty());
         let mut inside = Vec::new();
-        for (parts, whole_files) in [(whole, true), (partial, false)] {
-            if !parts.is_empty() {
-                let (plan, shares) = readers.inside(&parts, partitions, &output)?;
+        for (dealt, whole_files) in [(&dealt.whole, true), (&dealt.partial, false)] {
+            if any(dealt) {
+                let (plan, shares) = readers.inside(dealt, &output)?;
                 let plan = limited(plan, limit);
                 let shares = shares.into_iter().filter_map(|share| {
                     let enterprises = Arc::clone(enterprises.get(share.file)?);
@@ -540,37 +575,14 @@ impl TableProvider for GatedTable {
                 });
             }
         }
-        let edge = if edges.is_empty() {
-            None
-        } else {
-            let predicate = self.pruning(&conjuncts)?;
-            let plan = readers.edge(&edges, partitions, &judge.edge.columns, predicate)?;
+        let edge = if any(&dealt.edges) {
+            let predicate = self.pruning(conjuncts)?;
+            let plan = readers.edge(&dealt.edges, &judge.edge.columns, predicate)?;
             Some(limited(plan, limit))
+        } else {
+            None
         };
-        let scan = self.gate_scan(judge, inside, edge);
-        let about_rows = scan.about_rows;
-        let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::new(scan), partitions));
-        match strict {
-            true => in_order(gate, about_rows),
-            false => Ok(gate),
-        }
-    }
-}
-
-impl GatedTable {
-    fn readers(&self) -> Readers {
-        let table = Arc::clone(&self.table);
-        let schema = Arc::clone(&self.file_schema);
-        Readers::new(table, schema, Arc::clone(&self.query.reader))
-    }
-
-    fn gate_scan(
-        &self,
-        judge: Judge,
-        inside: Vec<InsideScan>,
-        edge: Option<Arc<dyn ExecutionPlan>>,
-    ) -> GateScan {
-        GateScan {
+        Ok(GateScan {
             about_rows: match mutated(Mutation::StatisticsPassed)
                 || mutated(Mutation::CountFromFiles)
             {
@@ -584,8 +596,101 @@ impl GatedTable {
             inside,
             edge,
             edge_columns: judge.edge.columns,
-            readers: self.readers(),
+            readers,
+            asked: Asked {
+                conjuncts: conjuncts.iter().copied().cloned().collect(),
+                strict,
+                min_inside_rows: self.query.min_inside_rows,
+                dealt,
+            },
+        })
+    }
+
+    /// The scan that another process asked for: its columns, comparisons and shares of files, under this scope.
+    /// Which rows pass without a look at each is found out here; nothing of it is taken on trust.
+    ///
+    /// # Errors
+    /// [`QueryError::PlanRefused`] when it asks for a column that is not open, compares what may not be compared below
+    /// the gate, or names files or rows that the table version does not have.
+    pub async fn scan_of(&self, task: &ScanTask) -> Result<Arc<dyn ExecutionPlan>> {
+        let refused = |reason| external(QueryError::PlanRefused { reason });
+        let open = |name: &String| {
+            let found = self.columns.iter().position(|(c, _)| c.name == *name);
+            found.ok_or_else(|| refused("it asks for a column that is not open"))
+        };
+        let delivered: Vec<usize> = task.columns.iter().map(open).collect::<Result<_>>()?;
+        let filters = task.conjuncts().map_err(external)?;
+        let conjuncts: Vec<&Expr> = filters.iter().collect();
+        if conjuncts
+            .iter()
+            .any(|filter| pushdown::column(filter, &self.columns).is_none())
+        {
+            return Err(refused(
+                "it compares what may not be compared below the gate",
+            ));
         }
+        let narrow = self.narrowed(&conjuncts)?;
+        let judge = self.judge(&delivered, &conjuncts, narrow.as_ref())?;
+        let (dealt, enterprises) = self.dealt_to(task, &judge).await?;
+        let order = (task.strict, None);
+        let scan = self.gate_scan(judge, &enterprises, dealt, &conjuncts, order)?;
+        let scan = Arc::new(scan);
+        let partitions = task.partitions.len();
+        let gate: Arc<dyn ExecutionPlan> = Arc::new(GateExec::new(Arc::clone(&scan), partitions));
+        if task.strict {
+            in_order(gate, scan)
+        } else {
+            Ok(gate)
+        }
+    }
+
+    /// The shares of a task, split by how their rows are looked at here, and the enterprises of each file.
+    async fn dealt_to(
+        &self,
+        task: &ScanTask,
+        judge: &Judge,
+    ) -> Result<(Dealt, Vec<Arc<RoaringBitmap>>)> {
+        let refused = |reason| external(QueryError::PlanRefused { reason });
+        let unknown = || refused("it names a file that its table version does not have");
+        let mut files = Vec::with_capacity(task.files.len());
+        let mut enterprises = vec![Arc::default(); self.table.files.len()];
+        for path in &task.files {
+            let file = self
+                .table
+                .files
+                .iter()
+                .position(|f| f.path.as_ref() == path);
+            let file = file.ok_or_else(unknown)?;
+            let found = self.table.files.get(file).ok_or_else(unknown)?;
+            let mut ranges = self.file_ranges(judge, found).await?;
+            if let Some(slot) = enterprises.get_mut(file) {
+                *slot = Arc::new(std::mem::take(&mut ranges.inside_enterprises));
+            }
+            files.push((file, ranges, self.metadata(found).await?));
+        }
+        let mut dealt = Dealt::default();
+        for shares in &task.partitions {
+            let (mut whole, mut partial, mut edges) = (Vec::new(), Vec::new(), Vec::new());
+            for share in shares {
+                let (file, ranges, metadata) = files.get(share.file).ok_or_else(unknown)?;
+                let rows = share.rows(metadata).map_err(external)?;
+                let inside = if ranges.is_inside() {
+                    &mut whole
+                } else {
+                    &mut partial
+                };
+                for (range, shares) in [(&ranges.inside, inside), (&ranges.edge, &mut edges)] {
+                    let common = range.as_ref().map(|range| common_rows(&rows, range));
+                    if let Some(rows) = common.filter(|rows| !rows.row_group_indexes().is_empty()) {
+                        shares.push(Share { file: *file, rows });
+                    }
+                }
+            }
+            dealt.whole.push(whole);
+            dealt.partial.push(partial);
+            dealt.edges.push(edges);
+        }
+        Ok((dealt, enterprises))
     }
 
     /// The conjuncts over the file's columns, to skip row groups and pages by their statistics.

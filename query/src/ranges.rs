@@ -33,6 +33,35 @@ pub struct FileRanges {
     pub inside_enterprises: RoaringBitmap,
 }
 
+impl FileRanges {
+    /// Whether every row of the file is *inside*.
+    pub fn is_inside(&self) -> bool {
+        let scans = |plan: &ParquetAccessPlan| {
+            let mut groups = plan.inner().iter();
+            groups.all(|access| *access == RowGroupAccess::Scan)
+        };
+        self.edge.is_none() && self.inside.as_ref().is_some_and(scans)
+    }
+}
+
+/// The rows that two plans for one file have in common.
+pub fn common_rows(a: &ParquetAccessPlan, b: &ParquetAccessPlan) -> ParquetAccessPlan {
+    let groups = a.inner().iter().zip(b.inner());
+    let common = groups.map(|groups| match groups {
+        (RowGroupAccess::Skip, _) | (_, RowGroupAccess::Skip) => RowGroupAccess::Skip,
+        (RowGroupAccess::Scan, other) | (other, RowGroupAccess::Scan) => other.clone(),
+        (RowGroupAccess::Selection(a), RowGroupAccess::Selection(b)) => {
+            let both = a.intersection(b);
+            if both.selects_any() {
+                RowGroupAccess::Selection(both)
+            } else {
+                RowGroupAccess::Skip
+            }
+        }
+    });
+    ParquetAccessPlan::new(common.collect())
+}
+
 /// A run of rows of one row group with one standing.
 #[derive(Debug, Clone, Copy)]
 struct Run {

@@ -46,6 +46,17 @@ pub struct Share {
     pub rows: ParquetAccessPlan,
 }
 
+/// What each partition of a scan takes, by how its rows are looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Dealt {
+    /// *Inside* shares of files that are inside as a whole.
+    pub whole: Vec<Vec<Share>>,
+    /// Other *inside* shares.
+    pub partial: Vec<Vec<Share>>,
+    /// *Edge* shares.
+    pub edges: Vec<Vec<Share>>,
+}
+
 impl Readers {
     /// Readers of files that hold `schema`, which run in `context`.
     pub fn new(table: Arc<TableVersion>, schema: SchemaRef, context: Arc<TaskContext>) -> Self {
@@ -56,25 +67,29 @@ impl Readers {
         }
     }
 
+    /// The table whose files are read.
+    pub fn table(&self) -> &Arc<TableVersion> {
+        &self.table
+    }
+
     /// The context that the readers run in; it alone knows the warehouse's object store.
     pub fn context(&self) -> &Arc<TaskContext> {
         &self.context
     }
 
-    /// A reader of some columns, with `predicate` to skip row groups and pages by their statistics.
+    /// A reader of some columns of the shares of each partition, with `predicate` to skip row groups and pages by their statistics.
     ///
     /// # Errors
     /// When the engine cannot set it up.
     pub fn edge(
         &self,
-        parts: &[Part],
-        partitions: usize,
+        dealt: &[Vec<Share>],
         columns: &[usize],
         predicate: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let source = self.source((&self.schema).into(), predicate);
-        let groups = spread(parts, partitions).into_iter().map(|shares| {
-            let files = shares.into_iter().filter_map(|share| self.file(share));
+        let groups = dealt.iter().map(|shares| {
+            let files = shares.iter().filter_map(|share| self.file(share.clone()));
             files.collect()
         });
         plan(source, groups, columns)
@@ -86,8 +101,7 @@ impl Readers {
     /// As [`edge`](Self::edge).
     pub fn inside(
         &self,
-        parts: &[Part],
-        partitions: usize,
+        dealt: &[Vec<Share>],
         columns: &[usize],
     ) -> Result<(Arc<dyn ExecutionPlan>, Vec<Share>)> {
         let share = Arc::new(Field::new(SHARE, DataType::Int32, false));
@@ -97,15 +111,15 @@ impl Readers {
         let mut columns = columns.to_vec();
         columns.push(self.schema.fields().len());
         let mut all = Vec::new();
-        let mut groups: Vec<Vec<PartitionedFile>> = Vec::with_capacity(partitions);
-        for shares in spread(parts, partitions) {
+        let mut groups: Vec<Vec<PartitionedFile>> = Vec::with_capacity(dealt.len());
+        for shares in dealt {
             let mut files = Vec::with_capacity(shares.len());
             for share in shares {
                 let position = i32::try_from(all.len()).unwrap_or(i32::MAX);
                 if let Some(file) = self.file(share.clone()) {
                     let value = ScalarValue::Int32(Some(position));
                     files.push(file.with_partition_values(vec![value]));
-                    all.push(share);
+                    all.push(share.clone());
                 }
             }
             groups.push(files);
@@ -196,7 +210,7 @@ pub fn parts_of(file: usize, plan: &ParquetAccessPlan, rows: u64, parts: &mut Ve
 ///
 /// A share is one row group where these are as large as the warehouse writes them: partitions take the next share when they
 /// are through with one, and with larger ones the last of them would keep one partition busy while the others wait.
-fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<Share>> {
+pub fn spread(parts: &[Part], partitions: usize) -> Vec<Vec<Share>> {
     let total: u64 = parts.iter().map(|part| part.rows.max(1)).sum();
     let each = total.div_ceil(partitions.max(1) as u64).max(1);
     let mut dealt: Vec<Vec<Share>> = (0..partitions).map(|_| Vec::new()).collect();

@@ -176,13 +176,9 @@ impl Verdict {
 }
 
 impl RowGate {
-    /// The same, when the grants of some enterprises count for nothing.
-    #[must_use]
-    pub fn without(&self, enterprises: &RoaringBitmap) -> Self {
-        Self {
-            scope: Arc::new(self.scope.without(enterprises)),
-            ..self.clone()
-        }
+    /// From now on, the grants of some enterprises count for nothing.
+    pub fn leave_out(&mut self, enterprises: &[u32]) {
+        Arc::make_mut(&mut self.scope).leave_out(enterprises);
     }
 
     /// Applies the gate to a batch of the edge scan.

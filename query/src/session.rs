@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
@@ -153,6 +154,18 @@ pub struct Planned {
     pub logical: LogicalPlan,
     /// Whether strict mode is on.
     pub strict: bool,
+}
+
+impl Planned {
+    /// All rows at once. Nothing of it is recorded, nothing leaves: that is for [`crate::access`].
+    ///
+    /// # Errors
+    /// What the query meets while it runs.
+    pub async fn collect(&self) -> Result<Vec<RecordBatch>, QueryError> {
+        let (plan, context) = (Arc::clone(&self.physical), Arc::clone(&self.context));
+        let collected = datafusion::physical_plan::collect(plan, context).await;
+        collected.map_err(|error| QueryError::from_running(&error))
+    }
 }
 
 /// Settings of the engine that a gated query relies on.
@@ -376,6 +389,21 @@ pub fn plan_as_written(
     let answer = state.optimize(&logical).map_err(planning)?;
     let answer = Arc::new(answer.schema().as_arrow().clone());
     Ok((logical, answer))
+}
+
+/// What a plan that was made elsewhere runs in: the functions and settings of gated queries, and batches of so many rows
+/// for so many threads.
+pub(crate) fn context(
+    runtime: Arc<RuntimeEnv>,
+    at: Timestamp,
+    (batch_rows, partitions): (usize, usize),
+) -> Result<Arc<TaskContext>, QueryError> {
+    let mut config = engine_config(partitions.max(1));
+    let rows = ConfigNonZeroUsize::try_new(batch_rows);
+    config.options_mut().execution.batch_size =
+        rows.map_err(|error| QueryError::from_planning(&error))?;
+    let state = session(config, runtime, MemorySchemaProvider::new(), at)?;
+    Ok(state.task_ctx())
 }
 
 fn session(

@@ -147,6 +147,8 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         | "AnswersUnavailable"
         | "IssuerKeysUnavailable"
         | "ClockBack"
+        | "LeaseUnavailable"
+        | "LedgerBehind"
         | "NumbersUnavailable" => StatusCode::SERVICE_UNAVAILABLE,
         "NoSpace" | "LogNoSpace" | "LedgerNoSpace" => StatusCode::INSUFFICIENT_STORAGE,
         "TimedOut" => StatusCode::GATEWAY_TIMEOUT,
@@ -167,9 +169,8 @@ fn status_of(code: &str, kind: Kind) -> StatusCode {
         | "CursorRequired"
         | "OtherDelivery" => StatusCode::CONFLICT,
         "SignatureMismatch" => StatusCode::FORBIDDEN,
-        "InternalError" | "UploadFailed" | "OutputFailed" | "ProgressUnusable" => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        "InternalError" | "UploadFailed" | "OutputFailed" | "PlanRefused" | "PlanNotSendable"
+        | "ProgressUnusable" => StatusCode::INTERNAL_SERVER_ERROR,
         _ if code.starts_with("Log") || code == "LedgerUnavailable" => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -182,6 +182,23 @@ pub fn contract(look: Look) -> Contract {
     contract.sealed().unwrap()
 }
 
+/// The rules of a hub with this dataset.
+pub fn catalog(look: Look) -> Catalog {
+    let contract = Arc::new(contract(look));
+    let mut columns = vec!["uscc", "id", "name", "n", "amount", "flag"];
+    columns.extend(look.dated.then_some("day"));
+    let topic = topic(&columns, "1.0.0");
+    let purposes = PurposeTree::from_yaml("purposes.yaml".as_ref(), PURPOSES).unwrap();
+    Catalog {
+        contracts: BTreeMap::from([(contract.id.clone(), contract)]),
+        purposes: Arc::new(purposes),
+        feeds: BTreeMap::new(),
+        models: BTreeMap::new(),
+        declassifications: BTreeMap::new(),
+        topics: BTreeMap::from([(topic.name.clone(), Arc::new(topic))]),
+    }
+}
+
 /// A version of a record; nothing of it: it is retracted.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -258,19 +275,7 @@ impl World {
         delivery: Delivery,
         enterprises: u32,
     ) -> Self {
-        let contract = Arc::new(contract(look));
-        let mut columns = vec!["uscc", "id", "name", "n", "amount", "flag"];
-        columns.extend(look.dated.then_some("day"));
-        let topic = topic(&columns, "1.0.0");
-        let purposes = PurposeTree::from_yaml("purposes.yaml".as_ref(), PURPOSES).unwrap();
-        let catalog = Arc::new(Catalog {
-            contracts: BTreeMap::from([(contract.id.clone(), contract)]),
-            purposes: Arc::new(purposes),
-            feeds: BTreeMap::new(),
-            models: BTreeMap::new(),
-            declassifications: BTreeMap::new(),
-            topics: BTreeMap::from([(topic.name.clone(), Arc::new(topic))]),
-        });
+        let catalog = Arc::new(catalog(look));
         let start: Timestamp = "2026-02-01".parse().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(start.0 + DAY_MS / 2)));
         std::fs::create_dir_all(folder.join("keys")).unwrap();

@@ -203,6 +203,32 @@ impl Ledger {
         request: &DecisionRequest,
         access_id: Option<&str>,
     ) -> Result<Decision, DecisionError> {
+        self.decide_up_to(catalog, request, access_id, None).await
+    }
+
+    /// A decision made before, made again: on what the log had up to the event `logged`, without what was taken away
+    /// since. It is the same as long as nothing that matters to it was, however much was given meanwhile.
+    ///
+    /// # Errors
+    /// [`LedgerError::Behind`] when the log does not reach that far here; otherwise as [`decide_for`](Self::decide_for).
+    pub async fn decide_again(
+        &self,
+        catalog: &Catalog,
+        request: &DecisionRequest,
+        access_id: &str,
+        logged: u64,
+    ) -> Result<Decision, DecisionError> {
+        self.decide_up_to(catalog, request, Some(access_id), Some(logged))
+            .await
+    }
+
+    async fn decide_up_to(
+        &self,
+        catalog: &Catalog,
+        request: &DecisionRequest,
+        access_id: Option<&str>,
+        up_to: Option<u64>,
+    ) -> Result<Decision, DecisionError> {
         if request.action == Action::View {
             match request.subjects.as_deref() {
                 None => return Err(DecisionError::SubjectRequired(request.action)),
@@ -230,6 +256,12 @@ impl Ledger {
         let logged_position = events::last_logged(&mut snapshot)
             .await?
             .map_or(0, |(position, _)| position);
+        let logged_position = match up_to {
+            Some(position) if position > logged_position => {
+                return Err(LedgerError::Behind { position }.into());
+            }
+            up_to => up_to.unwrap_or(logged_position),
+        };
         let agreed = self
             .authority(&mut snapshot, request, logged_position)
             .await?;
@@ -250,11 +282,12 @@ impl Ledger {
                     agreed: &agreed,
                     access_id: access_id.unwrap_or_default(),
                     cap: cap_of(catalog, &request.purpose),
+                    logged: logged_position,
                 };
                 self.named(&mut snapshot, contract, &asking, &mut decision.uses)
                     .await?
             } else {
-                self.unnamed(&mut snapshot, contract, request, &agreed)
+                self.unnamed(&mut snapshot, contract, request, &agreed, logged_position)
                     .await?
             };
             decision.scopes.insert(dataset.clone(), scope);
@@ -297,12 +330,16 @@ impl Ledger {
         contract: &Arc<Contract>,
         request: &DecisionRequest,
         agreed: &[Agreement],
+        logged: u64,
     ) -> Result<DatasetScope> {
         let builder = ScopeBuilder::new(contract, request, agreed);
         let grantee =
             grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
         match grantee.filter(|_| builder.needs_grants()) {
-            Some(grantee) => self.grants(connection, grantee).await?.scope(builder),
+            Some(grantee) => {
+                let grants = self.grants(connection, grantee).await?;
+                grants.scope(builder, logged)
+            }
             None => Ok(builder.finish()),
         }
     }
@@ -319,7 +356,7 @@ impl Ledger {
         let subjects = request.subjects.as_deref().unwrap_or_default();
         let mut of_each: BTreeMap<EnterpriseNo, Granted> = BTreeMap::new();
         for (grant, document) in self
-            .grants_of(connection, contract, request, subjects)
+            .grants_of(connection, contract, request, subjects, asking.logged)
             .await?
         {
             let granted = of_each.entry(grant.no).or_default();
@@ -364,13 +401,15 @@ impl Ledger {
         })
     }
 
-    /// The grants in force of named subjects, with the documents they come from.
+    /// The grants of named subjects that are in force and in the log up to the event `logged`, with the documents they
+    /// come from.
     async fn grants_of(
         &self,
         connection: &mut SqliteConnection,
         contract: &Contract,
         request: &DecisionRequest,
         subjects: &[EnterpriseNo],
+        logged: u64,
     ) -> Result<Vec<(Grant, crate::document::ConsentDocument)>> {
         let grantee =
             grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
@@ -379,7 +418,11 @@ impl Ledger {
         };
         let numbers: Vec<u32> = subjects.iter().map(|no| no.0).collect();
         let mut found = Vec::new();
-        for (entry, consent) in grants::of(connection, grantee, &numbers).await? {
+        let entries = grants::of(connection, grantee, &numbers).await?;
+        for (entry, consent) in entries {
+            if entry.given > logged {
+                continue;
+            }
             let row = consents::by_seq(connection, consent).await?;
             let document = row.document;
             let grant = Grant {
@@ -495,7 +538,7 @@ impl Ledger {
         let subjects = request.subjects.as_deref().unwrap_or_default();
         let other = |grant: &Grant, id: &ConsentId| grant.consent_id != *id;
         let mut grants: Vec<Grant> = self
-            .grants_of(connection, contract, request, subjects)
+            .grants_of(connection, contract, request, subjects, u64::MAX)
             .await?
             .into_iter()
             .map(|(grant, _)| grant)

@@ -12,6 +12,8 @@ pub(super) struct Asking<'a> {
     pub(super) request: &'a DecisionRequest,
     pub(super) agreed: &'a [Agreement],
     pub(super) access_id: &'a str,
+    /// What is not in the log up to this event does not count.
+    pub(super) logged: u64,
     /// How often the purpose may be used about one enterprise.
     pub(super) cap: Option<Frequency>,
 }

@@ -2,7 +2,8 @@
 //!
 //! Promise: the epoch of (organisation, purpose, dataset) is the position of the last event that took something away
 //! from it, or a later position; so it never falls. After a restart every epoch is the last position: no decision from
-//! before can still be running. Limits: the enterprises of the last [`REMEMBERED`] events are kept per key; whoever
+//! before can still be running. What ends by itself, at the time that was agreed, raises no epoch: a decision leaves out
+//! whatever ends before its deadline, and nothing is released under it after that. Limits: the enterprises of the last [`REMEMBERED`] events are kept per key; whoever
 //! asks about an older epoch hears that everything may be gone.
 
 use std::collections::{HashMap, VecDeque};
@@ -72,17 +73,13 @@ impl Epochs {
         if epoch < floor.max(self.start) {
             return Taken::Everything;
         }
-        let losses = self
-            .keys
-            .get(key)
-            .into_iter()
-            .flat_map(|history| &history.losses);
-        Taken::From(
-            losses
-                .filter(|(position, _)| *position > epoch)
-                .map(|(_, no)| no.0)
-                .collect(),
-        )
+        let Some(history) = self.keys.get(key) else {
+            return Taken::From(RoaringBitmap::new());
+        };
+        // In the order of positions: what is asked for is at the end.
+        let losses = history.losses.iter().rev();
+        let losses = losses.take_while(|(position, _)| *position > epoch);
+        Taken::From(losses.map(|(_, no)| no.0).collect())
     }
 
     /// Notes that the event at `position` took something away from a key.

@@ -129,8 +129,9 @@ async fn missing_terms(
 }
 
 impl GrantCache {
-    /// The scope of these grants. The same as [`crate::decision::scope()`] over the same grants, without a copy of each.
-    pub(crate) fn scope(&self, mut builder: ScopeBuilder<'_>) -> Result<DatasetScope> {
+    /// The scope of those of these grants that the log has up to the event `logged`. The same as
+    /// [`crate::decision::scope()`] over the same grants, without a copy of each.
+    pub(crate) fn scope(&self, mut builder: ScopeBuilder<'_>, logged: u64) -> Result<DatasetScope> {
         let mut single: HashMap<u32, ShapeNo> = HashMap::new();
         let mut several: HashMap<Vec<u32>, ShapeNo> = HashMap::new();
         let mut counting = Vec::new();
@@ -138,7 +139,7 @@ impl GrantCache {
             counting.clear();
             let no = of_one.first().map_or(0, |entry| entry.no);
             let no = qihui_catalog::EnterpriseNo(no);
-            for entry in of_one {
+            for entry in of_one.iter().filter(|entry| entry.given <= logged) {
                 let Entry {
                     actions,
                     starts,

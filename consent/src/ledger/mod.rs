@@ -97,6 +97,15 @@ pub struct Ledger {
 /// An organisation, a purpose and a dataset: what an epoch is about.
 pub(crate) type EpochKey = (OrgId, PurposeCode, DatasetId);
 
+/// Whose the file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// This process's.
+    Owned,
+    /// Another process's: it is only read.
+    Followed,
+}
+
 pub(crate) struct Inner {
     hub: String,
     clock: Arc<dyn Clock>,
@@ -126,11 +135,28 @@ impl Ledger {
     /// Opens the ledger in this file, creating it where there is none.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut connection = store::open(path).await?;
-        let hub = events::hub(
-            &mut connection,
-            &format!("hub-{}", text::random_hex::<8>()?),
-        )
-        .await?;
+        let fresh = format!("hub-{}", text::random_hex::<8>()?);
+        let hub = events::hub(&mut connection, &fresh).await?;
+        Self::over(path, connection, hub, clock, Mode::Owned).await
+    }
+
+    /// Follows the ledger in this file, which another process owns: everything can be read and nothing changed.
+    ///
+    /// Epochs are of the owner's handle. Who follows sees what was taken away by [deciding
+    /// again](Ledger::decide_again).
+    pub async fn follow(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut connection = store::follow(path).await?;
+        let hub = events::known_hub(&mut connection).await?;
+        Self::over(path, connection, hub, clock, Mode::Followed).await
+    }
+
+    async fn over(
+        path: &Path,
+        mut connection: SqliteConnection,
+        hub: String,
+        clock: Arc<dyn Clock>,
+        mode: Mode,
+    ) -> Result<Self> {
         let position = events::last(&mut connection)
             .await?
             .map_or(0, |(position, _, _)| position);
@@ -145,7 +171,7 @@ impl Ledger {
         let writer = pool()
             .max_connections(1)
             .acquire_timeout(WRITER_TIMEOUT)
-            .connect_lazy_with(store::options(path));
+            .connect_lazy_with(store::options(path).read_only(mode == Mode::Followed));
         let readers = pool()
             .max_connections(READERS)
             .min_connections(0)
@@ -161,7 +187,7 @@ impl Ledger {
             release: Arc::new(tokio::sync::RwLock::new(())),
             statistics: Arc::default(),
             grants: Mutex::default(),
-            numbers: Numbers::open(path)?,
+            numbers: Numbers::open(path, mode)?,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -190,6 +216,12 @@ impl Ledger {
         Ok(events::last(&mut reader)
             .await?
             .map_or(0, |(position, _, _)| position))
+    }
+
+    /// The hash of the event at a position: it stands for the whole history up to there. None: there is no such event.
+    pub async fn hash_at(&self, position: u64) -> Result<Option<[u8; 32]>> {
+        let mut reader = self.inner.reader().await?;
+        events::hash_at(&mut reader, position).await
     }
 
     /// Counts what took something away from what an organisation sees of a dataset for a purpose. Comes from memory.

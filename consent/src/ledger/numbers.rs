@@ -19,7 +19,7 @@ use qihui_catalog::{EnterpriseNo, EnterpriseNumbers, NumberRequest, NumbersError
 use sqlx::SqliteConnection;
 use tokio::runtime::Builder;
 
-use super::Ledger;
+use super::{Ledger, Mode};
 use crate::{
     error::{LedgerError, Result},
     store::numbers,
@@ -47,12 +47,12 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, mode: Mode) -> Result<Self> {
         let (questions, asked) = channel();
         let path = path.to_owned();
         thread::Builder::new()
             .name("enterprise-numbers".to_owned())
-            .spawn(move || keep(&path, &asked))
+            .spawn(move || keep(&path, mode, &asked))
             .map_err(|error| LedgerError::Store {
                 doing: "opened",
                 reason: "no thread for the enterprise numbers".to_owned(),
@@ -187,14 +187,14 @@ impl EnterpriseNumbers for Ledger {
 }
 
 /// The thread: answers until nobody can ask any more.
-fn keep(path: &Path, asked: &Receiver<Question>) {
+fn keep(path: &Path, mode: Mode, asked: &Receiver<Question>) {
     let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
         return;
     };
     let mut kept: Option<SqliteConnection> = None;
     while let Ok(question) = asked.recv() {
         runtime.block_on(async {
-            let store = match opened(&mut kept, path).await {
+            let store = match opened(&mut kept, path, mode).await {
                 Ok(store) => store,
                 Err(error) => return question.refuse(error),
             };
@@ -236,10 +236,11 @@ impl Question {
 async fn opened<'c>(
     connection: &'c mut Option<SqliteConnection>,
     path: &Path,
+    mode: Mode,
 ) -> Result<&'c mut SqliteConnection, NumbersError> {
     let open = match connection.take() {
         Some(open) => open,
-        None => numbers::open(path).await?,
+        None => numbers::open(path, mode).await?,
     };
     Ok(connection.insert(open))
 }

@@ -154,7 +154,13 @@ pub(super) async fn progress(
         row.given = Some(position);
         put_grants(change, &row, grants::WAITING).await?;
     } else if before.state == State::Active {
-        take_grants(change, &row).await?;
+        let ended = matches!(event, ConsentEvent::Expired);
+        take_grants(
+            change,
+            &row,
+            if ended { Taking::Nothing } else { Taking::Loss },
+        )
+        .await?;
     }
     consents::update(change.connection(), &row).await?;
     if before.state != state {
@@ -200,7 +206,7 @@ pub(super) async fn narrow(
         .map_err(|e| refused(&id, e))?;
     append(change, &old, &ConsentEvent::Superseded, None).await?;
     consents::update(change.connection(), &old).await?;
-    take_grants(change, &old).await?;
+    take_grants(change, &old, Taking::Loss).await?;
     let requested = change.next_position();
     let nonce = text::random_hex::<16>()?;
     let mut row = ConsentRow {
@@ -258,13 +264,13 @@ async fn put_grants(change: &mut Change, row: &ConsentRow, status: i64) -> Resul
             expires: document.expires,
             actions: document.actions,
             metered: document.is_metered(),
+            given,
         };
         let grant = NewGrant {
             grantee,
             consent: row.seq,
             entry,
             status,
-            given,
             data_life: document.data_life_days,
             revision,
         };
@@ -273,9 +279,20 @@ async fn put_grants(change: &mut Change, row: &ConsentRow, status: i64) -> Resul
     Ok(())
 }
 
-async fn take_grants(change: &mut Change, row: &ConsentRow) -> Result<()> {
+/// What the end of grants takes from decisions that rest on them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    Loss,
+    /// They ended when they were to end: no decision reaches that far.
+    Nothing,
+}
+
+async fn take_grants(change: &mut Change, row: &ConsentRow, taking: Taking) -> Result<()> {
     let revision = change.revision;
     grants::switch_off(change.connection(), row.seq, revision).await?;
+    if taking == Taking::Nothing {
+        return Ok(());
+    }
     let document = &row.document;
     for (dataset, _) in by_dataset(document) {
         let key = (

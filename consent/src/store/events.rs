@@ -63,6 +63,18 @@ pub(crate) async fn last(
     .transpose()
 }
 
+/// The hash of the event at a position.
+pub(crate) async fn hash_at(
+    connection: &mut SqliteConnection,
+    position: u64,
+) -> Result<Option<[u8; 32]>> {
+    let found: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM event WHERE position = ?")
+        .bind(fit::<_, i64>(position, "a position")?)
+        .fetch_optional(connection)
+        .await?;
+    found.map(|found| hash(&found)).transpose()
+}
+
 pub(crate) async fn insert(connection: &mut SqliteConnection, event: &EventRow) -> Result<()> {
     let (consent_id, version) = event.consent.clone().unzip();
     sqlx::query(
@@ -235,6 +247,15 @@ pub(crate) async fn hub(connection: &mut SqliteConnection, fresh: &str) -> Resul
         .bind(fresh)
         .execute(&mut *connection)
         .await?;
+    Ok(
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'hub'")
+            .fetch_one(connection)
+            .await?,
+    )
+}
+
+/// The name of the hub.
+pub(crate) async fn known_hub(connection: &mut SqliteConnection) -> Result<String> {
     Ok(
         sqlx::query_scalar("SELECT value FROM meta WHERE key = 'hub'")
             .fetch_one(connection)

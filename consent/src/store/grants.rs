@@ -28,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) expires: Timestamp,
     pub(crate) actions: ActionSet,
     pub(crate) metered: bool,
+    /// The event that gave it: it counts once the log has that one.
+    pub(crate) given: u64,
 }
 
 pub(crate) async fn grantee(
@@ -84,7 +86,6 @@ pub(crate) struct NewGrant {
     pub(crate) consent: i64,
     pub(crate) entry: Entry,
     pub(crate) status: i64,
-    pub(crate) given: u64,
     /// How long the receiver may keep what it opens, in days.
     pub(crate) data_life: u32,
     pub(crate) revision: u64,
@@ -107,7 +108,7 @@ pub(crate) async fn put(connection: &mut SqliteConnection, grant: NewGrant) -> R
     .bind(entry.expires.0)
     .bind(entry.metered)
     .bind(grant.status)
-    .bind(fit::<_, i64>(grant.given, "a position")?)
+    .bind(fit::<_, i64>(entry.given, "a position")?)
     .bind(grant.data_life)
     .bind(fit::<_, i64>(grant.revision, "the revision")?)
     .execute(connection)
@@ -152,7 +153,7 @@ pub(crate) async fn switch_on(
 /// text, per 65,536 numbers: a million grants take a fraction of a second.
 pub(crate) async fn all(connection: &mut SqliteConnection, grantee: i64) -> Result<Vec<Entry>> {
     let rows = sqlx::query(
-        "SELECT terms, actions, metered, group_concat(no || ' ' || starts || ' ' || expires, ' ')
+        "SELECT terms, actions, metered, group_concat(no || ' ' || starts || ' ' || expires || ' ' || given, ' ')
          FROM grant_row WHERE grantee = ? AND status = 2 GROUP BY terms, actions, metered, no >> 16",
     )
     .bind(grantee)
@@ -168,16 +169,15 @@ pub(crate) async fn all(connection: &mut SqliteConnection, grantee: i64) -> Resu
         let numbers: &str = row.try_get(3)?;
         let mut words = numbers.split_ascii_whitespace();
         while let Some(no) = words.next() {
-            let (starts, expires) = (
-                words.next().unwrap_or_default(),
-                words.next().unwrap_or_default(),
-            );
+            let mut next = || words.next().unwrap_or_default();
+            let (starts, expires, given) = (next(), next(), next());
             let word = |word: &str| {
                 word.parse::<i64>()
                     .map_err(|_| LedgerError::Corrupt("a grant is torn".to_owned()))
             };
             let no = fit(word(no)?, "an enterprise number")?;
             let (starts, expires) = (Timestamp(word(starts)?), Timestamp(word(expires)?));
+            let given = fit(word(given)?, "a position")?;
             entries.push(Entry {
                 no,
                 terms,
@@ -185,6 +185,7 @@ pub(crate) async fn all(connection: &mut SqliteConnection, grantee: i64) -> Resu
                 expires,
                 actions,
                 metered,
+                given,
             });
         }
     }
@@ -214,7 +215,7 @@ pub(crate) async fn of(
     numbers: &[u32],
 ) -> Result<Vec<(Entry, i64)>> {
     let rows = sqlx::query(
-        "SELECT no, terms, starts, expires, actions, metered, consent FROM grant_row
+        "SELECT no, terms, starts, expires, actions, metered, given, consent FROM grant_row
          WHERE grantee = ? AND status = 2 AND no IN (SELECT value FROM json_each(?)) ORDER BY no, terms",
     )
     .bind(grantee)
@@ -230,8 +231,9 @@ pub(crate) async fn of(
                 expires: Timestamp(row.try_get(3)?),
                 actions: ActionSet::from_bits(row.try_get(4)?),
                 metered: row.try_get(5)?,
+                given: fit(row.try_get::<i64, _>(6)?, "a position")?,
             };
-            Ok((entry, row.try_get(6)?))
+            Ok((entry, row.try_get(7)?))
         })
         .collect()
 }

@@ -60,6 +60,24 @@ pub(crate) async fn open(path: &Path) -> Result<SqliteConnection> {
     Ok(connection)
 }
 
+/// Opens a file that another process owns, for reading. It must have the present format.
+pub(crate) async fn follow(path: &Path) -> Result<SqliteConnection> {
+    let mut connection = options(path).read_only(true).connect().await?;
+    let format: u32 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut connection)
+        .await?;
+    match format {
+        FORMAT => Ok(connection),
+        found if found > FORMAT => Err(LedgerError::NewerFormat {
+            found,
+            known: FORMAT,
+        }),
+        _ => Err(LedgerError::Corrupt(
+            "it is of an older format, which only its owner can renew".to_owned(),
+        )),
+    }
+}
+
 /// Creates an empty file that only its owner can read, where there is none: the files beside it take after it.
 fn create(path: &Path) -> Result<()> {
     let mut options = OpenOptions::new();

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 use qihui_catalog::{EnterpriseNo, NumberRequest, NumbersError, Uscc};
 use sqlx::{Row, SqliteConnection};
 
-use crate::ledger::numbers_error;
+use crate::ledger::{Mode, numbers_error};
 
 /// How many enterprises one statement is about.
 const BATCH: usize = 20_000;
@@ -31,8 +31,12 @@ fn damaged() -> NumbersError {
 }
 
 /// A connection for numbers, with room for the pages that a million enterprises touch.
-pub(crate) async fn open(path: &Path) -> Result<SqliteConnection, NumbersError> {
-    let mut connection = super::open(path).await.map_err(numbers_error)?;
+pub(crate) async fn open(path: &Path, mode: Mode) -> Result<SqliteConnection, NumbersError> {
+    let opened = match mode {
+        Mode::Owned => super::open(path).await,
+        Mode::Followed => super::follow(path).await,
+    };
+    let mut connection = opened.map_err(numbers_error)?;
     sqlx::query("PRAGMA cache_size = -131072")
         .execute(&mut connection)
         .await

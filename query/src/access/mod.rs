@@ -73,6 +73,9 @@ use statistics::Figures;
 pub use statistics::{MAX_QUESTIONS, StatisticSummary};
 pub use terms::{Keep, Terms, VIEW_ROWS};
 
+/// How often a query looks whether what it rests on stands, whatever else it does.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What a gate is made of.
 pub struct GateParts {
     /// Contracts and purposes.
@@ -172,7 +175,7 @@ const NOBODY: EnterpriseNo = EnterpriseNo(u32::MAX);
 
 /// Stores of the query's own session: none, so that no statement can reach a file or a network.
 #[derive(Debug)]
-struct NoStores;
+pub(crate) struct NoStores;
 
 impl ObjectStoreRegistry for NoStores {
     fn register_store(
@@ -353,6 +356,12 @@ impl Gate {
         Timestamp(self.parts.clock.now_ms())
     }
 
+    /// When a query that was decided at an instant is over.
+    fn deadline(&self, at: Timestamp) -> Timestamp {
+        let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
+        Timestamp(at.0.saturating_add(seconds.saturating_mul(1000)))
+    }
+
     fn ledger<T>(&self, result: Result<T, qihui_consent::LedgerError>) -> Result<T, QueryError> {
         result.map_err(|error| QueryError::Refused(Box::new(error)))
     }
@@ -369,7 +378,6 @@ impl Gate {
         let datasets = self.datasets(&query)?;
         let subjects = self.subjects(&request.subjects)?;
         let at = self.now();
-        let seconds = i64::try_from(self.limits().seconds).unwrap_or(i64::MAX / 1000);
         let mut decision = self
             .parts
             .ledger
@@ -380,7 +388,7 @@ impl Gate {
                     purpose: request.purpose.clone(),
                     action: request.action,
                     at,
-                    until: Timestamp(at.0.saturating_add(seconds.saturating_mul(1000))),
+                    until: self.deadline(at),
                     subjects,
                     datasets: datasets
                         .iter()
@@ -448,33 +456,8 @@ impl Gate {
         Ok(Some(numbers.collect()))
     }
 
-    /// Refuses a contract or purpose tree whose version is not in the log.
     async fn recorded(&self, contract: &Contract) -> Result<(), QueryError> {
-        let (catalog, ledger) = (&self.parts.catalog, &self.parts.ledger);
-        let mut rules = catalog.rules_of(&contract.id);
-        rules.push(("purposes", "purposes", catalog.purposes.hash));
-        for (kind, id, hash) in rules {
-            if !self.ledger(ledger.artefact_recorded(kind, id, &hash).await)? {
-                return Err(QueryError::ContractNotRecorded {
-                    dataset: contract.id.clone(),
-                    version: contract.version.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a product whose rows were made by other rules than those that are recorded: its contract would speak
-    /// of columns that its table does not hold.
-    fn built(&self, dataset: &DatasetId, snapshot: &Snapshot) -> Result<(), QueryError> {
-        match self.parts.catalog.product_stamp(dataset) {
-            Some(stamp) if snapshot.mark(whole::STAMP_MARK) != Some(stamp.as_str()) => {
-                Err(QueryError::ProductNotBuilt {
-                    dataset: dataset.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
+        recorded(&self.parts.catalog, &self.parts.ledger, contract).await
     }
 
     async fn plan(
@@ -497,7 +480,12 @@ impl Gate {
             request.purpose.clone(),
             decision.epochs.clone(),
         );
-        let epochs = Arc::new(epochs.dropping(Arc::clone(&account)));
+        let epochs = epochs.dropping(Arc::clone(&account), scopes.clone()).until(
+            Arc::clone(&self.parts.clock),
+            self.deadline(at),
+            self.limits().seconds,
+        );
+        let epochs = Arc::new(epochs);
         let setup = SessionSetup {
             scopes: scopes.clone(),
             tables: tables.clone(),
@@ -538,7 +526,7 @@ impl Gate {
     async fn table(&self, dataset: &DatasetId) -> Result<TableVersion, QueryError> {
         match self.parts.warehouse.snapshot(dataset).await {
             Ok(Some(snapshot)) => {
-                self.built(dataset, &snapshot)?;
+                built(&self.parts.catalog, dataset, &snapshot)?;
                 whole::table_version(&self.parts.warehouse, &snapshot).await
             }
             Ok(None) => Ok(whole::never_landed()),
@@ -668,7 +656,8 @@ impl Gate {
         if prepared.decide_again && !prepared.epochs.are_current() {
             return Err(QueryError::ConsentChanged);
         }
-        let limit = Duration::from_secs(self.limits().seconds);
+        let limit = prepared.epochs.left();
+        let limit = limit.unwrap_or(Duration::from_secs(self.limits().seconds));
         let work = async {
             let physical = Arc::clone(&prepared.planned.physical);
             let mut encoder = Encoder::new(request.format, &physical.schema())?;
@@ -689,6 +678,7 @@ impl Gate {
             release.all_left().await?;
             Ok(rows)
         };
+        let work = watched(&prepared.epochs, work);
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(QueryError::TimedOut {
@@ -713,9 +703,64 @@ impl Gate {
     }
 }
 
+/// Refuses a contract or purpose tree whose version is not in the log.
+pub(crate) async fn recorded(
+    catalog: &Catalog,
+    ledger: &Ledger,
+    contract: &Contract,
+) -> Result<(), QueryError> {
+    let mut rules = catalog.rules_of(&contract.id);
+    rules.push(("purposes", "purposes", catalog.purposes.hash));
+    for (kind, id, hash) in rules {
+        let recorded = ledger.artefact_recorded(kind, id, &hash).await;
+        if !recorded.map_err(|error| QueryError::Refused(Box::new(error)))? {
+            return Err(QueryError::ContractNotRecorded {
+                dataset: contract.id.clone(),
+                version: contract.version.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a product whose rows were made by other rules than those that are recorded: its contract would speak of
+/// columns that its table does not hold.
+pub(crate) fn built(
+    catalog: &Catalog,
+    dataset: &DatasetId,
+    snapshot: &Snapshot,
+) -> Result<(), QueryError> {
+    match catalog.product_stamp(dataset) {
+        Some(stamp) if snapshot.mark(whole::STAMP_MARK) != Some(stamp.as_str()) => {
+            Err(QueryError::ProductNotBuilt {
+                dataset: dataset.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn receiver_gone() -> QueryError {
     QueryError::Output {
         message: "the receiver is gone".to_owned(),
+    }
+}
+
+/// Does `work` as long as what it rests on stands. A query that sorts, or waits for a slow receiver, looks at nothing
+/// itself; and nobody remembers all losses for ever.
+async fn watched<T>(
+    epochs: &Epochs,
+    work: impl Future<Output = Result<T, QueryError>>,
+) -> Result<T, QueryError> {
+    let mut work = std::pin::pin!(work);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = looks.tick() => epochs.check()?,
+        }
     }
 }
 

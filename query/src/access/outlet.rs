@@ -34,7 +34,7 @@ impl ReleasePermit {
     /// Whether the decision still stands. Counts only while the lock is held.
     ///
     /// # Errors
-    /// [`QueryError::ConsentChanged`].
+    /// [`QueryError::ConsentChanged`]; [`QueryError::TimedOut`] once the time that it was made for is over.
     pub fn check(&self) -> Result<(), QueryError> {
         self.epochs.check()
     }

@@ -5,16 +5,20 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use qihui_catalog::{DatasetId, OrgId, PurposeCode};
+use qihui_audit::Clock;
+use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
 use qihui_consent::Ledger;
 use qihui_consent::ledger::Taken;
 use ring::digest::{Context, SHA256};
+use roaring::RoaringBitmap;
 use tokio::sync::RwLock;
 
 use super::outlet::{Outlet, ReleasePermit};
 use crate::account::Account;
+use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::mutations::{Mutation, mutated};
@@ -24,11 +28,27 @@ pub struct Epochs {
     ledger: Ledger,
     org: OrgId,
     purpose: PurposeCode,
-    /// What passed so far, when enterprises that did not may be dropped.
-    account: Option<Arc<Account>>,
+    /// When enterprises may be dropped of which nothing passed.
+    dropping: Option<Dropping>,
+    deadline: Option<Deadline>,
     /// [`Ledger::last_loss`] as of which all is well.
     seen: AtomicU64,
     decided: Mutex<BTreeMap<DatasetId, u64>>,
+}
+
+/// What tells whether a query may go on without somebody.
+struct Dropping {
+    /// What passed so far.
+    account: Arc<Account>,
+    /// Who granted anything that is open.
+    scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
+}
+
+/// Until when a decision may be used.
+struct Deadline {
+    clock: Arc<dyn Clock>,
+    until: Timestamp,
+    seconds: u64,
 }
 
 impl Epochs {
@@ -43,7 +63,8 @@ impl Epochs {
             ledger,
             org,
             purpose,
-            account: None,
+            dropping: None,
+            deadline: None,
             // Not looked at yet; no event has this position.
             seen: AtomicU64::new(u64::MAX),
             decided: Mutex::new(decided),
@@ -51,12 +72,36 @@ impl Epochs {
     }
 
     /// The same for a query, which drops enterprises that lost something before any of their rows had passed, and goes
-    /// on without them.
-    pub fn dropping(self, account: Arc<Account>) -> Self {
+    /// on without them. Losses of those that opened nothing in `scopes` are none of it.
+    pub fn dropping(
+        self,
+        account: Arc<Account>,
+        scopes: BTreeMap<DatasetId, Arc<DenseScope>>,
+    ) -> Self {
         Self {
-            account: Some(account),
+            dropping: Some(Dropping { account, scopes }),
             ..self
         }
+    }
+
+    /// The same for a decision that holds until an instant, `seconds` after it was made. What ends by itself ends
+    /// later, or was left out, so that nothing may leave after that.
+    pub fn until(self, clock: Arc<dyn Clock>, until: Timestamp, seconds: u64) -> Self {
+        Self {
+            deadline: Some(Deadline {
+                clock,
+                until,
+                seconds,
+            }),
+            ..self
+        }
+    }
+
+    /// How much time is left; none when there is no end.
+    pub fn left(&self) -> Option<Duration> {
+        let deadline = self.deadline.as_ref()?;
+        let left = deadline.until.0.saturating_sub(deadline.clock.now_ms());
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
     /// Whether nothing at all was taken away since the decision.
@@ -70,14 +115,19 @@ impl Epochs {
 
     /// Whether the query may go on without what a dataset lost since `epoch`.
     fn survives(&self, dataset: &DatasetId, epoch: u64) -> bool {
-        let Some(account) = &self.account else {
+        let Some(Dropping { account, scopes }) = &self.dropping else {
             return false;
         };
         let taken = self
             .ledger
             .taken_since(&self.org, &self.purpose, dataset, epoch);
         match taken {
-            Taken::From(enterprises) => account.drop_untouched(dataset, &enterprises),
+            Taken::From(enterprises) => {
+                let scope = scopes.get(dataset);
+                let concerned = |no: &u32| scope.is_none_or(|scope| scope.shape_of(*no) > 0);
+                let concerned: RoaringBitmap = enterprises.iter().filter(concerned).collect();
+                concerned.is_empty() || account.drop_untouched(dataset, &concerned)
+            }
             Taken::Everything => false,
         }
     }
@@ -97,6 +147,12 @@ impl fmt::Debug for Epochs {
 
 impl Permit for Epochs {
     fn check(&self) -> Result<(), QueryError> {
+        if let Some(deadline) = &self.deadline
+            && deadline.clock.now_ms() >= deadline.until.0
+        {
+            let seconds = deadline.seconds;
+            return Err(QueryError::TimedOut { seconds });
+        }
         let last_loss = self.ledger.last_loss();
         if self.seen.load(Ordering::Acquire) == last_loss {
             return Ok(());

@@ -124,6 +124,12 @@ pub struct MeterExec {
     input: Arc<dyn ExecutionPlan>,
 }
 
+impl MeterExec {
+    pub(crate) fn over(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { input })
+    }
+}
+
 impl DisplayAs for MeterExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MeterExec")
@@ -188,7 +194,7 @@ pub struct OnceExec {
 }
 
 impl OnceExec {
-    fn over(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    pub(crate) fn over(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self {
             input,
             ran: AtomicBool::new(false),
@@ -273,10 +279,7 @@ pub fn metered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
             return Ok(Transformed::no(node));
         }
         let inputs = node.children().into_iter();
-        let inputs = inputs.map(|input| {
-            let input = Arc::clone(input);
-            Arc::new(MeterExec { input }) as Arc<dyn ExecutionPlan>
-        });
+        let inputs = inputs.map(|input| MeterExec::over(Arc::clone(input)));
         let inputs = inputs.collect();
         replace_children_if_necessary(node, inputs).map(Transformed::yes)
     })

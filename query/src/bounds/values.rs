@@ -250,14 +250,49 @@ impl Values {
     }
 
     fn function(&self, kind: Kind, name: String, args: Vec<Expr>) -> Expr {
-        let function = Passing {
+        let function = self.passing(kind, name);
+        Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
+    }
+
+    /// What tells a function of this module, that is not known by its name, to another process; nothing for others.
+    #[must_use]
+    pub(crate) fn written(function: &ScalarUDF) -> &'static [u8] {
+        let passing = function.inner().downcast_ref::<Passing>();
+        passing.map_or(b"", |passing| match &passing.kind {
+            Kind::Like => b"like",
+            Kind::Regex => b"regex",
+            Kind::Result => b"result",
+            Kind::Watch => b"watch",
+            Kind::Joined(DataType::Utf8) => b"joined 32",
+            Kind::Joined(DataType::LargeUtf8) => b"joined 64",
+            Kind::Joined(_) => b"joined views",
+        })
+    }
+
+    /// The function that another process told of; none when there is no such function.
+    #[must_use]
+    pub(crate) fn read(&self, written: &[u8]) -> Option<Arc<ScalarUDF>> {
+        let kind = match written {
+            b"like" => Kind::Like,
+            b"regex" => Kind::Regex,
+            b"result" => Kind::Result,
+            b"watch" => Kind::Watch,
+            b"joined 32" => Kind::Joined(DataType::Utf8),
+            b"joined 64" => Kind::Joined(DataType::LargeUtf8),
+            b"joined views" => Kind::Joined(DataType::Utf8View),
+            _ => return None,
+        };
+        // Only planning asks what the column is called.
+        Some(self.passing(kind, String::new()))
+    }
+
+    fn passing(&self, kind: Kind, name: String) -> Arc<ScalarUDF> {
+        Arc::new(ScalarUDF::new_from_impl(Passing {
             kind,
             name,
             values: self.clone(),
             signature: Signature::variadic_any(Volatility::Immutable),
-        };
-        let function = Arc::new(ScalarUDF::new_from_impl(function));
-        Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
+        }))
     }
 
     /// Ends work that nobody waits for any more.

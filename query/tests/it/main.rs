@@ -21,6 +21,7 @@ mod gate_5;
 mod grammar;
 mod leaks;
 mod reference;
+mod remote;
 mod run;
 mod slt;
 mod statistics;

@@ -314,7 +314,7 @@ fn spilled(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, usize)> {
 
 /// Enterprise numbers by the test's own codes.
 #[derive(Debug)]
-struct Numbers;
+pub struct Numbers;
 
 impl EnterpriseNumbers for Numbers {
     fn assign(&self, wanted: &[NumberRequest]) -> Result<Vec<EnterpriseNo>, NumbersError> {
