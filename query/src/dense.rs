@@ -4,10 +4,12 @@
 //! there costs ten times a bit test. [`DenseScope`] is built once per scope; [`ScanScope`] is built per scan,
 //! because which enterprises are *fully* visible depends on the columns that the scan needs.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::Date32Type;
 use parking_lot::Mutex;
+use qihui_catalog::DatasetId;
 use qihui_consent::decision::{ColumnSet, DatasetScope, Shape};
 use roaring::RoaringBitmap;
 
@@ -68,6 +70,7 @@ pub struct DenseScope {
     shape_of: Vec<u32>,
     /// What scans of certain columns may pass: it costs a walk over all members, so scans share it.
     sets: Mutex<Vec<(SetsKey, Arc<Sets>)>>,
+    commitment: OnceLock<[u8; 32]>,
 }
 
 /// How many [`Sets`] a scope keeps: each holds two bits an enterprise number.
@@ -85,6 +88,7 @@ impl Clone for DenseScope {
             shapes: self.shapes.clone(),
             shape_of: self.shape_of.clone(),
             sets: Mutex::default(),
+            commitment: self.commitment.clone(),
         }
     }
 }
@@ -138,6 +142,7 @@ impl DenseScope {
             shapes,
             shape_of,
             sets: Mutex::default(),
+            commitment: OnceLock::new(),
         }
     }
 
@@ -180,6 +185,11 @@ impl DenseScope {
         &self.scope
     }
 
+    /// The [commitment](DatasetScope::commitment) to the scope; O(members) the first time.
+    pub fn commitment(&self) -> [u8; 32] {
+        *self.commitment.get_or_init(|| self.scope.commitment())
+    }
+
     /// The shape of what an enterprise granted, as [`DatasetScope::shape_of`], in constant time.
     pub fn shape_of(&self, no: u32) -> usize {
         let found = usize::try_from(no)
@@ -198,6 +208,98 @@ impl DenseScope {
             .unwrap_or(0);
         let items = self.shapes.get(shape as usize);
         Coverage(items.map_or(&[][..], Vec::as_slice))
+    }
+}
+
+/// How many enterprise numbers the scopes that are kept spread over: about eight bytes each, with the sets of eight kinds
+/// of scans.
+const MAX_KEPT_NUMBERS: usize = 32_000_000;
+
+/// How many scopes are kept, however small.
+const MAX_KEPT_SCOPES: usize = 256;
+
+/// Dense scopes, kept so that requests that were decided alike share one: what it costs to spread a scope out, to find
+/// out who is open to a scan and to commit to it is paid once. The ledger hands out the same [`DatasetScope`] as long as
+/// the decision stays the same.
+#[derive(Debug, Default)]
+pub struct DenseScopes {
+    /// The last used last.
+    kept: Mutex<Vec<Slot>>,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    scope: Arc<DatasetScope>,
+    /// Filled by whoever asks first; others wait for it.
+    dense: Arc<OnceLock<Arc<DenseScope>>>,
+}
+
+impl Slot {
+    fn numbers(&self) -> usize {
+        self.dense.get().map_or(0, |dense| dense.shape_of.len())
+    }
+}
+
+impl DenseScopes {
+    /// The dense form of `scope`. One of named subjects is nobody else's, and not kept.
+    pub fn get(&self, scope: &Arc<DatasetScope>) -> Arc<DenseScope> {
+        if scope.subjects.is_some() {
+            return Arc::new(DenseScope::new(Arc::clone(scope)));
+        }
+        let slot = {
+            let mut kept = self.kept.lock();
+            let at = kept.iter().position(|slot| Arc::ptr_eq(&slot.scope, scope));
+            let slot = match at {
+                Some(at) => kept.remove(at),
+                None => Slot {
+                    scope: Arc::clone(scope),
+                    dense: Arc::default(),
+                },
+            };
+            kept.push(slot.clone());
+            slot
+        };
+        let fresh = slot.dense.get().is_none();
+        let dense = slot.dense.get_or_init(|| {
+            let scope = Arc::clone(&slot.scope);
+            Arc::new(DenseScope::new(scope))
+        });
+        if fresh {
+            self.evict();
+        }
+        Arc::clone(dense)
+    }
+
+    /// The dense form of the scope that a [commitment](DenseScope::commitment) is to, if it is kept and was committed to.
+    pub fn committed(&self, commitment: &[u8; 32]) -> Option<Arc<DenseScope>> {
+        let mut kept = self.kept.lock();
+        let at = kept.iter().position(|slot| {
+            let dense = slot.dense.get();
+            dense.is_some_and(|dense| dense.commitment.get() == Some(commitment))
+        })?;
+        let slot = kept.remove(at);
+        let dense = slot.dense.get().cloned();
+        kept.push(slot);
+        dense
+    }
+
+    /// The dense forms of several scopes.
+    pub fn all(
+        &self,
+        scopes: &BTreeMap<DatasetId, Arc<DatasetScope>>,
+    ) -> BTreeMap<DatasetId, Arc<DenseScope>> {
+        let dense = |(dataset, scope): (&DatasetId, _)| (dataset.clone(), self.get(scope));
+        scopes.iter().map(dense).collect()
+    }
+
+    /// Lets go of those that were not used for longest, and of those that nothing but this knows and that cost nothing.
+    fn evict(&self) {
+        let mut kept = self.kept.lock();
+        kept.retain(|slot| slot.dense.get().is_none() || slot.numbers() > 0);
+        let mut numbers: usize = kept.iter().map(Slot::numbers).sum();
+        while (numbers > MAX_KEPT_NUMBERS || kept.len() > MAX_KEPT_SCOPES) && kept.len() > 1 {
+            numbers -= kept.remove(0).numbers();
+        }
     }
 }
 

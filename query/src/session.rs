@@ -26,7 +26,6 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::FutureExt as _;
 use qihui_catalog::{DatasetId, EnterpriseNumbers, Timestamp};
-use qihui_consent::decision::DatasetScope;
 
 use crate::account::Account;
 use crate::bounds::dialect::GateDialect;
@@ -459,12 +458,4 @@ fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) ->
         },
         None => error,
     }
-}
-
-/// The dense form of several scopes.
-pub fn dense(scopes: BTreeMap<DatasetId, DatasetScope>) -> BTreeMap<DatasetId, Arc<DenseScope>> {
-    scopes
-        .into_iter()
-        .map(|(dataset, scope)| (dataset, Arc::new(DenseScope::new(Arc::new(scope)))))
-        .collect()
 }

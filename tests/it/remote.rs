@@ -19,6 +19,7 @@ use qihui_consent::signing::Operation;
 use qihui_query::QueryError;
 use qihui_query::access::{Bounds, Limits, new_access_id, reader_context};
 use qihui_query::account::Account;
+use qihui_query::dense::DenseScopes;
 use qihui_query::exec::Standing;
 use qihui_query::remote::{
     AccessTask, Addressed, Answer, PlanKey, Worker, WorkerParts, read_answer, seal_plan,
@@ -252,7 +253,7 @@ async fn ask(world: &World, sql: &str, mode: (usize, bool), subjects: Option<Vec
         1_000_000,
     );
     let setup = SessionSetup {
-        scopes: session::dense(decision.scopes),
+        scopes: DenseScopes::default().all(&decision.scopes),
         tables,
         at,
         permit: Arc::new(Standing),

@@ -31,7 +31,7 @@ mod shape;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -44,7 +44,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use form::{Bucket, Form, Mask, Value};
 pub use reason::{Reason, Verdict, Why};
 pub use scope::scope;
-pub(crate) use scope::{GrantTerms, ScopeBuilder, ShapeNo, has_reason, holds_throughout};
+pub(crate) use scope::{GrantTerms, Head, ScopeBuilder, ShapeNo, has_reason, holds_throughout};
 pub use shape::{ColumnSet, Shape, ShapeItem};
 
 /// The name of an agreement in the ledger.

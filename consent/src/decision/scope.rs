@@ -77,6 +77,16 @@ pub(crate) fn holds_throughout(
 /// The number of a shape inside one builder.
 pub(crate) type ShapeNo = usize;
 
+/// What a scope has before any grant was looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Head {
+    columns: Vec<ColumnScope>,
+    all_rows: bool,
+    agreements: Vec<AgreementId>,
+    statistics: Option<StatisticsScope>,
+    reasons: Vec<Reason>,
+}
+
 /// Builds a scope grant by grant. The ledger uses it directly, so that a million grants need no copies.
 pub(crate) struct ScopeBuilder<'a> {
     contract: &'a Arc<Contract>,
@@ -264,6 +274,28 @@ impl<'a> ScopeBuilder<'a> {
             verdict,
             why,
         });
+    }
+
+    /// What it has so far. Two builders that were given no grants yet, for equal contracts and requests that differ in
+    /// nothing but their times, do the same with equal grants, if their heads are equal and the same of the grants count.
+    pub(crate) fn head(&self) -> Head {
+        Head {
+            columns: self.columns.clone(),
+            all_rows: self.all_rows,
+            agreements: self.agreements.clone(),
+            statistics: self.statistics.clone(),
+            reasons: self.reasons.clone(),
+        }
+    }
+
+    /// The contract that it is of.
+    pub(crate) fn contract(&self) -> &Arc<Contract> {
+        self.contract
+    }
+
+    /// The request that it is for.
+    pub(crate) fn request(&self) -> &DecisionRequest {
+        self.request
     }
 
     /// Whether a grant could open anything; where none can, they need not be looked up.

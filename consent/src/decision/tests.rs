@@ -69,17 +69,17 @@ fn day(index: u32) -> Date {
     Date::from_ymd_opt(2026, 1, 1 + index).unwrap()
 }
 
-fn org(index: u8) -> OrgId {
+pub(crate) fn org(index: u8) -> OrgId {
     format!("org{index}").parse().unwrap()
 }
 
-fn purpose(index: u8) -> PurposeCode {
+pub(crate) fn purpose(index: u8) -> PurposeCode {
     ["credit", "credit.loan"][usize::from(index % 2)]
         .parse()
         .unwrap()
 }
 
-fn dataset(index: u8) -> DatasetId {
+pub(crate) fn dataset(index: u8) -> DatasetId {
     ["tax", "customs"][usize::from(index % 2)].parse().unwrap()
 }
 
@@ -95,7 +95,7 @@ fn levels() -> impl Strategy<Value = Level> {
 }
 
 prop_compose! {
-    fn contracts()(
+    pub(crate) fn contracts()(
         row_level in select(vec![Level::L1, Level::L2, Level::L3]),
         dated in any::<bool>(),
         columns in vec((levels(), any::<bool>()), COLUMNS),
@@ -115,7 +115,7 @@ fn mostly() -> impl Strategy<Value = u8> {
 }
 
 /// Agreements whose names differ.
-fn agreements() -> impl Strategy<Value = Vec<Agreement>> {
+pub(crate) fn agreements() -> impl Strategy<Value = Vec<Agreement>> {
     vec(one_agreement(), 0..5).prop_map(|mut agreements| {
         for (index, agreement) in agreements.iter_mut().enumerate() {
             agreement.id = format!("a{index}").as_str().into();
@@ -160,7 +160,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn grants()(
+    pub(crate) fn grants()(
         no in 1..=ENTERPRISES, to in mostly(), purpose_index in mostly(), items in vec(items(), 1..4),
         query in mostly(), starts in 0_i64..4, length in 0_i64..8, metered in mostly(),
     ) -> Grant {

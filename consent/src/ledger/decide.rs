@@ -37,7 +37,7 @@ pub struct Decision {
     /// The epoch of each dataset, read before anything else: as long as it is the present one, the decision holds.
     pub epochs: BTreeMap<DatasetId, u64>,
     /// The scope of each dataset.
-    pub scopes: BTreeMap<DatasetId, DatasetScope>,
+    pub scopes: BTreeMap<DatasetId, Arc<DatasetScope>>,
     /// The uses to count before anything is released ([`Ledger::count_uses`]).
     pub uses: Vec<MeteredUse>,
 }
@@ -331,7 +331,7 @@ impl Ledger {
         request: &DecisionRequest,
         agreed: &[Agreement],
         logged: u64,
-    ) -> Result<DatasetScope> {
+    ) -> Result<Arc<DatasetScope>> {
         let builder = ScopeBuilder::new(contract, request, agreed);
         let grantee =
             grants::grantee(connection, &request.org, &request.purpose, &contract.id).await?;
@@ -340,7 +340,7 @@ impl Ledger {
                 let grants = self.grants(connection, grantee).await?;
                 grants.scope(builder, logged)
             }
-            None => Ok(builder.finish()),
+            None => Ok(Arc::new(builder.finish())),
         }
     }
 
@@ -351,7 +351,7 @@ impl Ledger {
         contract: &Arc<Contract>,
         asking: &Asking<'_>,
         uses: &mut Vec<MeteredUse>,
-    ) -> Result<DatasetScope, DecisionError> {
+    ) -> Result<Arc<DatasetScope>, DecisionError> {
         let request = asking.request;
         let subjects = request.subjects.as_deref().unwrap_or_default();
         let mut of_each: BTreeMap<EnterpriseNo, Granted> = BTreeMap::new();
@@ -380,7 +380,7 @@ impl Ledger {
         for granted in of_each.values() {
             granted.draw(contract, asking, (&mut drawn, uses));
         }
-        let found = scope(contract, request, asking.agreed, &drawn);
+        let found = Arc::new(scope(contract, request, asking.agreed, &drawn));
         if found.all_rows || found.columns.is_empty() {
             return Ok(found);
         }

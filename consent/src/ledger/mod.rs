@@ -25,6 +25,7 @@ mod epochs;
 mod grants;
 mod holdings;
 mod kept;
+mod kept_scopes;
 mod list;
 mod marks;
 mod numbers;

@@ -62,7 +62,7 @@ async fn gate_1_the_decision_over_many_grants_is_that_of_the_pure_function() {
         .scopes
         .remove(&vat())
         .unwrap();
-    assert_eq!(found, pure);
+    assert_eq!(*found, pure);
     hub.hold(&both.document.consent_id, Operation::Withdraw)
         .await
         .unwrap();
@@ -79,5 +79,5 @@ async fn gate_1_the_decision_over_many_grants_is_that_of_the_pure_function() {
         .scopes
         .remove(&vat())
         .unwrap();
-    assert_eq!(found, pure, "the copy in memory follows");
+    assert_eq!(*found, pure, "the copy in memory follows");
 }

@@ -126,7 +126,7 @@ async fn agreements_about_figures_open_no_row() {
     // What is committed to says so; topics and exports have none of it.
     let without = DatasetScope {
         statistics: None,
-        ..scope.clone()
+        ..DatasetScope::clone(&scope)
     };
     assert_ne!(scope.commitment(), without.commitment());
     for action in [Action::Stream, Action::Store] {

@@ -436,7 +436,7 @@ impl Gate {
                 (scope, decision.ledger_position, decision.epochs)
             }
             Err(DecisionError::PurposeNotAssigned { .. }) => (
-                nothing(&contract),
+                Arc::new(nothing(&contract)),
                 self.ledger(ledger.position().await)?,
                 BTreeMap::from([(dataset.clone(), epoch)]),
             ),
@@ -450,14 +450,15 @@ impl Gate {
             epochs,
         );
         let table = Arc::new(self.table(dataset).await?);
+        let scope = self.scopes.get(&scope);
         Ok(View {
             key: ViewKey {
                 scope: hex::encode(scope.commitment()),
                 version: table.version,
                 day: at.shanghai_date(),
             },
-            deliverable: is_deliverable(&scope),
-            scope: Arc::new(DenseScope::new(Arc::new(scope))),
+            deliverable: is_deliverable(scope.scope()),
+            scope,
             table,
             at,
             ledger_position: position,
@@ -479,8 +480,12 @@ impl Gate {
         hex::decode_to_slice(&key.scope, &mut commitment).map_err(|_| QueryError::Internal {
             what: "the name of a scope",
         })?;
-        let Ok(scope) = stored_scope::decode(bytes, &commitment) else {
-            return Ok(Past::ScopeDamaged);
+        let scope = match self.scopes.committed(&commitment) {
+            Some(scope) => scope,
+            None => match stored_scope::decode(bytes, &commitment) {
+                Ok(scope) => self.scopes.get(&Arc::new(scope)),
+                Err(_) => return Ok(Past::ScopeDamaged),
+            },
         };
         let table = if key.version < 0 {
             whole::never_landed()
@@ -497,8 +502,8 @@ impl Gate {
         };
         Ok(Past::View(Box::new(View {
             key: key.clone(),
-            deliverable: is_deliverable(&scope),
-            scope: Arc::new(DenseScope::new(Arc::new(scope))),
+            deliverable: is_deliverable(scope.scope()),
+            scope,
             table: Arc::new(table),
             at: self.now(),
             ledger_position: 0,

@@ -74,6 +74,7 @@ impl Accessed {
             .scopes
             .iter()
             .map(|(dataset, scope)| {
+                let commitment = scope.commitment();
                 let scope = scope.scope();
                 let mut basis = scope.agreements.clone();
                 basis.extend(
@@ -88,7 +89,7 @@ impl Accessed {
                     "contract_hash": hex::encode(scope.contract.hash),
                     "table_version": prepared.tables.get(dataset).map_or(-1, |table| table.version),
                     "columns": read.get(dataset.as_str()).cloned().unwrap_or_default(),
-                    "commitment": hex::encode(scope.commitment()),
+                    "commitment": hex::encode(commitment),
                     "basis": basis,
                 })
             })

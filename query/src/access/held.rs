@@ -5,6 +5,7 @@
 //! was killed. Who is in such a holding is not known; it is said to be everybody who could be.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use qihui_catalog::{Action, DatasetId, EnterpriseNo, Timestamp};
 use qihui_consent::decision::{AgreementId, ColumnScope, DatasetScope, DecisionRequest};
@@ -137,7 +138,7 @@ impl Gate {
     }
 
     /// What of a dataset is open now to whoever made an access.
-    async fn open_now(&self, decided: &Decided, dataset: &DatasetId) -> Option<DatasetScope> {
+    async fn open_now(&self, decided: &Decided, dataset: &DatasetId) -> Option<Arc<DatasetScope>> {
         let at: Timestamp = self.now();
         let request = DecisionRequest {
             org: decided.org.clone(),

@@ -55,7 +55,7 @@ use serde::Serialize;
 use crate::account::{Account, Passed};
 pub use crate::bounds::{Bounds, Limits};
 use crate::bounds::{Turn, statement};
-use crate::dense::DenseScope;
+use crate::dense::{DenseScope, DenseScopes};
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::explain::explain;
@@ -96,6 +96,7 @@ pub struct GateParts {
 pub struct Gate {
     parts: GateParts,
     reader: Arc<TaskContext>,
+    scopes: DenseScopes,
 }
 
 /// Who asks what, for whom and why.
@@ -230,6 +231,7 @@ impl Gate {
         Ok(Self {
             reader: reader_context()?,
             parts,
+            scopes: DenseScopes::default(),
         })
     }
 
@@ -308,7 +310,7 @@ impl Gate {
                 ledger_position: self.ledger(self.parts.ledger.position().await)?,
                 logged_position: 0,
                 epochs: BTreeMap::new(),
-                scopes: BTreeMap::from([(dataset.clone(), scope)]),
+                scopes: BTreeMap::from([(dataset.clone(), Arc::new(scope))]),
                 uses: Vec::new(),
             };
             let prepared = self
@@ -403,9 +405,14 @@ impl Gate {
             self.recorded(contract).await?;
         }
         for scope in decision.scopes.values_mut() {
-            scope.subjects.iter_mut().for_each(|subjects| {
-                subjects.remove(NOBODY.0);
-            });
+            let named = scope.subjects.as_ref();
+            if named.is_some_and(|subjects| subjects.contains(NOBODY.0)) {
+                let scope = Arc::make_mut(scope);
+                scope.subjects = scope.subjects.take().map(|mut subjects| {
+                    subjects.remove(NOBODY.0);
+                    subjects
+                });
+            }
         }
         if let Some(parts) = crate::statistics::parts(&decision.scopes)? {
             let of = (request, access_id);
@@ -468,7 +475,7 @@ impl Gate {
         at: Timestamp,
         turn: &Turn,
     ) -> Result<Prepared, QueryError> {
-        let scopes = session::dense(decision.scopes.clone());
+        let scopes = self.scopes.all(&decision.scopes);
         let mut tables = BTreeMap::new();
         for dataset in scopes.keys() {
             tables.insert(dataset.clone(), Arc::new(self.table(dataset).await?));

@@ -16,14 +16,13 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
 use super::release::Epochs;
-use super::{AccessRequest, Gate, Prepared, unreadable};
+use super::{AccessRequest, Gate, Prepared, built, unreadable};
 use crate::account::Account;
 use crate::bounds::Turn;
-use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::provider::{GatedTable, MIN_INSIDE_ROWS, QueryContext, TableVersion};
-use crate::session::{self, ParsedQuery, Planned};
+use crate::session::{ParsedQuery, Planned};
 use crate::statistics::exec::{Outcome, Register};
 use crate::statistics::{self, Made, Parts};
 use crate::whole;
@@ -181,7 +180,13 @@ impl Gate {
             request.purpose.clone(),
             decision.epochs.clone(),
         );
-        let epochs = Arc::new(epochs.dropping(Arc::clone(&account)));
+        let dense = self.scopes.all(&decision.scopes);
+        let epochs = epochs.dropping(Arc::clone(&account), dense.clone()).until(
+            Arc::clone(&self.parts.clock),
+            self.deadline(at),
+            self.limits().seconds,
+        );
+        let epochs = Arc::new(epochs);
         let strict = Arc::new(AtomicBool::new(request.strict));
         let context = QueryContext {
             account: Arc::clone(&account),
@@ -193,10 +198,10 @@ impl Gate {
             min_inside_rows: MIN_INSIDE_ROWS,
         };
         let [measured, frame] = statement.scopes().map(|scope| {
-            let scope = DenseScope::new(Arc::new(scope.clone()));
+            let scope = self.scopes.get(scope);
             let table = tables.get(&scope.scope().contract.id).cloned();
             let table: Arc<TableVersion> = table.unwrap_or_else(|| Arc::new(whole::never_landed()));
-            Arc::new(GatedTable::new(Arc::new(scope), table, context.clone())) as _
+            Arc::new(GatedTable::new(scope, table, context.clone())) as _
         });
         let figures = Figures {
             measured: parts.measured,
@@ -224,7 +229,7 @@ impl Gate {
             .map_err(|error| self.limited(error))?;
         Ok(Prepared {
             explain,
-            scopes: session::dense(decision.scopes.clone()),
+            scopes: dense,
             decision,
             at,
             tables,
@@ -284,7 +289,7 @@ impl Gate {
     ) -> Result<TableVersion, QueryError> {
         match self.parts.warehouse.snapshot_at(dataset, version).await {
             Ok(snapshot) => {
-                self.built(dataset, &snapshot)?;
+                built(&self.parts.catalog, dataset, &snapshot)?;
                 whole::table_version(&self.parts.warehouse, &snapshot).await
             }
             Err(WarehouseError::UnknownVersion { .. }) => {

@@ -21,11 +21,10 @@ use super::task::{AccessTask, DatasetTask};
 use super::worker::WorkerParts;
 use crate::access;
 use crate::account::Account;
-use crate::dense::DenseScope;
+use crate::dense::{DenseScope, DenseScopes};
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::provider::TableVersion;
-use crate::session;
 use crate::whole;
 
 /// Resolves the gates of one access. All of them share one decision, one account and one lease.
@@ -35,6 +34,7 @@ pub(crate) struct Redecided {
     account: Arc<Account>,
     lease: Arc<Lease>,
     reader: Arc<TaskContext>,
+    kept: Arc<DenseScopes>,
     scopes: OnceCell<BTreeMap<DatasetId, Arc<DenseScope>>>,
     /// The position of the ledger as of which all is well.
     seen: AtomicU64,
@@ -54,6 +54,7 @@ impl Redecided {
         access: Arc<AccessTask>,
         account: Arc<Account>,
         reader: Arc<TaskContext>,
+        kept: Arc<DenseScopes>,
     ) -> Self {
         Self {
             parts,
@@ -61,6 +62,7 @@ impl Redecided {
             account,
             lease: Arc::default(),
             reader,
+            kept,
             scopes: OnceCell::new(),
             seen: AtomicU64::new(0),
         }
@@ -72,7 +74,7 @@ impl Redecided {
 
     /// The scopes, decided again.
     pub(crate) async fn scopes(&self) -> Result<&BTreeMap<DatasetId, Arc<DenseScope>>, QueryError> {
-        let decide = async || Ok(session::dense(self.decide().await?));
+        let decide = async || Ok(self.kept.all(&self.decide().await?));
         self.scopes.get_or_try_init(decide).await
     }
 
@@ -104,7 +106,7 @@ impl Redecided {
     }
 
     /// Decides again on what the ledger held then, less what was taken away since; then renews the lease.
-    async fn decide(&self) -> Result<BTreeMap<DatasetId, DatasetScope>, QueryError> {
+    async fn decide(&self) -> Result<BTreeMap<DatasetId, Arc<DatasetScope>>, QueryError> {
         let (parts, access) = (&self.parts, &self.access);
         let begun = Instant::now();
         let position = self.position().await?;

@@ -23,6 +23,7 @@ use super::seal::{PlanKey, random};
 use crate::access::{NoStores, reader_context};
 use crate::account::Account;
 use crate::bounds::Bounds;
+use crate::dense::DenseScopes;
 use crate::error::QueryError;
 use crate::exec::Permit as _;
 use crate::session;
@@ -48,6 +49,7 @@ pub struct Worker {
     id: String,
     parts: Arc<WorkerParts>,
     reader: Arc<TaskContext>,
+    scopes: Arc<DenseScopes>,
     /// The messages that were run, with their deadlines: none is run twice.
     ran: Mutex<BTreeMap<String, i64>>,
 }
@@ -70,6 +72,7 @@ impl Worker {
             id: hex::encode(random::<16>()?),
             parts: Arc::new(parts),
             reader: reader_context()?,
+            scopes: Arc::default(),
             ran: Mutex::default(),
         })
     }
@@ -134,6 +137,7 @@ impl Worker {
             Arc::clone(&access),
             Arc::clone(account),
             Arc::clone(&self.reader),
+            Arc::clone(&self.scopes),
         ));
         let runtime = turn.runtime();
         let codec = GateCodec::receiving(

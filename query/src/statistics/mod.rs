@@ -70,7 +70,7 @@ fn planning(error: DataFusionError) -> QueryError {
 ///
 /// # Errors
 /// [`QueryError::StatisticNotAllowed`]: two of them do, or what stands beside it cannot make groups.
-pub fn parts(scopes: &BTreeMap<DatasetId, DatasetScope>) -> Result<Option<Parts>, QueryError> {
+pub fn parts(scopes: &BTreeMap<DatasetId, Arc<DatasetScope>>) -> Result<Option<Parts>, QueryError> {
     let (measured, others): (Vec<_>, Vec<_>) = scopes
         .iter()
         .partition(|(_, scope)| scope.statistics.is_some());
@@ -107,8 +107,8 @@ pub(crate) struct Statement {
     pub(crate) question: Question,
     schema: SchemaRef,
     terms: Terms,
-    measured_scope: DatasetScope,
-    frame_scope: DatasetScope,
+    measured_scope: Arc<DatasetScope>,
+    frame_scope: Arc<DatasetScope>,
     /// The tables' columns that it reads.
     pub(crate) read: BTreeMap<String, BTreeSet<String>>,
 }
@@ -176,7 +176,7 @@ fn named(scope: &DatasetScope) -> Arc<dyn TableProvider> {
 pub(crate) async fn read(
     query: &ParsedQuery,
     parts: &Parts,
-    scopes: &BTreeMap<DatasetId, DatasetScope>,
+    scopes: &BTreeMap<DatasetId, Arc<DatasetScope>>,
     at: Timestamp,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<Statement, QueryError> {
@@ -244,8 +244,8 @@ pub(crate) async fn read(
             min_enterprises: statistics.terms.min_enterprises.into(),
             p_percent: statistics.terms.p_percent,
         },
-        measured_scope,
-        frame_scope,
+        measured_scope: Arc::new(measured_scope),
+        frame_scope: Arc::new(frame_scope),
         read,
     })
 }
@@ -304,7 +304,7 @@ pub(crate) struct PlannedStatistic {
 
 impl Statement {
     /// The scope of the dataset of figures, and the public one.
-    pub(crate) fn scopes(&self) -> [&DatasetScope; 2] {
+    pub(crate) fn scopes(&self) -> [&Arc<DatasetScope>; 2] {
         [&self.measured_scope, &self.frame_scope]
     }
 
