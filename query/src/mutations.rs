@@ -115,6 +115,8 @@ mistakes! {
     StrictUncut,
     /// An order that decides about rows is not completed.
     OrderIncomplete,
+    /// Rows come in the order of the files, whatever it tells.
+    AnswerUnordered,
     /// Operators that stop early run in parallel.
     StopsInParallel,
     /// The engine's words about a failure are passed on.

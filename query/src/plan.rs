@@ -1,10 +1,12 @@
 //! What a plan may consist of, and how its order is completed.
 //!
-//! Three passes over a logical plan:
+//! Passes over a logical plan:
 //! 1. [`allow`]: the operators and expressions that a gated query may use; everything else is refused by name.
 //! 2. [`complete_order`]: where the choice of rows depends on an order (LIMIT, windows, ordered aggregates), the
 //!    order is completed by the remaining columns, so that the answer is a function of the rows alone.
-//! 3. [`needs_strict`]: whether an expression could fail, or round, differently when rows meet in other batches.
+//! 3. [`order_answer`]: where the order in which rows are read would tell something that they do not show, the answer gets
+//!    an order of its own.
+//! 4. [`needs_strict`]: whether an expression could fail, or round, differently when rows meet in other batches.
 //!    The engine evaluates the right side of AND only where the left keeps few rows *of a batch*, so an error
 //!    there would tell how many hidden rows lie between the visible ones. Such queries run in strict mode.
 
@@ -21,6 +23,8 @@ use datafusion::logical_expr::{
     Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, Operator, Sort,
     Window, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
+
+use qihui_consent::decision::{DatasetScope, Form};
 
 use crate::error::QueryError;
 use crate::functions;
@@ -272,6 +276,50 @@ fn complete_sort_below(plan: &Arc<LogicalPlan>) -> Result<Option<LogicalPlan>> {
         }
         _ => Ok(None),
     }
+}
+
+/// Whether the order in which rows are read is one that they show: files are sorted by enterprise, then by event date. (Then
+/// by a hash of the key, which tells nothing.)
+pub fn shows_order(scope: &DatasetScope) -> bool {
+    let contract = &scope.contract;
+    let shown = |name: &String| {
+        let named = scope.columns.iter().enumerate();
+        let mut named = named.filter(|(_, column)| column.name == *name);
+        named.next().is_some_and(|(at, column)| {
+            let mut items = scope.shapes.iter().flat_map(|shape| &shape.items);
+            let by_grants = column.by_grant && !scope.all_rows;
+            column.form == Form::Clear
+                && (column.always || (by_grants && items.all(|item| item.columns.contains(at))))
+        })
+    };
+    // Whose the rows are is known where one subject is named.
+    let named = scope.subjects.as_ref();
+    let named = named.is_some_and(|subjects| subjects.len() <= 1);
+    (named || shown(&contract.uscc)) && contract.event_date.iter().all(shown)
+}
+
+/// Has the rows of an answer come in an order that only what they show decides: the order that the statement asks for,
+/// completed by every other column.
+///
+/// # Errors
+/// When the engine cannot rebuild a node.
+pub fn order_answer(plan: LogicalPlan) -> Result<LogicalPlan> {
+    // The order that a LIMIT takes its rows by is complete.
+    if plan.schema().fields().is_empty()
+        || matches!(plan, LogicalPlan::Limit(_))
+        || mutated(Mutation::AnswerUnordered)
+    {
+        return Ok(plan);
+    }
+    let plan = Arc::new(plan);
+    if let Some(ordered) = complete_sort_below(&plan)? {
+        return Ok(ordered);
+    }
+    Ok(LogicalPlan::Sort(Sort {
+        expr: completed(Vec::new(), plan.schema()),
+        input: plan,
+        fetch: None,
+    }))
 }
 
 /// `order` followed by the columns of `schema` that it does not name yet.

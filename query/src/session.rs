@@ -208,10 +208,16 @@ pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, Q
         }
     }
     let partitions = if setup.strict { 1 } else { setup.partitions };
-    let (physical, logical, context) =
-        plan_over(query, gated, setup.at, setup.runtime, partitions, &strict)
-            .await
-            .map_err(|error| not_open(error, &setup.scopes))?;
+    let draft = draft(query, gated, setup.at, setup.runtime, partitions).await;
+    let mut draft = draft.map_err(|error| not_open(error, &setup.scopes))?;
+    let mut scopes = setup.scopes.values();
+    if !scopes.all(|scope| plan::shows_order(scope.scope())) {
+        let ordered = plan::order_answer(draft.logical);
+        draft.logical = ordered.map_err(|error| QueryError::from_planning(&error))?;
+    }
+    let (physical, logical, context) = finish(draft, &strict)
+        .await
+        .map_err(|error| not_open(error, &setup.scopes))?;
     let strict = strict.load(Ordering::Relaxed);
     Ok(Planned {
         physical,

@@ -480,13 +480,11 @@ impl Gate {
         hex::decode_to_slice(&key.scope, &mut commitment).map_err(|_| QueryError::Internal {
             what: "the name of a scope",
         })?;
-        let scope = match self.scopes.committed(&commitment) {
-            Some(scope) => scope,
-            None => match stored_scope::decode(bytes, &commitment) {
-                Ok(scope) => self.scopes.get(&Arc::new(scope)),
-                Err(_) => return Ok(Past::ScopeDamaged),
-            },
+        let Ok(scope) = stored_scope::decode(bytes, &commitment) else {
+            return Ok(Past::ScopeDamaged);
         };
+        let kept = self.scopes.committed(&commitment);
+        let scope = kept.unwrap_or_else(|| Arc::new(DenseScope::new(Arc::new(scope))));
         let table = if key.version < 0 {
             whole::never_landed()
         } else {

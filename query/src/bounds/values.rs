@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewBuilder, new_empty_array};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -796,6 +796,11 @@ impl ScalarUDFImpl for Bounded {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         self.values.still_wanted()?;
+        // Some functions look at their first row whether there is one or not.
+        if args.number_rows == 0 {
+            let none = new_empty_array(args.return_field.data_type());
+            return Ok(ColumnarValue::Array(none));
+        }
         let name = self.inner.name();
         if name == "levenshtein" {
             Self::check_compared(&args)?;

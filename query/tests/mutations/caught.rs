@@ -31,12 +31,14 @@ enum Property {
     Strict,
     /// GATE-2, for statements that stop or fail early.
     Fragile,
+    /// GATE-2: the order of rows.
+    Order,
     /// GATE-4: who withdraws while a query runs.
     Withdrawals,
     /// GATE-4: bytes that are ready to leave.
     Release,
 }
-use Property::{Account, Exact, Fragile, Parallel, Release, Strict, Union, Withdrawals};
+use Property::{Account, Exact, Fragile, Order, Parallel, Release, Strict, Union, Withdrawals};
 
 impl Property {
     async fn check(self, seed: u64) {
@@ -47,6 +49,7 @@ impl Property {
             Parallel => gate_2::check(seed, Kind::Parallel, &mut gate_2::Tally::default()).await,
             Strict => gate_2::check(seed, Kind::Strict, &mut gate_2::Tally::default()).await,
             Fragile => drop(gate_2::check_fragile(seed).await),
+            Order => drop(gate_2::check_order(seed).await),
             Withdrawals => gate_4::check(seed, &mut gate_4::Tally::default()).await,
             Release => gate_4::check_release().await,
         }
@@ -188,6 +191,7 @@ mistakes! {
     strict_mode_does_not_sort: StrictUnsorted => [Strict];
     strict_mode_keeps_buffers: StrictUncut => [Strict];
     an_order_that_decides_stays_incomplete: OrderIncomplete => [Parallel];
+    rows_come_in_the_order_of_the_files: AnswerUnordered => [Order];
     words_of_the_engine_are_passed_on: ErrorTexts => [Exact];
 }
 
