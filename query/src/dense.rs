@@ -221,10 +221,20 @@ const MAX_KEPT_SCOPES: usize = 256;
 /// Dense scopes, kept so that requests that were decided alike share one: what it costs to spread a scope out, to find
 /// out who is open to a scan and to commit to it is paid once. The ledger hands out the same [`DatasetScope`] as long as
 /// the decision stays the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DenseScopes {
     /// The last used last.
     kept: Mutex<Vec<Slot>>,
+    most_numbers: usize,
+}
+
+impl Default for DenseScopes {
+    fn default() -> Self {
+        Self {
+            kept: Mutex::default(),
+            most_numbers: MAX_KEPT_NUMBERS,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -297,7 +307,7 @@ impl DenseScopes {
         let mut kept = self.kept.lock();
         kept.retain(|slot| slot.dense.get().is_none() || slot.numbers() > 0);
         let mut numbers: usize = kept.iter().map(Slot::numbers).sum();
-        while (numbers > MAX_KEPT_NUMBERS || kept.len() > MAX_KEPT_SCOPES) && kept.len() > 1 {
+        while (numbers > self.most_numbers || kept.len() > MAX_KEPT_SCOPES) && kept.len() > 1 {
             numbers -= kept.remove(0).numbers();
         }
     }
@@ -527,4 +537,72 @@ fn shape_is_full(shape: &Shape, wanted: ColumnSet, dates: bool) -> bool {
     }
     let all = wanted.intersection(shown) == wanted;
     passes && (all || mutated(Mutation::ColumnsTakenForAll))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use qihui_catalog::Catalog;
+
+    use super::*;
+
+    fn scope(members: impl IntoIterator<Item = u32>, subjects: Option<u32>) -> Arc<DatasetScope> {
+        let catalog = Catalog::builtin().unwrap();
+        let contract = catalog.contract(&"vat_declaration".parse().unwrap());
+        Arc::new(DatasetScope {
+            contract: Arc::clone(contract.unwrap()),
+            columns: Vec::new(),
+            all_rows: false,
+            shapes: vec![Shape::default(); 2],
+            members: vec![RoaringBitmap::new(), members.into_iter().collect()],
+            agreements: Vec::new(),
+            reasons: Vec::new(),
+            subjects: subjects.map(|no| [no].into_iter().collect()),
+            statistics: None,
+        })
+    }
+
+    #[test]
+    fn one_scope_has_one_dense_form_and_is_found_by_its_commitment() {
+        let kept = DenseScopes::default();
+        let (one, other) = (scope([1, 5], None), scope([1, 5], None));
+        let dense = kept.get(&one);
+        assert!(Arc::ptr_eq(&dense, &kept.get(&one)));
+        assert!(!Arc::ptr_eq(&dense, &kept.get(&other)), "another decision");
+        assert!(kept.committed(&one.commitment()).is_none(), "not asked for");
+        assert_eq!(dense.commitment(), one.commitment());
+        let found = kept.committed(&one.commitment());
+        assert!(found.is_some_and(|found| Arc::ptr_eq(&found, &dense)));
+    }
+
+    #[test]
+    fn what_is_one_request_s_own_or_costs_nothing_is_not_kept() {
+        let kept = DenseScopes::default();
+        for own in [scope([7], Some(7)), scope([], None)] {
+            kept.get(&own);
+            assert_eq!(Arc::strong_count(&own), 1);
+        }
+    }
+
+    #[test]
+    fn the_longest_unused_go_when_there_are_too_many() {
+        let kept = DenseScopes {
+            most_numbers: 2000,
+            ..DenseScopes::default()
+        };
+        let large: Vec<_> = (0..3).map(|_| scope([999], None)).collect();
+        kept.get(&large[0]);
+        kept.get(&large[1]);
+        let first = kept.get(&large[0]);
+        kept.get(&large[2]);
+        assert!(
+            Arc::ptr_eq(&first, &kept.get(&large[0])),
+            "it was used since"
+        );
+        assert_eq!(Arc::strong_count(&large[1]), 1, "it is let go of");
+        let small: Vec<_> = (0..=MAX_KEPT_SCOPES).map(|_| scope([1], None)).collect();
+        small.iter().for_each(|scope| drop(kept.get(scope)));
+        assert!(kept.kept.lock().len() <= MAX_KEPT_SCOPES);
+    }
 }

@@ -148,8 +148,10 @@ pub struct Summary {
 /// What a query read of one dataset.
 #[derive(Debug, Clone, Serialize)]
 pub struct DatasetSummary {
-    /// Version of the table.
-    pub table_version: i64,
+    /// Version of the table; -1 before anything was landed. None where not every row is open: a version is made whenever
+    /// rows of anybody are landed, and the log alone has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_version: Option<i64>,
     /// How many enterprises the scope covers; none: every one.
     pub enterprises: Option<u64>,
     /// Rows that passed the gate.
@@ -807,6 +809,11 @@ impl Prepared {
     }
 }
 
+/// Whether every row of a dataset is open.
+fn every_row(scope: &DatasetScope) -> bool {
+    scope.all_rows && scope.subjects.is_none() && scope.contract.window.is_none()
+}
+
 fn summary(
     access_id: &str,
     prepared: &Prepared,
@@ -833,11 +840,10 @@ fn summary(
             let mut withheld: BTreeMap<String, u64> =
                 columns.into_iter().map(|column| (column, 0)).collect();
             withheld.extend(passed.withheld);
+            let of_all = figures.is_some() || every_row(scope);
+            let table = prepared.tables.get(dataset);
             let summary = DatasetSummary {
-                table_version: prepared
-                    .tables
-                    .get(dataset)
-                    .map_or(-1, |table| table.version),
+                table_version: of_all.then(|| table.map_or(-1, |table| table.version)),
                 enterprises: (!scope.all_rows && figures.is_none()).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,

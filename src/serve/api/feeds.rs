@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use utoipa::IntoParams;
 
-use super::{Answered, Shared, declared, document_of, identifier, once};
+use super::{Answered, Shared, declared, document_of, identifier, once, pass_over};
 use crate::failure::Failure;
 use crate::hub::outcome;
 use crate::identity::command::on_feed;
@@ -214,6 +214,7 @@ impl Spool {
     ) -> Result<Self, Problem> {
         let limit = service.limits.upload_bytes;
         if declared(headers).is_some_and(|length| length > limit) {
+            pass_over(body);
             return Err(ServeError::BodyTooLarge { limit }.into());
         }
         let failed = |error: std::io::Error| ServeError::UploadFailed {

@@ -16,6 +16,7 @@ mod queries;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -163,6 +164,7 @@ pub(crate) async fn body_of(
         limit: limit as u64,
     };
     if declared(headers).is_some_and(|length| length > limit as u64) {
+        pass_over(body);
         return Err(too_large().into());
     }
     match Limited::new(body, limit).collect().await {
@@ -170,6 +172,24 @@ pub(crate) async fn body_of(
         Err(error) if error.is::<LengthLimitError>() => Err(too_large().into()),
         Err(_) => Err(ServeError::BadRequest("its body broke off".to_owned()).into()),
     }
+}
+
+/// How much of a body that was refused is taken from the line, and for how long.
+const PASSED_OVER: (usize, Duration) = (64 << 20, Duration::from_secs(2));
+
+/// Takes a refused body from the line while its sender is answered. Many clients read an answer only when they have sent
+/// all; closed before that, the line would break under them and take the answer with it.
+pub(crate) fn pass_over(mut body: Body) {
+    let (most, time) = PASSED_OVER;
+    tokio::spawn(tokio::time::timeout(time, async move {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > most {
+                break;
+            }
+        }
+    }));
 }
 
 /// The length that a request says its body has.

@@ -181,6 +181,31 @@ fn consents() {
     service.stop();
 }
 
+/// A table gets a version whenever rows of anybody land: that is told only to who may see all of them.
+#[test]
+fn an_answer_names_versions_of_open_tables_only() {
+    let lab = Lab::world();
+    lab.granted("uscc, skssqq, xse");
+    let service = Service::start(&lab);
+    let analyst = lab.analyst();
+    let version = |dataset: &str| {
+        let sql = format!("SELECT count(*) AS n FROM {dataset}");
+        let asked = service.post("/v1/queries", ask_bank(&sql));
+        let answer = asked.with_bearer(&analyst).with("te", "trailers").send();
+        let answer = answer.is(200);
+        let path = format!("/v1/accesses/{}", answer.header("qihui-access-id"));
+        let access = service.get(&path).with_bearer(&analyst).send();
+        let told: Value =
+            serde_json::from_str(answer.trailers["qihui-summary"].to_str().unwrap()).unwrap();
+        let told = told["datasets"][dataset].clone();
+        assert_eq!(access.is(200).json()["summary"][dataset], told);
+        told.get("table_version").and_then(Value::as_i64)
+    };
+    assert!(version("enterprise_registration").is_some_and(|version| version > 0));
+    assert_eq!(version("vat_declaration"), None);
+    service.stop();
+}
+
 #[test]
 fn queries_accesses_and_log() {
     let lab = Lab::world();

@@ -83,6 +83,13 @@ fn a_long_statement_is_refused_by_its_length_and_what_was_decided_is_recorded() 
     connection.write_all(head.as_bytes()).unwrap();
     let answer = String::from_utf8(to_the_end(&mut connection)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("BodyTooLarge"));
+    // Who sends them all the same before it reads can do so, and gets the answer.
+    let mut connection = TcpStream::connect(service.address).unwrap();
+    connection.set_read_timeout(Some(SOON)).unwrap();
+    connection.write_all(head.as_bytes()).unwrap();
+    connection.write_all(&vec![b'x'; length]).unwrap();
+    let answer = String::from_utf8(to_the_end(&mut connection)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("BodyTooLarge"));
     assert_eq!(entries(&lab), before);
     // What a document may hold is more than what a statement may be.
     ask(&of_length((256 << 10) + 1)).fails(422, "StatementTooLong");
