@@ -541,17 +541,24 @@ fn shape_is_full(shape: &Shape, wanted: ColumnSet, dates: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
-    use qihui_catalog::Catalog;
+    use qihui_catalog::{Catalog, Contract};
 
     use super::*;
 
+    fn contract() -> Arc<Contract> {
+        static CONTRACT: LazyLock<Arc<Contract>> = LazyLock::new(|| {
+            let catalog = Catalog::builtin().unwrap();
+            let contract = catalog.contract(&"vat_declaration".parse().unwrap());
+            Arc::clone(contract.unwrap())
+        });
+        Arc::clone(&CONTRACT)
+    }
+
     fn scope(members: impl IntoIterator<Item = u32>, subjects: Option<u32>) -> Arc<DatasetScope> {
-        let catalog = Catalog::builtin().unwrap();
-        let contract = catalog.contract(&"vat_declaration".parse().unwrap());
         Arc::new(DatasetScope {
-            contract: Arc::clone(contract.unwrap()),
+            contract: contract(),
             columns: Vec::new(),
             all_rows: false,
             shapes: vec![Shape::default(); 2],

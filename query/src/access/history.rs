@@ -174,7 +174,8 @@ pub struct Manifest {
     pub bytes: Option<u64>,
     /// SHA-256 of these bytes, hexadecimal.
     pub sha256: Option<String>,
-    /// What was decided per dataset: columns, table and contract version, commitment, basis.
+    /// What was decided per dataset: columns, contract version, commitment, basis. The version of the table is in the log
+    /// alone: there is another one whenever rows of anybody were landed.
     pub decisions: Value,
     /// What was read per dataset: rows, enterprises with a row in it, cells withheld per column.
     pub datasets: Value,
@@ -204,6 +205,15 @@ pub fn manifest_of(
         }
     }
     Ok(None)
+}
+
+fn without_versions(mut datasets: Value) -> Value {
+    for dataset in datasets.as_array_mut().into_iter().flatten() {
+        dataset
+            .as_object_mut()
+            .and_then(|dataset| dataset.remove("table_version"));
+    }
+    datasets
 }
 
 fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manifest, QueryError> {
@@ -241,7 +251,7 @@ fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manif
         decisions: if kind == DENIED {
             Value::Null
         } else {
-            part(&decision)
+            without_versions(part(&decision))
         },
         datasets: if kind == FINISHED {
             part(end)
