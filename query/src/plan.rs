@@ -295,7 +295,9 @@ pub fn shows_order(scope: &DatasetScope) -> bool {
     // Whose the rows are is known where one subject is named.
     let named = scope.subjects.as_ref();
     let named = named.is_some_and(|subjects| subjects.len() <= 1);
-    (named || shown(&contract.uscc)) && contract.event_date.iter().all(shown)
+    // Of a dataset without open columns nothing is read.
+    scope.columns.is_empty()
+        || (named || shown(&contract.uscc)) && contract.event_date.iter().all(shown)
 }
 
 /// Has the rows of an answer come in an order that only what they show decides: the order that the statement asks for,
