@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use arrow::array::AsArray;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int32Type, SchemaRef};
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -320,8 +320,12 @@ impl ExecutionPlan for GateExec {
         let scan = match &self.body {
             Body::Scan(scan) => scan,
             Body::Ordered(ordered, _) => {
+                let batch_rows = context.session_config().batch_size();
                 let batches = ordered.execute(partition, context)?;
                 let schema = batches.schema();
+                if schema.fields().is_empty() && !mutated(Mutation::StrictUncounted) {
+                    return Ok(counted(batches, batch_rows));
+                }
                 // What a sort hands on still stands in the buffers that it got it in.
                 let batches =
                     batches.and_then(async |batch| match mutated(Mutation::StrictUncut) {
@@ -360,6 +364,25 @@ impl ExecutionPlan for GateExec {
             finished: false,
         }))
     }
+}
+
+/// Rows without columns, cut anew. Every one passes before the first is handed on: no sort takes them in, since there is
+/// nothing to sort them by, and who needs a few would stop where hidden rows have put the end of a batch.
+fn counted(batches: SendableRecordBatchStream, batch_rows: usize) -> SendableRecordBatchStream {
+    let schema = batches.schema();
+    let of = Arc::clone(&schema);
+    let rows = batches.try_fold(0, async |rows: usize, batch| Ok(rows + batch.num_rows()));
+    let cut = futures::stream::once(rows).map_ok(move |rows| {
+        let starts = (0..rows).step_by(batch_rows.max(1));
+        let schema = Arc::clone(&of);
+        futures::stream::iter(starts.map(move |start| {
+            let rows = batch_rows.min(rows - start);
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), vec![], &options);
+            Ok(batch?)
+        }))
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, cut.try_flatten()))
 }
 
 /// An operator of this module above the gate: how it treats its inputs.

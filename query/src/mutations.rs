@@ -111,6 +111,8 @@ mistakes! {
     NeverStrict,
     /// Rows are not put in order in strict mode.
     StrictUnsorted,
+    /// In strict mode, rows without columns are handed on as they come.
+    StrictUncounted,
     /// In strict mode, text stays in the buffers that it was sorted in.
     StrictUncut,
     /// An order that decides about rows is not completed.

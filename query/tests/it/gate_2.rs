@@ -98,7 +98,7 @@ fn rules_look_at(contract: &Contract, name: &str) -> bool {
     fixed.any(|rule| rule == name) || window.chain(flags).any(|rule| rule == name)
 }
 
-fn comparable(seen: &Seen) -> Seen {
+pub fn comparable(seen: &Seen) -> Seen {
     Seen {
         rows: sorted(seen.rows.clone()),
         ..seen.clone()
@@ -220,7 +220,7 @@ pub async fn check(seed: u64, kind: Kind, tally: &mut Tally) {
 }
 
 /// Two answers show the same; what differs is said by itself, since an answer is long.
-fn assert_same(x: &Seen, y: &Seen, of: &str) {
+pub fn assert_same(x: &Seen, y: &Seen, of: &str) {
     assert_eq!(x.schema, y.schema, "{of}");
     assert_eq!(x.explain, y.explain, "{of}");
     assert_eq!(x.rows, y.rows, "{of}");

@@ -19,6 +19,7 @@ mod gate_3;
 mod gate_4;
 mod gate_5;
 mod grammar;
+mod large;
 mod leaks;
 mod reference;
 mod remote;

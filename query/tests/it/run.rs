@@ -41,7 +41,7 @@ use qihui_query::pushdown;
 use qihui_query::session::{self, ParsedQuery, Planned, SessionSetup};
 
 use crate::reference::View;
-use crate::world::{World, at, number_of};
+use crate::world::{Properties, World, at, number_of, properties};
 
 /// All that a run shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,6 +144,15 @@ pub fn believe(mistake: fn(&mut World)) {
 
 impl Gated {
     pub async fn new(world: &World, rng: &mut rand_chacha::ChaCha8Rng) -> Self {
+        Self::written(world, rng, properties).await
+    }
+
+    /// With files that are written in a way of their own.
+    pub async fn written(
+        world: &World,
+        rng: &mut rand_chacha::ChaCha8Rng,
+        properties: Properties,
+    ) -> Self {
         let mut believed = world.clone();
         BELIEVED.get()(&mut believed);
         let mut scopes = BTreeMap::new();
@@ -159,7 +168,8 @@ impl Gated {
                 table.contract.id.clone(),
                 Arc::new(DenseScope::new(Arc::new(scope))),
             );
-            tables.insert(table.contract.id.clone(), Arc::new(table.write(rng).await));
+            let written = table.write(rng, properties).await;
+            tables.insert(table.contract.id.clone(), Arc::new(written));
         }
         Self {
             scopes,

@@ -70,7 +70,7 @@ pub fn number_of(code: &Uscc) -> Option<EnterpriseNo> {
         .map(EnterpriseNo)
 }
 
-fn column(name: &str, ty: ColumnType, level: Level) -> Column {
+pub fn column(name: &str, ty: ColumnType, level: Level) -> Column {
     Column {
         name: name.into(),
         title_cn: name.into(),
@@ -144,6 +144,15 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
         }
     }
     Contract {
+        event_date: dated.then(|| "day".into()),
+        window,
+        ..contract_of(name, row_level, columns)
+    }
+}
+
+/// A contract over columns of which `uscc` and `id` are two, without event date and window.
+pub fn contract_of(name: &str, row_level: Level, columns: Vec<Column>) -> Contract {
+    Contract {
         id: name.parse().unwrap(),
         version: "1.0.0".into(),
         title_en: name.into(),
@@ -154,10 +163,10 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
         row_level,
         key: vec!["id".into()],
         uscc: "uscc".into(),
-        event_date: dated.then(|| "day".into()),
+        event_date: None,
         sequence: vec!["id".into()],
         partition: Partition::None,
-        window,
+        window: None,
         freshness_days: None,
         feeds: Vec::new(),
         columns,
@@ -629,8 +638,11 @@ pub fn array<'a>(
     }
 }
 
-/// How a file is written: row groups and pages of any size, statistics of pages, of row groups, cut short, or none.
-fn properties(rng: &mut ChaCha8Rng) -> WriterProperties {
+/// How files are written.
+pub type Properties = fn(&mut ChaCha8Rng) -> WriterProperties;
+
+/// How a small file is written: row groups and pages of any size, statistics of pages, of row groups, cut short, or none.
+pub fn properties(rng: &mut ChaCha8Rng) -> WriterProperties {
     let statistics = [
         EnabledStatistics::Page,
         EnabledStatistics::Page,
@@ -664,8 +676,8 @@ fn written(batch: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
 }
 
 impl Table {
-    /// Writes the rows as the warehouse would, in files, row groups and pages of random sizes.
-    pub async fn write(&self, rng: &mut ChaCha8Rng) -> TableVersion {
+    /// Writes the rows as the warehouse would, in files of random sizes.
+    pub async fn write(&self, rng: &mut ChaCha8Rng, properties: Properties) -> TableVersion {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let day = self
             .contract

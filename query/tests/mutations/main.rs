@@ -30,6 +30,8 @@ mod gate_3;
 mod gate_4;
 #[path = "../it/grammar.rs"]
 mod grammar;
+#[path = "../it/large.rs"]
+mod large;
 #[path = "../it/reference.rs"]
 mod reference;
 #[path = "../it/run.rs"]
