@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use arrow::array::AsArray;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int32Type, SchemaRef};
-use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -53,6 +53,7 @@ use crate::mutations::{Mutation, mutated};
 use crate::reader::{Dealt, Readers, Share};
 use crate::remote::RemoteGate;
 use crate::rows::{self, RowGate};
+use crate::strict;
 
 /// Rows of the largest batches that readers hand over: what the engine has for its default.
 const READER_ROWS: usize = 8192;
@@ -319,21 +320,7 @@ impl ExecutionPlan for GateExec {
     ) -> Result<SendableRecordBatchStream> {
         let scan = match &self.body {
             Body::Scan(scan) => scan,
-            Body::Ordered(ordered, _) => {
-                let batch_rows = context.session_config().batch_size();
-                let batches = ordered.execute(partition, context)?;
-                let schema = batches.schema();
-                if schema.fields().is_empty() && !mutated(Mutation::StrictUncounted) {
-                    return Ok(counted(batches, batch_rows));
-                }
-                // What a sort hands on still stands in the buffers that it got it in.
-                let batches =
-                    batches.and_then(async |batch| match mutated(Mutation::StrictUncut) {
-                        true => Ok(batch),
-                        false => Ok(rows::compacted(&batch)?),
-                    });
-                return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
-            }
+            Body::Ordered(ordered, _) => return strict::batches(ordered, partition, &context),
             Body::Remote(gate) => return Ok(gate.execute(partition, context)),
         };
         let inner = scan.readers.context();
@@ -361,28 +348,10 @@ impl ExecutionPlan for GateExec {
                 .with_biggest_coalesce_batch_size(
                     (batch_rows >= READER_ROWS).then_some(batch_rows / 4),
                 ),
+            small: batch_rows < READER_ROWS,
             finished: false,
         }))
     }
-}
-
-/// Rows without columns, cut anew. Every one passes before the first is handed on: no sort takes them in, since there is
-/// nothing to sort them by, and who needs a few would stop where hidden rows have put the end of a batch.
-fn counted(batches: SendableRecordBatchStream, batch_rows: usize) -> SendableRecordBatchStream {
-    let schema = batches.schema();
-    let of = Arc::clone(&schema);
-    let rows = batches.try_fold(0, async |rows: usize, batch| Ok(rows + batch.num_rows()));
-    let cut = futures::stream::once(rows).map_ok(move |rows| {
-        let starts = (0..rows).step_by(batch_rows.max(1));
-        let schema = Arc::clone(&of);
-        futures::stream::iter(starts.map(move |start| {
-            let rows = batch_rows.min(rows - start);
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), vec![], &options);
-            Ok(batch?)
-        }))
-    });
-    Box::pin(RecordBatchStreamAdapter::new(schema, cut.try_flatten()))
 }
 
 /// An operator of this module above the gate: how it treats its inputs.
@@ -721,6 +690,8 @@ struct GateStream {
     recorded: Option<(usize, usize)>,
     inputs: VecDeque<Input>,
     coalescer: BatchCoalescer,
+    /// Whether batches are cut that otherwise keep each the whole text that they were cut of.
+    small: bool,
     finished: bool,
 }
 
@@ -864,7 +835,11 @@ impl Stream for GateStream {
         let this = &mut *self;
         loop {
             if let Some(batch) = this.coalescer.next_completed_batch() {
-                return Poll::Ready(Some(Ok(batch)));
+                let batch = match this.small {
+                    true => rows::compacted(&batch),
+                    false => Ok(batch),
+                };
+                return Poll::Ready(Some(Ok(batch?)));
             }
             let Some(input) = this.inputs.front_mut() else {
                 if std::mem::replace(&mut this.finished, true) {

@@ -66,6 +66,7 @@ pub mod remote;
 pub mod rows;
 pub mod session;
 pub mod statistics;
+mod strict;
 pub mod whole;
 
 pub use error::QueryError;

@@ -113,6 +113,8 @@ mistakes! {
     StrictUnsorted,
     /// In strict mode, rows without columns are handed on as they come.
     StrictUncounted,
+    /// In strict mode, putting rows in order shares the memory of what is above.
+    StrictShared,
     /// In strict mode, text stays in the buffers that it was sorted in.
     StrictUncut,
     /// An order that decides about rows is not completed.

@@ -39,13 +39,16 @@ enum Property {
     Cut,
     /// GATE-2, for statements that stop early over many batches.
     Stop,
+    /// GATE-2, for statements that put rows aside.
+    Memory,
     /// GATE-4: who withdraws while a query runs.
     Withdrawals,
     /// GATE-4: bytes that are ready to leave.
     Release,
 }
 use Property::{
-    Account, Cut, Exact, Fragile, Order, Parallel, Release, Stop, Strict, Union, Withdrawals,
+    Account, Cut, Exact, Fragile, Memory, Order, Parallel, Release, Stop, Strict, Union,
+    Withdrawals,
 };
 
 impl Property {
@@ -60,6 +63,7 @@ impl Property {
             Order => drop(gate_2::check_order(seed).await),
             Cut => large::check_cut(seed, &mut large::Tally::default()).await,
             Stop => large::check_stopping(seed, &mut large::Tally::default()).await,
+            Memory => large::check_memory(seed, &mut large::Tally::default()).await,
             Withdrawals => gate_4::check(seed, &mut gate_4::Tally::default()).await,
             Release => gate_4::check_release().await,
         }
@@ -68,7 +72,7 @@ impl Property {
     fn worlds(self) -> u64 {
         match self {
             Release => 1,
-            Cut | Stop => LARGE_WORLDS,
+            Cut | Stop | Memory => LARGE_WORLDS,
             _ => WORLDS,
         }
     }
@@ -203,6 +207,7 @@ mistakes! {
     what_stops_early_runs_in_parallel: StopsInParallel => [Stop];
     strict_mode_does_not_sort: StrictUnsorted => [Strict, Cut];
     rows_without_columns_are_not_taken_in: StrictUncounted => [Stop];
+    what_puts_rows_in_order_shares_memory: StrictShared => [Memory];
     strict_mode_keeps_buffers: StrictUncut => [Strict];
     an_order_that_decides_stays_incomplete: OrderIncomplete => [Parallel];
     rows_come_in_the_order_of_the_files: AnswerUnordered => [Order];
