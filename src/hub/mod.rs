@@ -193,6 +193,10 @@ impl Hub {
         for (dataset, versions) in kept_versions(&layout.topics())? {
             hub.shared.warehouse.keep(&dataset, versions)?;
         }
+        // Figures of a period are always of the same rows.
+        for (dataset, versions) in hub.ledger.edition_tables().await? {
+            hub.shared.warehouse.keep_for_good(&dataset, versions)?;
+        }
         Box::pin(hub.catch_up()).await?;
         Ok(hub)
     }

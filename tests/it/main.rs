@@ -8,6 +8,7 @@ mod dependencies;
 mod disk;
 mod drawn;
 mod errors;
+mod figures;
 mod kafka;
 mod keeping;
 mod killed;

@@ -45,6 +45,21 @@ impl Warehouse {
         self.log(dataset)?.keep(versions);
         Ok(())
     }
+
+    /// Keeps these versions of a table from every clean-up that follows, besides those of [`Warehouse::keep`] and those that
+    /// were given before. Erasure alone goes further. Holds as long as the warehouse is open: whoever relies on a version says
+    /// so after every start, before anything lands.
+    ///
+    /// # Errors
+    /// The table cannot be named on its store.
+    pub fn keep_for_good(
+        &self,
+        dataset: &DatasetId,
+        versions: impl IntoIterator<Item = i64>,
+    ) -> Result<(), WarehouseError> {
+        self.log(dataset)?.keep_for_good(versions);
+        Ok(())
+    }
 }
 
 async fn presence(

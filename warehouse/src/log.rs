@@ -99,8 +99,16 @@ pub(crate) struct TableLog {
     limits: Limits,
     delta: tokio::sync::Mutex<Option<DeltaTable>>,
     current: RwLock<Option<Arc<TableState>>>,
-    /// Versions that somebody relies on: see [`crate::Warehouse::keep`].
-    kept: Mutex<BTreeSet<i64>>,
+    kept: Mutex<Kept>,
+}
+
+/// Versions that somebody relies on.
+#[derive(Debug, Default)]
+struct Kept {
+    /// See [`crate::Warehouse::keep`].
+    for_now: BTreeSet<i64>,
+    /// See [`crate::Warehouse::keep_for_good`].
+    for_good: BTreeSet<i64>,
 }
 
 /// The protocol of every table: nothing that switches push-down into Parquet off, only the change feed.
@@ -132,14 +140,20 @@ impl TableLog {
         })
     }
 
-    /// Replaces the versions that no clean-up may touch.
+    /// Replaces the versions that no clean-up may touch for now.
     pub fn keep(&self, versions: BTreeSet<i64>) {
-        *self.kept.lock() = versions;
+        self.kept.lock().for_now = versions;
+    }
+
+    /// Adds to the versions that no clean-up may touch any more.
+    pub fn keep_for_good(&self, versions: impl IntoIterator<Item = i64>) {
+        self.kept.lock().for_good.extend(versions);
     }
 
     /// The versions that no clean-up may touch.
     pub fn kept(&self) -> BTreeSet<i64> {
-        self.kept.lock().clone()
+        let kept = self.kept.lock();
+        &kept.for_now | &kept.for_good
     }
 
     /// The store whose root is the table.
@@ -438,7 +452,7 @@ impl TableLog {
 
     /// Whether a version that must stay is so old that a clean-up of the log could reach it: then none is done.
     async fn leans_on_old_commits(&self) -> bool {
-        let Some(oldest) = self.kept.lock().first().copied() else {
+        let Some(oldest) = self.kept().first().copied() else {
             return false;
         };
         let path = commit_uri_from_version(Some(oldest.cast_unsigned()));

@@ -9,7 +9,7 @@
 //! Limits: the ledger keeps records; whether figures may be released is decided by whoever holds
 //! [`Ledger::statistics_turn`] from the look at the records until the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qihui_catalog::{DatasetId, Date, OrgId};
 use roaring::RoaringBitmap;
@@ -161,6 +161,20 @@ impl Ledger {
             .collect::<Result<_>>()?;
         let key = key.clone();
         Ok(Some(Edition { id, key, tables }))
+    }
+
+    /// The versions of tables that editions are made of: they have to stay readable.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn edition_tables(&self) -> Result<BTreeMap<DatasetId, BTreeSet<i64>>> {
+        let mut reader = self.inner.reader().await?;
+        let mut versions: BTreeMap<DatasetId, BTreeSet<i64>> = BTreeMap::new();
+        for (table, version) in store::statistics::all_tables(&mut reader).await? {
+            let table = store::named(&table, "a dataset")?;
+            versions.entry(table).or_default().insert(version);
+        }
+        Ok(versions)
     }
 
     /// The turn of whoever looks at what was released and adds to it. Nobody else records a statistic meanwhile.

@@ -76,6 +76,14 @@ pub(crate) async fn tables(
     rows.iter().map(read).collect()
 }
 
+/// The versions of tables that any edition is made of.
+pub(crate) async fn all_tables(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>> {
+    let sql = "SELECT DISTINCT dataset, version FROM edition_table ORDER BY dataset, version";
+    let rows = sqlx::query(sql).fetch_all(connection).await?;
+    let read = |row: &SqliteRow| Ok((row.try_get("dataset")?, row.try_get("version")?));
+    rows.iter().map(read).collect()
+}
+
 pub(crate) async fn insert_table(
     connection: &mut SqliteConnection,
     edition: i64,

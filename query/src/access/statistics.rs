@@ -271,7 +271,14 @@ impl Gate {
             false => self.ledger(ledger.open_edition(key, &versions).await)?,
         };
         match edition {
-            Some(edition) => Ok(edition),
+            Some(edition) => {
+                // Of a new one, before a clean-up could come to them: they are, or just were, the last.
+                for (dataset, version) in &edition.tables {
+                    let kept = self.parts.warehouse.keep_for_good(dataset, [*version]);
+                    kept.map_err(|error| unreadable(&error))?;
+                }
+                Ok(edition)
+            }
             None if explain => Ok(Edition::unrecorded(key.clone(), versions)),
             None => Err(QueryError::StatisticPeriodRefused {
                 reason:

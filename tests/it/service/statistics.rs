@@ -5,36 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::shared::Service;
-use crate::support::{Lab, agreement, query};
+use crate::figures::lab;
+use crate::support::{Lab, query};
 
 const FIGURES: &str = "SELECT r.city, count(DISTINCT v.uscc) AS n, count(*) AS filed, sum(v.xse) AS sales \
      FROM vat_declaration v JOIN enterprise_registration r ON v.uscc = r.uscc \
      WHERE v.skssqq >= DATE '2026-04-01' AND v.skssqq < DATE '2026-05-01' GROUP BY r.city ORDER BY r.city";
-
-/// A hub with declarations of some hundred enterprises, a bureau of statistics, and one of taxes that sees every row.
-fn lab() -> Lab {
-    let lab = Lab::empty();
-    let feeds = lab.synth("400", "3", "0");
-    for feed in ["enterprise_registration", "vat_declaration"] {
-        lab.run(&["feed", "run", feed, "--from", &feeds]).done();
-    }
-    for org in ["stat_bureau", "tax_bureau"] {
-        let words = ["org", "add", org, "--name", org, "--kind", "department"];
-        lab.run(&words).done();
-    }
-    let law = "{statute: {law: 税收征收管理法}}";
-    let tax = lab.write("tax.yaml", agreement("tax_bureau", "supervision.tax", law));
-    let figures = lab.write(
-        "figures.yaml",
-        "{id: stat_bureau-vat, org: stat_bureau, dataset: vat_declaration, purposes: [statistics.regional], \
-         basis: {statute: {law: 统计法}}, aggregate_only: {min_enterprises: 10, p_percent: 10}, \
-         valid_until: 2099-01-01, columns: [{name: xse}]}",
-    );
-    for file in [tax, figures] {
-        lab.run(&["agreement", "add", &file]).done();
-    }
-    lab
-}
 
 fn by_city(rows: &[Value]) -> BTreeMap<String, &Value> {
     let city = |row: &Value| row["city"].as_str().unwrap_or_default().to_owned();

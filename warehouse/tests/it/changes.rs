@@ -189,6 +189,56 @@ fn whoever_changed_between_two_versions_is_named() {
         .unwrap();
 }
 
+/// Makes what the log of a table consists of so many days old.
+fn aged(table: &Path, days: u64) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+    for entry in std::fs::read_dir(table.join("_delta_log")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(then).unwrap();
+        }
+    }
+}
+
+/// What is kept for good outlives the clean-up of the log, whatever is kept for now; without it the version is gone.
+#[tokio::test]
+async fn versions_that_are_kept_for_good_survive_the_clean_up_of_the_log() {
+    for for_good in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let contract = contract(qihui_catalog::Partition::None);
+        let warehouse = open(folder.path());
+        let table = warehouse.table(&contract).await.unwrap();
+        land(&table, &contract, &[Record::new(1, 1)]).await;
+        let snapshot = warehouse.snapshot(&contract.id).await.unwrap().unwrap();
+        let first = snapshot.version;
+        if for_good {
+            warehouse.keep_for_good(&contract.id, [first]).unwrap();
+        }
+        // Subscribers come and go.
+        warehouse.keep(&contract.id, [first].into()).unwrap();
+        warehouse.keep(&contract.id, BTreeSet::new()).unwrap();
+        let path = folder.path().join("levy");
+        let mut record = Record::new(1, 1);
+        for seen in 1..60 {
+            if seen % 19 == 0 {
+                aged(&path, 60);
+            }
+            record.seen = Some(seen);
+            land(&table, &contract, &[record.clone()]).await;
+        }
+        warehouse
+            .vacuum_orphans(&contract.id, std::time::Duration::ZERO)
+            .await
+            .unwrap();
+        let found = open(folder.path()).snapshot_at(&contract.id, first).await;
+        assert_eq!(found.is_ok(), for_good, "{found:?}");
+        if for_good {
+            assert_eq!(read_table(&path, Some(first.unsigned_abs())).await.len(), 1);
+        }
+    }
+}
+
 #[tokio::test]
 async fn versions_that_are_kept_survive_a_clean_up_and_compare_without_their_commits() {
     let folder = tempfile::tempdir().unwrap();
