@@ -379,7 +379,9 @@ async fn gate_5_each_limit_ends_a_query_with_its_own_error() {
             "ValueTooLong",
         ),
         (
-            format!("SELECT max(levenshtein(repeat(uscc, 60), repeat(uscc, 59))) AS d {from}"),
+            format!(
+                "SELECT max(levenshtein(repeat(uscc, 60), repeat(uscc, 59))) AS d FROM (SELECT uscc {from} LIMIT 1000) few"
+            ),
             "ValueTooLong",
         ),
         // What operators hold.
