@@ -26,9 +26,14 @@ pub mod decision;
 pub mod document;
 pub mod error;
 pub mod ledger;
+#[cfg(feature = "exploration")]
+pub mod mutations;
+#[cfg(not(feature = "exploration"))]
+mod mutations;
 pub mod signing;
 pub mod state;
 mod store;
+pub mod sync;
 mod text;
 
 pub use error::LedgerError;

@@ -1,14 +1,14 @@
 //! What a query's scans passed: the account that the answer and the log entry are written from.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use qihui_catalog::DatasetId;
 use roaring::RoaringBitmap;
 
 use crate::error::QueryError;
 use crate::mutations::{Mutation, mutated};
+use crate::sync::{AtomicU64, Mutex};
 
 /// Counts what the gate passes, for one query; shared by all of its scans.
 #[derive(Debug)]
@@ -88,7 +88,12 @@ impl Account {
         if !entry.passed.touched.is_disjoint(&fresh) && !mutated(Mutation::TouchedDropped) {
             return false;
         }
+        if mutated(Mutation::DroppedInTwoSteps) {
+            drop(datasets);
+            datasets = self.datasets.lock();
+        }
         if !fresh.is_empty() {
+            let entry = datasets.entry(dataset.clone()).or_default();
             entry.drop_all(&fresh);
             self.drops.fetch_add(1, Ordering::Release);
         }
@@ -118,7 +123,7 @@ impl Account {
             let entry = datasets.entry(dataset.clone()).or_default();
             // INVARIANT: under the lock that drops are made under, so that no row passes under a grant that was dropped.
             let mut since = entry.order.iter().skip(known);
-            if since.any(|no| touched.contains(*no)) {
+            if since.any(|no| touched.contains(*no)) && !mutated(Mutation::JudgedForGood) {
                 return Ok(false);
             }
             let passed = &mut entry.passed;

@@ -804,7 +804,10 @@ impl GateStream {
                 self.dropped.extend(fresh);
             }
         }
-        self.drops = drops;
+        self.drops = match mutated(Mutation::DropsCountedLate) {
+            true => account.drops(),
+            false => drops,
+        };
     }
 }
 

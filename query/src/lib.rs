@@ -67,6 +67,7 @@ pub mod rows;
 pub mod session;
 pub mod statistics;
 mod strict;
+mod sync;
 pub mod whole;
 
 pub use error::QueryError;

@@ -105,6 +105,16 @@ mistakes! {
     DroppedPass,
     /// An enterprise is dropped although rows of it have passed.
     TouchedDropped,
+    /// Rows pass as they were judged, whoever was dropped meanwhile.
+    JudgedForGood,
+    /// Whether rows have passed is looked at under one lock, and the drop is made under the next.
+    DroppedInTwoSteps,
+    /// A stream notes how many were dropped after it has asked who.
+    DropsCountedLate,
+    /// What is lost during a look at the epochs counts as looked at.
+    LossesReadLate,
+    /// Bytes leave after a last look at the epochs, but not under the release lock.
+    ReleaseUnlocked,
     /// The epochs that a decision rests on are not compared with those of now.
     EpochsIgnored,
     /// No query is strict unless asked to be.

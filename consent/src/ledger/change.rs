@@ -1,6 +1,6 @@
 //! A change of the ledger: one transaction that appends events and updates what is computed from them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use qihui_catalog::{DatasetId, EnterpriseNo, Timestamp};
 use serde::Serialize;
@@ -151,15 +151,7 @@ impl Change {
         let finish = async move {
             transaction.commit().await?;
             if !losses.is_empty() || !sweeping.is_empty() {
-                let _nothing_is_being_released = inner.release.write().await;
-                let mut epochs = inner.epochs.write();
-                for dataset in &sweeping {
-                    epochs.bump_all(position, dataset.as_ref());
-                }
-                for (key, loss) in losses {
-                    epochs.bump(position, key, loss);
-                }
-                inner.last_loss.store(position, Ordering::Release);
+                inner.losses.take(position, &sweeping, losses).await;
             }
             drop(turn);
             Ok(())

@@ -27,6 +27,7 @@ mod holdings;
 mod kept;
 mod kept_scopes;
 mod list;
+mod losses;
 mod marks;
 mod numbers;
 mod outbox;
@@ -37,17 +38,9 @@ mod subscriptions;
 mod transitions;
 mod uses;
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use qihui_audit::Clock;
 use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
 use sqlx::{SqliteConnection, SqlitePool, sqlite::SqlitePoolOptions};
@@ -64,6 +57,7 @@ pub use kept::{
     Released,
 };
 pub use list::{ConsentFilter, Event};
+pub use losses::Losses;
 pub use outbox::{Drainer, OutboxItem, Sink, SinkError};
 pub use parties::{Organisation, OrganisationKind, Signatory};
 pub use preview::{DatasetPreview, Hypothesis, Preview, PreviewColumn};
@@ -74,9 +68,9 @@ pub use uses::{MeteredUse, UsesLeft};
 use crate::{
     error::{LedgerError, Result},
     store::{self, events},
+    sync::ReleaseLock,
     text,
 };
-use epochs::Epochs;
 use grants::GrantCache;
 use numbers::Numbers;
 pub(crate) use numbers::store_error as numbers_error;
@@ -114,10 +108,7 @@ pub(crate) struct Inner {
     /// A pool of one: the writer.
     writer: SqlitePool,
     readers: SqlitePool,
-    epochs: RwLock<Epochs>,
-    /// The position of the last event that took something away since the ledger was opened; written under `epochs`.
-    last_loss: AtomicU64,
-    release: Arc<tokio::sync::RwLock<()>>,
+    losses: Arc<Losses>,
     /// Held from the look at what figures were released until the record of the next.
     statistics: Arc<tokio::sync::Mutex<()>>,
     grants: Mutex<HashMap<i64, GrantCache>>,
@@ -183,9 +174,7 @@ impl Ledger {
             turn: Arc::default(),
             writer,
             readers,
-            epochs: RwLock::new(Epochs::starting_at(position)),
-            last_loss: AtomicU64::new(position),
-            release: Arc::new(tokio::sync::RwLock::new(())),
+            losses: Arc::new(Losses::starting_at(position)),
             statistics: Arc::default(),
             grants: Mutex::default(),
             numbers: Numbers::open(path, mode)?,
@@ -230,16 +219,13 @@ impl Ledger {
     /// A decision holds as long as the epochs it names are the present ones. Epochs never fall, across restarts too.
     #[must_use]
     pub fn epoch(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId) -> u64 {
-        self.inner
-            .epochs
-            .read()
-            .of(&(org.clone(), purpose.clone(), dataset.clone()))
+        self.inner.losses.epoch(org, purpose, dataset)
     }
 
     /// No epoch has changed as long as this is the same: what is looked at before every batch.
     #[must_use]
     pub fn last_loss(&self) -> u64 {
-        self.inner.last_loss.load(Ordering::Acquire)
+        self.inner.losses.last()
     }
 
     /// Whose grants were taken away since an epoch.
@@ -251,17 +237,20 @@ impl Ledger {
         dataset: &DatasetId,
         epoch: u64,
     ) -> Taken {
-        self.inner
-            .epochs
-            .read()
-            .taken_since(&(org.clone(), purpose.clone(), dataset.clone()), epoch)
+        self.inner.losses.taken_since(org, purpose, dataset, epoch)
+    }
+
+    /// What was taken away, for those who look before they release; nothing else of the ledger is within their reach.
+    #[must_use]
+    pub fn losses(&self) -> Arc<Losses> {
+        Arc::clone(&self.inner.losses)
     }
 
     /// The lock that whoever releases rows holds for reading from the last look at the epoch until the bytes are out.
     /// An operation that takes away returns only after it has held it for writing.
     #[must_use]
-    pub fn release_lock(&self) -> Arc<tokio::sync::RwLock<()>> {
-        Arc::clone(&self.inner.release)
+    pub fn release_lock(&self) -> Arc<ReleaseLock> {
+        self.inner.losses.release_lock()
     }
 
     /// Closes the files. Without it they are closed when the last clone is gone.

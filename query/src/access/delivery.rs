@@ -444,7 +444,7 @@ impl Gate {
         };
         self.recorded(&contract).await?;
         let epochs = Epochs::new(
-            ledger.clone(),
+            ledger.losses(),
             recipient.org.clone(),
             recipient.purpose.clone(),
             epochs,

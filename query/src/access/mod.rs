@@ -20,6 +20,9 @@ mod entries;
 mod held;
 mod history;
 mod outlet;
+#[cfg(feature = "exploration")]
+pub mod release;
+#[cfg(not(feature = "exploration"))]
 mod release;
 mod statistics;
 pub mod stored_scope;
@@ -484,7 +487,7 @@ impl Gate {
         }
         let account = Arc::new(Account::new(self.limits().rows));
         let epochs = Epochs::new(
-            self.parts.ledger.clone(),
+            self.parts.ledger.losses(),
             request.org.clone(),
             request.purpose.clone(),
             decision.epochs.clone(),

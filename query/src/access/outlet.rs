@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{self, BoxFuture};
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::release::Epochs;
 use crate::error::QueryError;
 use crate::exec::Permit;
+use crate::sync::{ReleaseGuard, ReleaseLock};
 
 /// The right to let bytes of one decision leave, for as long as nothing was taken away from it.
 #[derive(Debug, Clone)]
 pub struct ReleasePermit {
     epochs: Arc<Epochs>,
-    lock: Arc<RwLock<()>>,
+    lock: Arc<ReleaseLock>,
 }
 
 impl ReleasePermit {
@@ -41,13 +41,13 @@ impl ReleasePermit {
 
     /// The lock that is held from [`check`](Self::check) until the bytes are out, if it is free.
     #[must_use]
-    pub fn try_hold(&self) -> Option<OwnedRwLockReadGuard<()>> {
+    pub fn try_hold(&self) -> Option<ReleaseGuard> {
         Arc::clone(&self.lock).try_read_owned().ok()
     }
 
     /// The same lock, once it is free.
     #[must_use]
-    pub fn hold(&self) -> BoxFuture<'static, OwnedRwLockReadGuard<()>> {
+    pub fn hold(&self) -> BoxFuture<'static, ReleaseGuard> {
         Box::pin(Arc::clone(&self.lock).read_owned())
     }
 }

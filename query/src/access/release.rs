@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use qihui_audit::Clock;
 use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
-use qihui_consent::Ledger;
-use qihui_consent::ledger::Taken;
+use qihui_consent::ledger::{Losses, Taken};
 use ring::digest::{Context, SHA256};
 use roaring::RoaringBitmap;
-use tokio::sync::RwLock;
 
 use super::outlet::{Outlet, ReleasePermit};
 use crate::account::Account;
@@ -22,16 +19,17 @@ use crate::dense::DenseScope;
 use crate::error::QueryError;
 use crate::exec::Permit;
 use crate::mutations::{Mutation, mutated};
+use crate::sync::{AtomicU64, Mutex, ReleaseLock};
 
 /// The epochs that a decision rests on.
 pub struct Epochs {
-    ledger: Ledger,
+    losses: Arc<Losses>,
     org: OrgId,
     purpose: PurposeCode,
     /// When enterprises may be dropped of which nothing passed.
     dropping: Option<Dropping>,
     deadline: Option<Deadline>,
-    /// [`Ledger::last_loss`] as of which all is well.
+    /// [`Losses::last`] as of which all is well.
     seen: AtomicU64,
     decided: Mutex<BTreeMap<DatasetId, u64>>,
 }
@@ -54,13 +52,13 @@ struct Deadline {
 impl Epochs {
     /// The epochs of a decision that falls with the first loss.
     pub fn new(
-        ledger: Ledger,
+        losses: Arc<Losses>,
         org: OrgId,
         purpose: PurposeCode,
         decided: BTreeMap<DatasetId, u64>,
     ) -> Self {
         Self {
-            ledger,
+            losses,
             org,
             purpose,
             dropping: None,
@@ -109,7 +107,7 @@ impl Epochs {
         let decided = self.decided.lock();
         decided.iter().all(|(dataset, epoch)| {
             mutated(Mutation::EpochsIgnored)
-                || self.ledger.epoch(&self.org, &self.purpose, dataset) == *epoch
+                || self.losses.epoch(&self.org, &self.purpose, dataset) == *epoch
         })
     }
 
@@ -119,7 +117,7 @@ impl Epochs {
             return false;
         };
         let taken = self
-            .ledger
+            .losses
             .taken_since(&self.org, &self.purpose, dataset, epoch);
         match taken {
             Taken::From(enterprises) => {
@@ -132,8 +130,8 @@ impl Epochs {
         }
     }
 
-    pub(super) fn lock(&self) -> Arc<RwLock<()>> {
-        self.ledger.release_lock()
+    pub(super) fn lock(&self) -> Arc<ReleaseLock> {
+        self.losses.release_lock()
     }
 }
 
@@ -153,14 +151,14 @@ impl Permit for Epochs {
             let seconds = deadline.seconds;
             return Err(QueryError::TimedOut { seconds });
         }
-        let last_loss = self.ledger.last_loss();
+        let last_loss = self.losses.last();
         if self.seen.load(Ordering::Acquire) == last_loss {
             return Ok(());
         }
         let mut decided = self.decided.lock();
         for (dataset, epoch) in decided.iter_mut() {
             // What is lost between these two looks is seen by the next.
-            let present = self.ledger.epoch(&self.org, &self.purpose, dataset);
+            let present = self.losses.epoch(&self.org, &self.purpose, dataset);
             if present != *epoch && !mutated(Mutation::EpochsIgnored) {
                 if !self.survives(dataset, *epoch) {
                     return Err(QueryError::ConsentChanged);
@@ -168,6 +166,10 @@ impl Permit for Epochs {
                 *epoch = present;
             }
         }
+        let last_loss = match mutated(Mutation::LossesReadLate) {
+            true => self.losses.last(),
+            false => last_loss,
+        };
         self.seen.store(last_loss, Ordering::Release);
         Ok(())
     }
@@ -184,12 +186,14 @@ pub struct Release<'a> {
 
 /// What left.
 pub struct Released {
+    /// How many bytes.
     pub bytes: u64,
     /// Hexadecimal.
     pub sha256: String,
 }
 
 impl<'a> Release<'a> {
+    /// Lets at most `limit` bytes leave to `out`, under these epochs.
     pub fn new(epochs: Arc<Epochs>, out: &'a mut dyn Outlet, limit: u64) -> Self {
         out.begin(ReleasePermit::new(Arc::clone(&epochs)));
         Self {
@@ -214,7 +218,10 @@ impl<'a> Release<'a> {
         let ready = self.out.ready().await;
         ready.map_err(|error| self.refused(&error))?;
         let lock = self.epochs.lock();
-        let _reading = lock.read().await;
+        let _reading = match mutated(Mutation::ReleaseUnlocked) {
+            true => None,
+            false => Some(lock.read().await),
+        };
         self.epochs.check()?;
         // What is handed over counts as delivered: the record may say too much, never too little.
         self.bytes = total;
@@ -239,6 +246,7 @@ impl<'a> Release<'a> {
         }
     }
 
+    /// What left; whether it has all arrived is for [`all_left`](Self::all_left) to say.
     pub fn finish(self) -> Released {
         Released {
             bytes: self.bytes,

@@ -175,7 +175,7 @@ impl Gate {
         }
         let account = Arc::new(Account::new(self.limits().rows));
         let epochs = Epochs::new(
-            self.parts.ledger.clone(),
+            self.parts.ledger.losses(),
             request.org.clone(),
             request.purpose.clone(),
             decision.epochs.clone(),

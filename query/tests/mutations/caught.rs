@@ -9,6 +9,7 @@ use qihui_catalog::Timestamp;
 use qihui_query::mutations::{Mutation, choose, reached};
 
 use crate::gate_2::Kind;
+use crate::ordered::ORDERED;
 use crate::run::believe;
 use crate::world::World;
 use crate::{accounts, gate_1, gate_2, gate_4, large};
@@ -218,7 +219,8 @@ mistakes! {
 #[test]
 fn every_mistake_has_its_case() {
     for mutation in Mutation::ALL {
-        assert!(TESTED.contains(mutation), "{mutation:?}");
+        let known = TESTED.contains(mutation) || ORDERED.contains(mutation);
+        assert!(known, "{mutation:?}");
     }
 }
 

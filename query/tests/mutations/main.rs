@@ -40,3 +40,4 @@ mod run;
 mod world;
 
 mod caught;
+mod ordered;
