@@ -1,9 +1,13 @@
 //! Clauses that the engine's planner reads over without a word. They are refused, so that no answer is to another
-//! question than was asked: a sample of a table would be all of it, and a version of it the present one.
+//! question than was asked: a sample of a table would be all of it, and a version of it the present one. Likewise EXCEPT ALL
+//! and INTERSECT ALL, which do not count how often the second side has a row: of two rows against one, the engine leaves none
+//! and keeps both.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Query, Select, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Query, Select, SetExpr, SetOperator, SetQuantifier, TableFactor, Visit, Visitor,
+};
 
 use crate::error::QueryError;
 
@@ -19,6 +23,28 @@ pub fn refuse_unheard(query: &Query) -> Result<(), QueryError> {
 }
 
 struct Unheard;
+
+/// Whether a set operation would have to count copies of rows. What stands in parentheses is a query of its own.
+fn subtracts_copies(body: &SetExpr) -> bool {
+    let mut bodies = vec![body];
+    while let Some(body) = bodies.pop() {
+        let SetExpr::SetOperation {
+            op,
+            set_quantifier,
+            left,
+            right,
+        } = body
+        else {
+            continue;
+        };
+        let all = [SetQuantifier::All, SetQuantifier::AllByName].contains(set_quantifier);
+        if all && *op != SetOperator::Union {
+            return true;
+        }
+        bodies.extend([left.as_ref(), right.as_ref()]);
+    }
+    false
+}
 
 /// Ends the visit with the first of these clauses that is there.
 fn first_of(clauses: &[(bool, &'static str)]) -> ControlFlow<&'static str> {
@@ -37,6 +63,7 @@ impl Visitor for Unheard {
             (query.for_clause.is_some(), "FOR XML, JSON or BROWSE"),
             (query.settings.is_some(), "SETTINGS"),
             (query.format_clause.is_some(), "FORMAT"),
+            (subtracts_copies(&query.body), "EXCEPT ALL or INTERSECT ALL"),
         ])
     }
 

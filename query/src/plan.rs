@@ -20,8 +20,8 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, Operator, Sort,
-    Window, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+    Aggregate, Distinct, DistinctOn, Expr, ExprSchemable, Limit, LogicalPlan, LogicalPlanBuilder,
+    Operator, Sort, Window, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
 
 use qihui_consent::decision::{DatasetScope, Form};
@@ -211,6 +211,33 @@ pub fn complete_order(plan: LogicalPlan) -> Result<LogicalPlan> {
         LogicalPlan::Aggregate(aggregate) => complete_aggregate(aggregate).map(Transformed::yes),
         LogicalPlan::Distinct(Distinct::On(on)) => complete_distinct_on(on).map(Transformed::yes),
         node => Ok(Transformed::no(node)),
+    })
+    .map(|done| done.data)
+}
+
+/// Gives each subquery that ANY or ALL compares with a name of its own. The engine makes of the comparison one of two columns,
+/// and where both sides read a dataset under one name, takes the two for one: every value would equal itself. (A subquery that
+/// names columns of the outer one tells the two apart already.)
+///
+/// # Errors
+/// When the engine cannot rebuild a node.
+pub fn name_compared(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut names = 0_usize;
+    plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|expr| {
+            expr.transform_up(|expr| match expr {
+                Expr::SetComparison(mut compared)
+                    if compared.subquery.outer_ref_columns.is_empty() =>
+                {
+                    names += 1;
+                    let plan = compared.subquery.subquery.as_ref().clone();
+                    let named = LogicalPlanBuilder::from(plan).alias(format!("__compared_{names}"));
+                    compared.subquery.subquery = Arc::new(named?.build()?);
+                    Ok(Transformed::yes(Expr::SetComparison(compared)))
+                }
+                expr => Ok(Transformed::no(expr)),
+            })
+        })
     })
     .map(|done| done.data)
 }

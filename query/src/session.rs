@@ -282,6 +282,7 @@ pub(crate) async fn draft(
     weight::weigh(&logical)?;
     plan::allow(&logical)?;
     let logical = values.with_patterns(logical)?;
+    let logical = plan::name_compared(logical).map_err(planning)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     Ok(Draft {
         state,

@@ -518,14 +518,7 @@ impl Grammar<'_> {
         let types = self.types(3);
         let left = self.select(1, Some(&types));
         let right = self.select(1, Some(&types));
-        let op = self.pick(&[
-            "UNION",
-            "UNION ALL",
-            "INTERSECT",
-            "EXCEPT",
-            "EXCEPT ALL",
-            "INTERSECT ALL",
-        ]);
+        let op = self.pick(&["UNION", "UNION ALL", "INTERSECT", "EXCEPT"]);
         let tail = self.tail();
         format!("{left} {op} {right}{tail}")
     }

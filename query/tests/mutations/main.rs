@@ -40,4 +40,10 @@ mod run;
 mod world;
 
 mod caught;
+#[path = "../it/leaks.rs"]
+mod leaks;
 mod ordered;
+#[path = "../it/slt.rs"]
+mod slt;
+#[path = "../it/town.rs"]
+mod town;
