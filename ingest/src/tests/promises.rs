@@ -141,9 +141,23 @@ fn lines_in(fixture: &Fixture, content: &[u8]) -> Option<u64> {
         FeedFormat::JsonLines => (None, 0),
         FeedFormat::Xml | FeedFormat::Xlsx => return None,
     };
-    let mut framer = Framer::new(content, Position::START, quoting, &fixture.options.limits);
+    // What marks the encoding is no part of the first line.
+    let text = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+    let mut framer = Framer::new(text, Position::START, quoting, &fixture.options.limits);
     while framer.next().unwrap().is_some() {}
     Some(framer.position().unwrap().record - header)
+}
+
+/// A file of lines that holds nothing but the mark of its encoding holds no record.
+#[test]
+fn ing_1_the_mark_of_an_encoding_is_no_record() {
+    let fixture = Fixture::of(FeedFormat::JsonLines);
+    for (content, lines) in [(&b"\xEF\xBB\xBF\n"[..], 0), (b"\xEF\xBB\xBFx\n", 1)] {
+        let path = fixture.write("payments.txt", content);
+        let report = fixture.run(&path, &mut fixture.preview()).unwrap();
+        assert_eq!(report.counts.read, lines);
+        assert_eq!(lines_in(&fixture, content), Some(lines));
+    }
 }
 
 /// The bytes of an entry are those of the source: at its place, for a line of a message with its head before them.
