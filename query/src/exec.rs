@@ -499,16 +499,17 @@ impl ExecutionPlan for OrderedExec {
     }
 }
 
-/// The rule that lets nothing be known of the sides of outer joins that nulls may stand for, nor of the branches of a
-/// union: what is constant in each (a literal) the engine keeps for constant in all, and drops it from the keys above.
+/// The rule that lets nothing be known of the sides of outer joins that nulls may stand for, of grouping sets, which leave
+/// keys out, nor of the branches of a union: what is constant in each (a literal) the engine keeps for constant in all, and
+/// drops it from the keys above.
 ///
 /// The engine keeps constants of such a side (a literal in a subquery, a column that a filter pins) for constants of the
 /// join, which then holds nulls as well, and drops them from the keys of a sort or a grouping above: with a LIMIT, rows
 /// are missing that should be there, and which ones depends on how the query was planned.
 #[derive(Debug)]
-pub struct OuterJoins;
+pub struct FalseConstants;
 
-impl PhysicalOptimizerRule for OuterJoins {
+impl PhysicalOptimizerRule for FalseConstants {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
@@ -521,6 +522,9 @@ impl PhysicalOptimizerRule for OuterJoins {
                 Some(JoinType::Full) => vec![true, true],
                 None if node.is::<UnionExec>() => {
                     vec![!mutated(Mutation::UnionsTrusted); node.children().len()]
+                }
+                None if groups_by_sets(&node) => {
+                    return Ok(Transformed::yes(Arc::new(OrderedExec::forgotten(node))));
                 }
                 _ => return Ok(Transformed::no(node)),
             };
@@ -539,12 +543,18 @@ impl PhysicalOptimizerRule for OuterJoins {
     }
 
     fn name(&self) -> &'static str {
-        "outer_joins"
+        "false_constants"
     }
 
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// Whether a node groups by several sets of keys.
+fn groups_by_sets(node: &Arc<dyn ExecutionPlan>) -> bool {
+    let aggregate = node.downcast_ref::<AggregateExec>();
+    aggregate.is_some_and(|aggregate| aggregate.group_expr().has_grouping_set())
 }
 
 fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {

@@ -34,7 +34,7 @@ use crate::bounds::{meter, statement, weight};
 use crate::clauses;
 use crate::dense::DenseScope;
 use crate::error::QueryError;
-use crate::exec::{self, OuterJoins, Permit};
+use crate::exec::{self, FalseConstants, Permit};
 use crate::functions;
 use crate::mutations::{Mutation, mutated};
 use crate::plan;
@@ -430,7 +430,8 @@ fn session(
     let scalar = scalar.map(|function| values.bounded(function)).collect();
     let props = ExecutionProps::new().with_query_execution_start_time(now);
     // First, so that no other rule relies on what it takes away.
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(OuterJoins)];
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
+        vec![Arc::new(FalseConstants)];
     rules.extend(PhysicalOptimizer::new().rules);
     let state = SessionStateBuilder::new()
         .with_config(config)
