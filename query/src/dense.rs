@@ -318,21 +318,31 @@ impl DenseScopes {
 pub struct Coverage<'a>(&'a [DayItem]);
 
 impl Coverage<'_> {
-    /// The columns that show in a row of this event date (days since the epoch).
+    /// The columns that show in a row of this event date (days since the epoch), and until which day the same show.
     #[inline]
-    pub fn at(&self, day: i32) -> ColumnSet {
-        let day = i64::from(day);
-        self.0.iter().fold(ColumnSet::EMPTY, |set, item| {
-            let ended = match mutated(Mutation::RangeEndInside) {
-                true => day > item.to,
-                false => day >= item.to,
+    pub fn at(&self, day: i32) -> Span {
+        let mut columns = ColumnSet::EMPTY;
+        let mut next = i64::MAX;
+        for item in self.0 {
+            let to = match mutated(Mutation::RangeEndInside) {
+                true => item.to.saturating_add(1),
+                false => item.to,
             };
-            if (item.from <= day && !ended) || mutated(Mutation::RangeForgotten) {
-                set.union(item.columns)
-            } else {
-                set
+            let day = i64::from(day);
+            if mutated(Mutation::RangeForgotten) {
+                columns = columns.union(item.columns);
+            } else if day < item.from {
+                next = next.min(item.from);
+            } else if day < to {
+                columns = columns.union(item.columns);
+                next = next.min(to);
             }
-        })
+        }
+        Span {
+            columns,
+            first: day,
+            last: i32::try_from(next - 1).unwrap_or(i32::MAX),
+        }
     }
 
     /// The columns that show in every row of a dataset without an event date. In one that has it, a row without a date is
@@ -347,6 +357,17 @@ impl Coverage<'_> {
             }
         })
     }
+}
+
+/// Event dates, in days since the epoch, and the columns that show in rows of each of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// The columns.
+    pub columns: ColumnSet,
+    /// The first of the days.
+    pub first: i32,
+    /// The last.
+    pub last: i32,
 }
 
 /// The items of a shape with their ranges in days.

@@ -9,14 +9,19 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBufferBuilder,
-    MutableArrayData, PrimitiveArray, downcast_primitive_array, make_array,
+    MutableArrayData, PrimitiveArray, StringViewArray, StringViewBuilder, downcast_primitive_array,
+    make_array,
 };
+use arrow::array::{ByteView, MAX_INLINE_VIEW_LEN};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::nullif;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 use crate::mutations::{Mutation, mutated};
+
+/// The largest buffer of texts, in bytes: offsets into one are signed in some engines.
+const LARGEST_TEXTS: u32 = i32::MAX.unsigned_abs();
 
 /// Rows that stand together in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +72,11 @@ pub fn gather(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowErro
     }
     Ok(downcast_primitive_array!(
         column => Arc::new(primitives(column, pieces)?),
-        _ => compact(others(column, pieces)?),
+        DataType::Utf8View => match texts(column.as_string_view(), pieces)? {
+            Some(texts) => Arc::new(texts),
+            None => compact(others(column, pieces)?),
+        },
+        _ => others(column, pieces)?,
     ))
 }
 
@@ -127,6 +136,39 @@ fn nulls(column: Option<&NullBuffer>, pieces: &[Piece], rows: usize) -> Option<N
         }
     }
     Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0)
+}
+
+/// Texts, some of which are too long to stand in their views: these are copied into one buffer. `None` when all are short.
+fn texts(
+    column: &StringViewArray,
+    pieces: &[Piece],
+) -> Result<Option<StringViewArray>, ArrowError> {
+    if mutated(Mutation::TextNotCompacted) || keeps_nulls() {
+        return Ok(None);
+    }
+    let pieces = where_valid(column.nulls(), pieces);
+    let views = column.views();
+    let shown = pieces.iter().filter(|piece| piece.shown);
+    let shown = shown.flat_map(|piece| views.get(piece.range()).unwrap_or_default());
+    let lengths = shown.map(|view| ByteView::from(*view).length);
+    let long = lengths.filter(|length| *length > MAX_INLINE_VIEW_LEN);
+    let bytes: u64 = long.map(u64::from).sum();
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let block = u32::try_from(bytes)
+        .unwrap_or(LARGEST_TEXTS)
+        .min(LARGEST_TEXTS);
+    let mut texts = StringViewBuilder::with_capacity(rows_of(&pieces)).with_fixed_block_size(block);
+    for piece in &pieces {
+        for row in piece.range() {
+            match piece.shown {
+                true => texts.try_append_value(column.value(row))?,
+                false => texts.append_null(),
+            }
+        }
+    }
+    Ok(Some(texts.finish()))
 }
 
 /// Any type: of string views, the buffers are still those of the whole column.

@@ -4,13 +4,15 @@
 //! rows are filtered out, hidden cells are overwritten, and string views are compacted, so that neither a
 //! kernel that looks under nulls nor a writer that copies whole buffers can meet a hidden value.
 
+use std::cell::LazyCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Date32Array,
     FixedSizeBinaryArray, Int32Array, RecordBatch, RecordBatchOptions,
 };
-use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{Date32Type, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -18,7 +20,7 @@ use qihui_catalog::ColumnType;
 use qihui_consent::decision::{ColumnSet, Form};
 use roaring::RoaringBitmap;
 
-use crate::dense::{Coverage, ScanScope};
+use crate::dense::{Coverage, ScanScope, Span};
 use crate::forms;
 use crate::gather::{self, Piece, compact, gather, pieces_of};
 use crate::mutations::{Mutation, mutated};
@@ -187,13 +189,13 @@ impl RowGate {
     /// When a kernel refuses the batch, which would be a defect of the gate.
     pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
         let verdict = self.verdict(batch);
-        let every = verdict.pieces(None);
+        let every = LazyCell::new(|| verdict.pieces(None));
         let mut columns = Vec::with_capacity(self.columns.len());
         // The pieces of a column, where it does not show everywhere.
         let mut withheld: Vec<Option<Vec<Piece>>> = vec![None; self.columns.len()];
         for (column, hidden) in self.columns.iter().zip(&mut withheld) {
             *hidden = self.shown(column, &verdict, batch, &every)?;
-            let pieces = hidden.as_ref().unwrap_or(&every);
+            let pieces = hidden.as_ref().unwrap_or_else(|| &every);
             let value = gather(batch.column(column.value), pieces)?;
             columns.push(match column.form {
                 Form::Clear => value,
@@ -363,6 +365,7 @@ impl RowGate {
             .map(|at| batch.column(at).as_primitive::<Date32Type>());
         let every = ColumnSet(u128::MAX);
         let by_number = self.is_decided_by_number();
+        let days = Days::new(numbers.values(), dates);
         let mut verdict = Verdict::default();
         let mut start = 0;
         for run in numbers.values().chunk_by(|a, b| a == b) {
@@ -375,7 +378,7 @@ impl RowGate {
                 } else {
                     let before = verdict.rows;
                     let coverage = scope.dense().coverage(no);
-                    self.rule(&mut verdict, (start, rows), &coverage, dates);
+                    self.rule(&mut verdict, start..start + rows, &coverage, days.as_ref());
                     verdict.count(no, verdict.rows - before);
                 }
             }
@@ -388,37 +391,35 @@ impl RowGate {
     fn rule(
         &self,
         verdict: &mut Verdict,
-        (start, rows): (usize, usize),
+        rows: Range<usize>,
         coverage: &Coverage<'_>,
-        dates: Option<&Date32Array>,
+        days: Option<&Days<'_>>,
     ) {
         let all_rows = self.scope.all_rows();
-        let mut pass = |start, rows, columns: ColumnSet| {
+        let mut pass = |rows: Range<usize>, columns: ColumnSet| {
             if all_rows || !columns.is_empty() || mutated(Mutation::RowsUncovered) {
-                verdict.pass(start, rows, columns);
+                verdict.pass(rows.start, rows.len(), columns);
             }
         };
-        let Some(dates) = dates else {
-            return pass(start, rows, coverage.undated());
+        let Some(days) = days else {
+            return pass(rows, coverage.undated());
         };
-        let days = dates.values().iter().enumerate().skip(start).take(rows);
-        let nulls = dates.nulls();
-        // Rows that stand together and show the same.
-        let (mut from, mut shown) = (start, ColumnSet::EMPTY);
-        for (row, day) in days {
-            let columns = match nulls {
-                Some(nulls) if nulls.is_null(row) => match mutated(Mutation::NullDateInside) {
-                    true => coverage.at(self.today),
+        let mut from = rows.start;
+        while let Some(day) = days.values.get(from..rows.end).and_then(<[i32]>::first) {
+            if days.is_null(from) {
+                let columns = match mutated(Mutation::NullDateInside) {
+                    true => coverage.at(self.today).columns,
                     false => ColumnSet::EMPTY,
-                },
-                _ => coverage.at(*day),
-            };
-            if columns != shown {
-                pass(from, row - from, shown);
-                (from, shown) = (row, columns);
+                };
+                pass(from..from + 1, columns);
+                from += 1;
+                continue;
             }
+            let span = coverage.at(*day);
+            let to = days.end_of(from..rows.end, &span);
+            pass(from..to, span.columns);
+            from = to;
         }
-        pass(from, start + rows - from, shown);
     }
 
     /// Whether one bit decides about a row and all of its cells.
@@ -432,7 +433,7 @@ impl RowGate {
         column: &OutputColumn,
         verdict: &Verdict,
         batch: &RecordBatch,
-        every: &[Piece],
+        every: &LazyCell<Vec<Piece>, impl FnOnce() -> Vec<Piece>>,
     ) -> Result<Option<Vec<Piece>>, ArrowError> {
         let everywhere = column.always || mutated(Mutation::CellsUncovered);
         if everywhere || (column.by_grant && self.is_decided_by_number()) {
@@ -511,6 +512,62 @@ pub fn compacted(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), columns?, &options)
 }
+
+/// The event dates of a batch, days since the epoch.
+struct Days<'a> {
+    values: &'a [i32],
+    nulls: Option<&'a NullBuffer>,
+    /// No row is without a date, and within each run of an enterprise's rows the dates ascend, as files keep them.
+    ascending: bool,
+}
+
+impl<'a> Days<'a> {
+    fn new(numbers: &[i32], dates: Option<&'a Date32Array>) -> Option<Self> {
+        let dates = dates?;
+        let values: &[i32] = dates.values();
+        let nulls = dates.nulls().filter(|nulls| nulls.null_count() > 0);
+        let next = numbers.iter().skip(1).zip(values.iter().skip(1));
+        let pairs = numbers.iter().zip(values).zip(next);
+        // Without a way out, so that it is done for many rows at a time.
+        let falls = pairs.fold(false, |falls, ((no, day), (next, then))| {
+            falls | ((no == next) & (day > then))
+        });
+        Some(Self {
+            values,
+            nulls,
+            ascending: nulls.is_none() && !falls,
+        })
+    }
+
+    fn is_null(&self, row: usize) -> bool {
+        self.nulls.is_some_and(|nulls| nulls.is_null(row))
+    }
+
+    /// Where the rows end that stand together from the first of some rows of one enterprise on, and are of days of a span
+    /// that begins with the first row's.
+    fn end_of(&self, rows: Range<usize>, span: &Span) -> usize {
+        let values = self.values.get(rows.clone()).unwrap_or_default();
+        let together = match self.ascending {
+            // Most enterprises have so few that counting them all is quicker than looking for the first of the others.
+            true if values.len() <= FEW_ROWS => {
+                let within = values.iter().map(|day| u32::from(*day <= span.last));
+                within.fold(0_u32, u32::wrapping_add) as usize
+            }
+            true => values.partition_point(|day| *day <= span.last),
+            false => {
+                let days = (rows.start..).zip(values);
+                let held = |day| span.first <= day && day <= span.last;
+                days.take_while(|(row, day)| !self.is_null(*row) && held(**day))
+                    .count()
+            }
+        };
+        // The first at least, lest there be no end.
+        rows.start + together.max(1)
+    }
+}
+
+/// See [`Days::end_of`].
+const FEW_ROWS: usize = 64;
 
 /// Rows of one enterprise that stand together.
 #[derive(Debug, Clone, Copy)]
