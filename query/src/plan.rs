@@ -16,7 +16,6 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
@@ -242,29 +241,7 @@ pub fn name_compared(plan: LogicalPlan) -> Result<LogicalPlan> {
     .map(|done| done.data)
 }
 
-/// Refuses an order over grouping sets: the engine takes a key that is constant before grouping for constant after it,
-/// where ROLLUP and CUBE make it null, and drops it from the order; then nothing decides between such rows.
-fn refuse_grouping_sets(plan: &LogicalPlan, what: &str) -> Result<()> {
-    let grouped = plan.exists(|node| {
-        Ok(match node {
-            LogicalPlan::Aggregate(aggregate) => aggregate
-                .group_expr
-                .iter()
-                .any(|expr| matches!(expr, Expr::GroupingSet(_))),
-            _ => false,
-        })
-    })?;
-    if grouped {
-        let what = format!("{what} over ROLLUP, CUBE or GROUPING SETS");
-        return Err(DataFusionError::External(Box::new(
-            QueryError::NotAllowed { what },
-        )));
-    }
-    Ok(())
-}
-
 fn complete_limit(limit: Limit) -> Result<LogicalPlan> {
-    refuse_grouping_sets(&limit.input, "LIMIT")?;
     let input = match complete_sort_below(&limit.input)? {
         Some(input) => input,
         None if limit.input.schema().fields().is_empty() => limit.input.as_ref().clone(),
@@ -363,7 +340,6 @@ fn completed(mut order: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
 }
 
 fn complete_window(window: Window) -> Result<LogicalPlan> {
-    refuse_grouping_sets(&window.input, "a window")?;
     let schema = Arc::clone(window.input.schema());
     let keep = NamePreserver::new_for_projection();
     let exprs: Result<Vec<Expr>> = window

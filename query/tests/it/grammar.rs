@@ -479,13 +479,7 @@ impl Grammar<'_> {
             8 => self.only_some(),
             _ => {
                 let body = self.select(2, None);
-                let sets = ["ROLLUP (", "CUBE (", "GROUPING SETS ("];
-                // A limit over these is refused.
-                let plain = !sets.iter().any(|words| body.contains(words));
-                let tail = match plain || self.chance(0.1) {
-                    true => self.tail(),
-                    false => String::new(),
-                };
+                let tail = self.tail();
                 format!("{body}{tail}")
             }
         }
