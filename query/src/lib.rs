@@ -9,12 +9,16 @@
 //!
 //! | layer | modules | what it needs |
 //! |---|---|---|
-//! | the gate over one table | [`provider`], [`exec`], [`rows`], [`gather`], [`ranges`], [`reader`], [`dense`], [`pushdown`], [`forms`] | a scope, a table version |
-//! | SQL over gated tables | [`session`], [`plan`], [`functions`], [`explain`] | the same for every table of a statement |
+//! | the gate over one table | [`provider`], [`exec`], [`rows`], [`gather`], [`ranges`], [`reader`], [`dense`], [`pushdown`], [`forms`], [`account`], `strict` | a scope, a table version |
+//! | SQL over gated tables | [`session`], [`plan`], [`functions`], [`explain`], `clauses` | the same for every table of a statement |
 //! | bounds | [`bounds`] | memory, spill, turns |
-//! | accesses | [`access`], [`formats`] | the hub: ledger, log, warehouse |
+//! | figures over everyone | [`statistics`] | the same as SQL, and what was released before |
+//! | gates in another process | [`remote`] | a key that is shared, a ledger to follow |
+//! | accesses | [`access`], [`formats`], [`whole`] | the hub: ledger, log, warehouse |
 //!
-//! Each layer knows those above it in this table, none below.
+//! The layers above `accesses` need nothing of a hub to run. They know each other in three places: a statement is parsed and
+//! measured by [`bounds`] while [`session`] plans it, a gate may stand for one in another process ([`remote`]), and the readers'
+//! context comes from [`access::reader_context`].
 //!
 //! # In a project of one's own
 //!
@@ -31,7 +35,7 @@
 //!    ([`access::reader_context`]).
 //!
 //! [`session::parse`] and [`session::plan`] then give a physical plan to execute, and an [`account::Account`] that says afterwards
-//! what passed and whom it touched. `tests/it/run.rs` is such a host in a hundred lines, `benches/gate/main.rs` another.
+//! what passed and whom it touched. `examples/host.rs` is such a host, from the files to the answer.
 //!
 //! Three things are promised only together, and a host that takes one without the others has a leak:
 //!
