@@ -36,6 +36,18 @@ impl NumberSet {
         Self { words }
     }
 
+    /// The numbers with a shape that is among some: quicker than from a bitmap, for many numbers.
+    fn of_shapes(shape_of: &[u32], among: &[bool]) -> Self {
+        let is_among = |shape: &u32| among.get(*shape as usize).copied().unwrap_or(false);
+        let word = |shapes: &[u32]| {
+            let last_first = shapes.iter().rev();
+            last_first.fold(0, |word, shape| word << 1 | u64::from(is_among(shape)))
+        };
+        Self {
+            words: shape_of.chunks(64).map(word).collect(),
+        }
+    }
+
     fn remove(&mut self, no: u32) {
         if let Some(word) = self.words.get_mut(no as usize / 64) {
             *word &= !(1 << (no % 64));
@@ -107,12 +119,14 @@ struct Sets {
 }
 
 impl Sets {
-    fn new(open: RoaringBitmap, full: RoaringBitmap) -> Self {
-        let open_bits = NumberSet::from_bitmap(&open);
+    fn new(
+        (open, open_bits): (RoaringBitmap, NumberSet),
+        (full, full_bits): (RoaringBitmap, impl FnOnce() -> NumberSet),
+    ) -> Self {
         let equal = open == full;
         let full_bits = match equal {
             true => open_bits.clone(),
-            false => NumberSet::from_bitmap(&full),
+            false => full_bits(),
         };
         Self {
             open,
@@ -157,14 +171,21 @@ impl DenseScope {
             kept.push(found);
             return sets;
         }
-        let mut open = RoaringBitmap::new();
-        let mut full = RoaringBitmap::new();
-        for (shape, members) in self.scope.shapes.iter().zip(&self.scope.members).skip(1) {
-            open |= members;
-            if shape_is_full(shape, consented, dates) {
-                full |= members;
+        let shapes = self.scope.shapes.iter().zip(0..);
+        let is_full = |(shape, at): (&Shape, u32)| at > 0 && shape_is_full(shape, consented, dates);
+        let full_shapes: Vec<bool> = shapes.map(is_full).collect();
+        let open_shapes: Vec<bool> = (0..full_shapes.len()).map(|at| at > 0).collect();
+        let union_of = |among: &[bool]| {
+            let members = self.scope.members.iter().zip(among);
+            let mut union = RoaringBitmap::new();
+            for (members, _) in members.filter(|(_, among)| **among) {
+                union |= members;
             }
-        }
+            union
+        };
+        let bits_of = |among: &[bool]| NumberSet::of_shapes(&self.shape_of, among);
+        let open = (union_of(&open_shapes), bits_of(&open_shapes));
+        let full = (union_of(&full_shapes), || bits_of(&full_shapes));
         let sets = Arc::new(Sets::new(open, full));
         if kept.len() >= MAX_SETS {
             kept.remove(0);
@@ -445,7 +466,9 @@ impl ScanScope {
                 true => narrow.clone(),
                 false => &sets.open & narrow,
             };
-            sets = Arc::new(Sets::new(open, &sets.full & narrow));
+            let full = &sets.full & narrow;
+            let bits = (NumberSet::from_bitmap(&open), NumberSet::from_bitmap(&full));
+            sets = Arc::new(Sets::new((open, bits.0), (full, || bits.1)));
         }
         Self {
             dense: Arc::clone(dense),
