@@ -1,5 +1,6 @@
 //! What can be typed: the command line of `qihui`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -459,7 +460,8 @@ pub struct QueryArgs {
     #[arg(long)]
     pub strict: bool,
     /// One SELECT statement, or EXPLAIN and one
-    pub sql: String,
+    // What is no text is refused where the refusal can be recorded.
+    pub sql: OsString,
 }
 
 /// What an answer is for.

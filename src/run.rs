@@ -187,8 +187,15 @@ async fn dispatch_over(
         Some(principal) => hub.acting_as(&principal.name),
         None => hub.acting_as(hub.principal()),
     };
-    if let Some(principal) = &principal {
-        authorise(principal, &hub, &command).await?;
+    if let Some(principal) = &principal
+        && let Err(refusal) = authorise(principal, &hub, &command).await
+    {
+        return Err(match &command {
+            Command::Query(args) => {
+                commands::query::refused(&hub, Some(principal), args, refusal).await
+            }
+            _ => refusal,
+        });
     }
     context.opening.shared = Some(hub);
     context.principal = principal;

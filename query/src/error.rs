@@ -5,8 +5,14 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use qihui_catalog::{Coded, DatasetId, Kind, OrgId, PurposeCode, TopicName};
+use qihui_warehouse::WarehouseError;
 
 use crate::mutations::{Mutation, mutated};
+
+/// What whoever asks hears of a table that cannot be read. Names and sizes of files are made by rows of everybody, so which
+/// file it is and what is wrong with it stands in the diagnostics alone.
+const UNREADABLE: &str =
+    "a data file cannot be read; the operator finds out more in the diagnostics of the hub";
 
 /// Why a query gave no answer, or stopped giving one.
 #[derive(Debug, thiserror::Error)]
@@ -236,13 +242,13 @@ pub enum QueryError {
     #[error("a consent, agreement or contract changed while the query ran; run it again")]
     ConsentChanged,
     /// A worker was sent what it does not run.
-    #[error("this worker does not run the plan: {reason}; the hub runs it itself, or plans again")]
+    #[error("this worker does not run the plan: {reason}; plan again, or run it in the hub")]
     PlanRefused {
         /// Why.
         reason: &'static str,
     },
     /// The plan has no form in which another process could run it.
-    #[error("the plan cannot be sent to a worker: {what} has no such form; the hub runs it itself")]
+    #[error("the plan cannot be sent to a worker: {what} has no such form; run it in the hub")]
     PlanNotSendable {
         /// What it is about.
         what: &'static str,
@@ -277,7 +283,7 @@ pub enum QueryError {
     /// The warehouse could not be read.
     #[error("the warehouse cannot be read: {message}")]
     Warehouse {
-        /// What the warehouse says; names files, never values.
+        /// What is wrong, without the name of a file.
         message: String,
     },
     /// The answer could not be written.
@@ -360,6 +366,18 @@ impl Coded for QueryError {
 }
 
 impl QueryError {
+    /// A table that cannot be read, said without what the warehouse says.
+    pub(crate) fn unreadable(error: &WarehouseError) -> Self {
+        tracing::error!(code = error.code(), %error, "a table cannot be read");
+        Self::unreadable_file()
+    }
+
+    fn unreadable_file() -> Self {
+        Self::Warehouse {
+            message: UNREADABLE.to_owned(),
+        }
+    }
+
     /// What a failure while planning means. Planning sees the statement and schemas, never rows, so the engine's
     /// own words may be passed on.
     pub fn from_planning(error: &DataFusionError) -> Self {
@@ -390,9 +408,13 @@ impl QueryError {
             DataFusionError::Plan(what) => Self::BadSql {
                 message: first_line(what),
             },
+            // Where a scan is planned, the ends of its files are read.
             DataFusionError::ArrowError(..)
             | DataFusionError::Execution(_)
-            | DataFusionError::ResourcesExhausted(_) => Self::from_running(error),
+            | DataFusionError::ResourcesExhausted(_)
+            | DataFusionError::ObjectStore(_)
+            | DataFusionError::ParquetError(_)
+            | DataFusionError::IoError(_) => Self::from_running(error),
             _ => Self::Internal { what: "planning" },
         }
     }
@@ -422,9 +444,7 @@ impl QueryError {
             | DataFusionError::NotImplemented(_) => Self::EvaluationFailed,
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)
-            | DataFusionError::IoError(_) => Self::Warehouse {
-                message: "a data file cannot be read".into(),
-            },
+            | DataFusionError::IoError(_) => Self::unreadable_file(),
             _ => Self::Internal { what: "running" },
         }
     }
@@ -442,9 +462,7 @@ impl QueryError {
             ArrowError::InvalidArgumentError(_) | ArrowError::ComputeError(_) => {
                 Self::EvaluationFailed
             }
-            ArrowError::ParquetError(_) | ArrowError::IoError(..) => Self::Warehouse {
-                message: "a data file cannot be read".into(),
-            },
+            ArrowError::ParquetError(_) | ArrowError::IoError(..) => Self::unreadable_file(),
             ArrowError::ExternalError(inner) => match inner.downcast_ref::<DataFusionError>() {
                 Some(inner) => Self::from_running(inner),
                 None => Self::EvaluationFailed,

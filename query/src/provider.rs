@@ -347,7 +347,10 @@ impl GatedTable {
             .runtime_env()
             .cache_manager
             .get_file_metadata_cache();
-        metadata::load(&self.table.store, &object_meta(file), &cache).await
+        let loaded = metadata::load(&self.table.store, &object_meta(file), &cache).await;
+        loaded.inspect_err(
+            |_| tracing::error!(file = %file.path, "the end of a data file cannot be read"),
+        )
     }
 }
 

@@ -149,7 +149,9 @@ pub struct Planned {
     pub context: Arc<TaskContext>,
     /// What passes, while it runs.
     pub account: Arc<Account>,
-    /// The optimised logical plan, for EXPLAIN.
+    /// The logical plan as the statement was written, for EXPLAIN.
+    pub written: LogicalPlan,
+    /// The optimised logical plan.
     pub logical: LogicalPlan,
     /// Whether strict mode is on.
     pub strict: bool,
@@ -215,6 +217,7 @@ pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, Q
         let ordered = plan::order_answer(draft.logical);
         draft.logical = ordered.map_err(|error| QueryError::from_planning(&error))?;
     }
+    let written = draft.written.clone();
     let (physical, logical, context) = finish(draft, &strict)
         .await
         .map_err(|error| not_open(error, &setup.scopes))?;
@@ -223,6 +226,7 @@ pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, Q
         physical,
         context,
         account,
+        written,
         logical,
         strict,
     })
@@ -248,6 +252,8 @@ pub async fn plan_over(
 pub(crate) struct Draft {
     state: SessionState,
     values: Values,
+    /// The plan before anything was changed.
+    pub(crate) written: LogicalPlan,
     pub(crate) logical: LogicalPlan,
 }
 
@@ -281,12 +287,14 @@ pub(crate) async fn draft(
         .map_err(planning)?;
     weight::weigh(&logical)?;
     plan::allow(&logical)?;
+    let written = logical.clone();
     let logical = values.with_patterns(logical)?;
     let logical = plan::name_compared(logical).map_err(planning)?;
     let logical = plan::complete_order(logical).map_err(planning)?;
     Ok(Draft {
         state,
         values,
+        written,
         logical,
     })
 }
@@ -307,6 +315,7 @@ pub(crate) fn draft_of(
     Ok(Draft {
         state,
         values,
+        written: logical.clone(),
         logical,
     })
 }
@@ -324,6 +333,7 @@ pub(crate) async fn finish(
         mut state,
         values,
         logical,
+        ..
     } = draft;
     let logical = state.optimize(&logical).map_err(planning)?;
     let logical = plan::distinct_keys(logical).map_err(planning)?;

@@ -37,16 +37,13 @@ pub async fn table_version(
     warehouse: &Warehouse,
     snapshot: &Snapshot,
 ) -> Result<TableVersion, QueryError> {
-    let unreadable = |error: qihui_warehouse::WarehouseError| QueryError::Warehouse {
-        message: error.to_string(),
-    };
     let mut files = Vec::with_capacity(snapshot.files.len());
     for file in snapshot.files.iter() {
         let present = warehouse.presence(snapshot, file).await;
         files.push(TableFile {
             path: file.path.as_str().into(),
             size: file.size,
-            present: present.map_err(unreadable)?,
+            present: present.map_err(|error| QueryError::unreadable(&error))?,
         });
     }
     Ok(TableVersion {

@@ -11,7 +11,7 @@ mod keygen;
 pub(crate) mod org;
 mod pipeline;
 pub(crate) mod preview;
-mod query;
+pub(crate) mod query;
 pub(crate) mod signatory;
 pub(crate) mod subscription;
 mod synth;

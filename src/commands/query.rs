@@ -1,14 +1,15 @@
 //! `query`: SQL over the gate.
 //!
 //! Bytes go where they are asked for as the gate releases them. With `--json` and without `--output` the answer is
-//! held until it is complete, since it becomes one document; a file appears under its name once it is complete.
+//! held until it is complete, since it becomes one document; a file appears under its name once it is complete. A question
+//! that is refused before the gate is asked is recorded like one that the gate refuses.
 
 use std::path::{Path, PathBuf};
 
 use qihui_catalog::Action;
 use qihui_ingest::durable;
 use qihui_query::QueryError;
-use qihui_query::access::{AccessRequest, Keep, Outlet, Summary};
+use qihui_query::access::{AccessRequest, Keep, Outlet, RefusedRequest, Summary};
 use qihui_query::formats::Format;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -18,10 +19,31 @@ use crate::cli::QueryArgs;
 use crate::failure::{Failure, ProgramError};
 use crate::files::unwritable;
 use crate::hub::Hub;
+use crate::identity::Principal;
 use crate::report::Report;
 
 pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Report, Failure> {
     let embedded = context.json && args.output.is_none();
+    let stdout = &mut *context.stdout;
+    with_hub(&context.opening, async |hub| {
+        let request = match question(hub, &args, embedded) {
+            Ok(request) => request,
+            Err(failure) => return Err(refused(hub, None, &args, failure).await),
+        };
+        match &args.output {
+            Some(path) => Box::pin(into_file(hub, &request, path)).await,
+            None if embedded => Box::pin(into_document(hub, &request)).await,
+            None => {
+                let summary = Box::pin(ask(hub, &request, stdout)).await?;
+                Ok(noted(Report::new(Value::Null, ""), &summary))
+            }
+        }
+    })
+    .await
+}
+
+/// What is asked of the gate.
+fn question(hub: &Hub, args: &QueryArgs, embedded: bool) -> Result<AccessRequest, Failure> {
     if embedded && args.format.is_some_and(|format| format != Format::Ndjson) {
         let reason = "with --json the rows are part of the document: leave --format out, or give --output FILE";
         return Err(ProgramError::BadUsage(reason.to_owned()).into());
@@ -31,36 +53,54 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
     } else {
         Format::Table
     };
-    let subjects: Result<_, Failure> = args.subject.iter().map(|code| enterprise(code)).collect();
-    let subjects = subjects?;
-    let (sql, output) = (args.sql, args.output);
     let action = args.action.into();
-    if action == Action::View && output.is_some() {
+    if action == Action::View && args.output.is_some() {
         return Err(QueryError::NotForViewing { what: "file" }.into());
     }
-    let format = args.format.unwrap_or(default);
-    let stdout = &mut *context.stdout;
-    with_hub(&context.opening, async |hub| {
-        let request = AccessRequest {
-            principal: hub.principal().to_owned(),
-            org: args.org,
-            purpose: args.purpose,
-            action,
-            subjects,
-            sql,
-            format,
-            strict: args.strict || hub.config().query.strict,
-        };
-        match output {
-            Some(path) => Box::pin(into_file(hub, &request, &path)).await,
-            None if embedded => Box::pin(into_document(hub, &request)).await,
-            None => {
-                let summary = Box::pin(ask(hub, &request, stdout)).await?;
-                Ok(noted(Report::new(Value::Null, ""), &summary))
-            }
-        }
+    let Some(sql) = args.sql.to_str() else {
+        let reason = "the statement is not UTF-8 text";
+        return Err(ProgramError::BadUsage(reason.to_owned()).into());
+    };
+    let subjects: Result<_, Failure> = args.subject.iter().map(|code| enterprise(code)).collect();
+    Ok(AccessRequest {
+        principal: hub.principal().to_owned(),
+        org: args.org.clone(),
+        purpose: args.purpose.clone(),
+        action,
+        subjects: subjects?,
+        sql: sql.to_owned(),
+        format: args.format.unwrap_or(default),
+        strict: args.strict || hub.config().query.strict,
     })
-    .await
+}
+
+/// Records that a question was refused before the gate was asked; gives what is to be said: the refusal, or why it could
+/// not be recorded. The organisation is that of the principal's token; whoever holds the data directory speaks for any.
+pub(crate) async fn refused(
+    hub: &Hub,
+    principal: Option<&Principal>,
+    args: &QueryArgs,
+    refusal: Failure,
+) -> Failure {
+    let subjects = args.subject.iter().map(|code| enterprise(code));
+    let asked = RefusedRequest {
+        principal: hub.principal().to_owned(),
+        org: match principal {
+            Some(principal) => principal.org.clone(),
+            None => Some(args.org.clone()),
+        },
+        purpose: Some(args.purpose.clone()),
+        action: Some(args.action.into()),
+        subjects: subjects.collect::<Result<_, _>>().unwrap_or_default(),
+    };
+    let gate = match hub.gate() {
+        Ok(gate) => gate,
+        Err(failure) => return failure,
+    };
+    match gate.refused(&asked, refusal.code()).await {
+        Ok(_) => refusal,
+        Err(error) => error.into(),
+    }
 }
 
 async fn ask(hub: &Hub, request: &AccessRequest, out: &mut dyn Outlet) -> Result<Summary, Failure> {

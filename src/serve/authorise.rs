@@ -16,7 +16,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation as Described;
 
 use super::problem::Problem;
-use super::{ServeError, Service, measure};
+use super::{ServeError, Service, measure, refusals};
 use crate::hub::Hub;
 use crate::identity::{About, IdentityError, Operation, Principal};
 
@@ -159,7 +159,7 @@ pub(crate) async fn guard(
 }
 
 async fn admit(
-    service: &Service,
+    service: &Arc<Service>,
     headers: &HeaderMap,
     operation: Operation,
 ) -> Result<Caller, Problem> {
@@ -167,13 +167,20 @@ async fn admit(
         return Err(ServeError::Stopping.into());
     }
     let principal = service.verifier.principal(bearer(headers)?).await?;
-    principal.may(operation)?;
     let hub = service.hub.acting_as(&principal.name);
-    Ok(Caller {
+    let caller = Caller {
         principal,
         operation,
         hub,
-    })
+    };
+    match caller.principal.may(operation) {
+        Ok(()) => Ok(caller),
+        Err(refusal) if operation == Operation::Query => {
+            let asked = refusals::unread(&caller);
+            Err(refusals::record(service, &caller, asked, refusal).await)
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
 }
 
 async fn in_time(service: &Service, work: impl Future<Output = Response>) -> Response {

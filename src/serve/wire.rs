@@ -260,3 +260,201 @@ impl<S: AsyncRead + Unpin> AsyncRead for Marked<S> {
         Pin::new(&mut self.get_mut().inner).poll_read(context, buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use async_trait::async_trait;
+    use futures::poll;
+    use qihui_audit::SystemClock;
+    use qihui_catalog::{Action, Catalog, Contract};
+    use qihui_query::access::{AccessRequest, Outlet};
+    use qihui_query::formats::Format;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::hub::{Hub, Opening};
+    use crate::layout::Layout;
+    use crate::run::{Surroundings, run};
+
+    /// How much the other end takes before somebody reads there.
+    const FULL: usize = 64;
+    const LONG: Duration = Duration::from_secs(60);
+    const DATASET: &str = "enterprise_registration";
+
+    /// Keeps the permit of an answer.
+    #[derive(Default)]
+    struct Permitted(Option<ReleasePermit>);
+
+    #[async_trait]
+    impl Outlet for Permitted {
+        fn begin(&mut self, permit: ReleasePermit) {
+            self.0 = Some(permit);
+        }
+
+        fn release(&mut self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        async fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn command(dir: &Path, words: &[&str]) {
+        let dir = dir.to_str().unwrap();
+        let line = [&["qihui", "--data-dir", dir], words].concat();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut around = Surroundings {
+            stdout: &mut stdout,
+            stderr: &mut stderr,
+            clock: Arc::new(SystemClock),
+            terminal: false,
+        };
+        let code = run(line, &mut around);
+        assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stderr));
+    }
+
+    /// A hub, and what an answer of its gate rests on.
+    async fn permitted(dir: &Path) -> (Hub, ReleasePermit) {
+        let opening = Opening {
+            layout: Layout::new(dir),
+            config: Config::default(),
+            clock: Arc::new(SystemClock),
+            shared: None,
+        };
+        let hub = Hub::open(&opening).await.unwrap();
+        let request = AccessRequest {
+            principal: "local:test".to_owned(),
+            org: "bank".parse().unwrap(),
+            purpose: "matching.supply_demand".parse().unwrap(),
+            action: Action::Query,
+            subjects: Vec::new(),
+            sql: format!("SELECT uscc FROM {DATASET}"),
+            format: Format::Csv,
+            strict: false,
+        };
+        let mut outlet = Permitted::default();
+        let gate = hub.gate().unwrap();
+        gate.query(&request, &mut outlet).await.unwrap();
+        (hub, outlet.0.unwrap())
+    }
+
+    /// Puts another contract of the dataset in force, which ends every decision about it. Acknowledged when this returns.
+    async fn take_away(hub: &Hub) {
+        let mut catalog: Catalog = hub.catalog().unwrap().as_ref().clone();
+        let contract = catalog.contracts.get_mut(DATASET).unwrap();
+        let next = Contract {
+            version: "99.0.0".to_owned(),
+            ..contract.as_ref().clone()
+        };
+        *contract = Arc::new(next.sealed().unwrap());
+        let recorded = hub.ledger().record_artefacts(&catalog).await.unwrap();
+        assert_eq!(recorded, 1);
+    }
+
+    /// The socket's half of a connection that carries an answer, and its other end.
+    fn carrying(permit: ReleasePermit) -> (Guarded<DuplexStream>, DuplexStream, Arc<Delivery>) {
+        let (wire, delivery) = (Arc::new(Wire::default()), Arc::new(Delivery::default()));
+        wire.carry(Arc::clone(&delivery));
+        delivery.rest_on(permit);
+        let (ours, theirs) = tokio::io::duplex(FULL);
+        (Guarded::new(ours, wire, LONG), theirs, delivery)
+    }
+
+    fn test(body: impl AsyncFnOnce(Hub, ReleasePermit)) {
+        let dir = tempfile::tempdir().unwrap();
+        command(dir.path(), &["init"]);
+        let org = ["org", "add", "bank", "--name", "Bank", "--kind", "bank"];
+        let purpose = ["--purpose", "matching.supply_demand"];
+        command(dir.path(), &[&org[..], &purpose].concat());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (hub, permit) = permitted(dir.path()).await;
+            body(hub, permit).await;
+        });
+    }
+
+    #[test]
+    fn gate_4_what_waits_for_room_when_something_is_taken_away_never_leaves() {
+        test(async |hub, permit| {
+            let (mut guarded, mut theirs, _) = carrying(permit);
+            guarded.write_all(&[b'a'; FULL]).await.unwrap();
+            {
+                let mut more = std::pin::pin!(guarded.write_all(b"bbb"));
+                assert!(poll!(&mut more).is_pending(), "the other end is full");
+                // Whoever takes away does not wait for somebody who does not read.
+                tokio::time::timeout(LONG, take_away(&hub)).await.unwrap();
+                let mut some = [0; FULL];
+                theirs.read_exact(&mut some).await.unwrap();
+                assert_eq!(some, [b'a'; FULL]);
+                let refused = more.await.unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            }
+            // Nor with several pieces at once, nor ever again.
+            let parts = [io::IoSlice::new(b"b"), io::IoSlice::new(b"c")];
+            assert!(guarded.write_vectored(&parts).await.is_err());
+            assert!(guarded.write_all(b"d").await.is_err());
+            drop(guarded);
+            let mut rest = Vec::new();
+            theirs.read_to_end(&mut rest).await.unwrap();
+            assert!(rest.is_empty(), "{rest:?}");
+        });
+    }
+
+    #[test]
+    fn gate_4_nothing_leaves_while_somebody_takes_away() {
+        test(async |hub, permit| {
+            let (mut guarded, mut theirs, _) = carrying(permit);
+            let lock = hub.ledger().losses().release_lock();
+            let taking = lock.write_owned().await;
+            let mut write = std::pin::pin!(guarded.write_all(b"a"));
+            assert!(poll!(&mut write).is_pending());
+            let mut byte = [0];
+            assert!(poll!(std::pin::pin!(theirs.read(&mut byte))).is_pending());
+            // What was taken away was not of this answer.
+            drop(taking);
+            tokio::time::timeout(LONG, write).await.unwrap().unwrap();
+            theirs.read_exact(&mut byte).await.unwrap();
+            assert_eq!(byte, *b"a");
+        });
+    }
+
+    #[test]
+    fn what_rests_on_nothing_leaves_whatever_was_taken_away() {
+        test(async |hub, permit| {
+            let (mut guarded, mut theirs, delivery) = carrying(permit);
+            delivery.rest_on_nothing();
+            take_away(&hub).await;
+            guarded.write_all(b"end").await.unwrap();
+            let mut end = [0; 3];
+            theirs.read_exact(&mut end).await.unwrap();
+            assert_eq!(end, *b"end");
+        });
+    }
+
+    #[tokio::test]
+    async fn bytes_are_under_way_until_the_server_flushed_them() {
+        let (wire, delivery) = (Arc::new(Wire::default()), Arc::new(Delivery::default()));
+        wire.carry(Arc::clone(&delivery));
+        let (ours, _theirs) = tokio::io::duplex(FULL);
+        let guarded = Guarded::new(ours, Arc::clone(&wire), LONG);
+        let mut marked = Marked::new(guarded, Arc::clone(&wire));
+        delivery.hand(3);
+        delivery.hand(4);
+        delivery.take(3);
+        assert_eq!(delivery.under_way(), 7);
+        marked.write_all(b"abc").await.unwrap();
+        assert_eq!(delivery.under_way(), 7);
+        marked.flush().await.unwrap();
+        assert_eq!(delivery.under_way(), 4);
+        // Carried until its end has left.
+        delivery.take(4);
+        delivery.end();
+        assert_eq!(wire.0.lock().len(), 1);
+        marked.flush().await.unwrap();
+        assert_eq!((delivery.under_way(), wire.0.lock().len()), (0, 0));
+    }
+}

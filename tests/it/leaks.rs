@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use qihui_catalog::Uscc;
 use serde_json::Value;
 
 use crate::service::shared::{Service, ask_bank, ask_tax};
@@ -119,6 +120,89 @@ fn what_is_hidden_is_met_nowhere() {
     }
 }
 
+/// What is done to a data file.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    /// It and its sidecar, so that not even whose rows it has can be found out, lose their ends.
+    Both,
+    /// It loses its end.
+    End,
+    /// Its rows are overwritten.
+    Rows,
+}
+
+/// Damages every data file of a dataset.
+fn damage(lab: &Lab, dataset: &str, how: Damage) {
+    let all = files(&lab.hub().join("warehouse").join(dataset));
+    let ends = |end: &str| {
+        let found = all
+            .iter()
+            .filter(|file| file.to_string_lossy().ends_with(end));
+        let found: Vec<_> = found.collect();
+        assert!(!found.is_empty(), "no {end} in {all:?}");
+        found
+    };
+    let cut = |files: Vec<&PathBuf>| {
+        for file in files {
+            let bytes = fs::read(file).unwrap();
+            fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
+        }
+    };
+    match how {
+        Damage::Both => {
+            cut(ends(".idx"));
+            cut(ends(".parquet"));
+        }
+        Damage::End => cut(ends(".parquet")),
+        Damage::Rows => {
+            for file in ends(".parquet") {
+                let mut bytes = fs::read(file).unwrap();
+                // The first columns; what says where they are stands at the end.
+                let rows = bytes.len() / 8;
+                bytes[4..rows].fill(0xff);
+                fs::write(file, bytes).unwrap();
+            }
+        }
+    }
+}
+
+/// Files have names, and there are as many as rows of everybody make: whoever asks hears that one cannot be read, and no more.
+#[test]
+fn what_cannot_be_read_is_named_to_the_operator_alone() {
+    let dataset = "vat_declaration";
+    for how in [Damage::Both, Damage::End, Damage::Rows] {
+        let lab = Lab::world();
+        lab.granted("uscc, xse");
+        let (analyst, inspector) = (lab.analyst(), lab.inspector());
+        damage(&lab, dataset, how);
+        let folder = lab.hub().display().to_string();
+        let says_no_file = |said: &str| {
+            for word in ["part-", ".parquet", ".idx", "_qihui", "warehouse/", &folder] {
+                assert!(!said.contains(word), "{how:?}: {word} in {said}");
+            }
+        };
+        let service = Service::start_with(&lab, &[("DIAGNOSTICS__LEVEL", "error")]);
+        let sql = "SELECT uscc, xse FROM vat_declaration ORDER BY xse";
+        for (token, question) in [(&analyst, ask_bank(sql)), (&inspector, ask_tax(sql))] {
+            let call = service.post("/v1/queries", question).with_bearer(token);
+            let reply = call.send();
+            reply.fails(500, "WarehouseUnreadable");
+            says_no_file(&String::from_utf8_lossy(&reply.body));
+        }
+        service.tell();
+        let (_, said) = service.ended();
+        let named = said.iter().any(|line| line.contains("part-"));
+        // What is wrong in the middle is found by the engine, whose words may quote values.
+        assert!(named || matches!(how, Damage::Rows), "{how:?}: {said:?}");
+        let answer = lab.tax(sql);
+        answer.fails(1, "WarehouseUnreadable", &["operator"]);
+        let error = answer.stderr.lines().last().unwrap();
+        assert!(error.starts_with("error["), "{error}");
+        says_no_file(error);
+        says_no_file(&answer.stdout);
+    }
+}
+
 /// Whether the hub knows a code is a matter of rows that are hidden: who names an enterprise that has some, and gave no
 /// consent, hears what one hears of a code that nobody bears.
 #[test]
@@ -164,6 +248,31 @@ fn a_subject_that_is_unknown_and_one_that_is_hidden_are_answered_alike() {
         assert_eq!(there, told(vat, &codes.map(|code| code.as_str())));
         assert_eq!(there.0, 3, "{there:?}");
     }
+    // A look at a screen is of one enterprise; how many are named is seen from their codes alone.
+    let also_unknown = Uscc::from_parts('9', '1', "330100", "00000001").unwrap();
+    let also_unknown = also_unknown.as_str();
+    assert!(!known(also_unknown));
+    lab.granted_with("uscc, pzxh", "actions: [VIEW]");
+    let looked = |codes: [&str; 2]| {
+        let named = codes.map(|code| ["--subject", code]).concat();
+        let ask = query("city_bank", "policy.matching", &["--action", "view", vat]);
+        let answer = lab.run(&[&ask[..], &named].concat());
+        let last = answer.stderr.lines().last().unwrap_or_default().to_owned();
+        (answer.code, last)
+    };
+    assert_eq!(looked([&subject, &subject]).0, 0);
+    let two = looked([&subject, &hidden]);
+    assert!(two.1.contains("OneSubjectOnly"), "{two:?}");
+    for codes in [
+        [unknown.as_str(), also_unknown],
+        [&unknown, &hidden],
+        [&hidden, &unknown],
+        [&unknown, &subject],
+        [&subject, &unknown],
+    ] {
+        assert_eq!(looked(codes), two, "{codes:?}");
+    }
+    assert_eq!(looked([&unknown, &unknown]), looked([&hidden, &hidden]));
     // Where rows need no consent, there are none of an enterprise that is not known.
     let open = query(
         "city_bank",

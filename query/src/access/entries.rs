@@ -5,7 +5,8 @@
 //! commitment, basis}, statistic (true where figures are asked for). `access.finished`: access_id, decided (the index of that entry), outcome, rows, bytes, sha256,
 //! datasets[] {dataset, rows, enterprises, withheld}, or {dataset, statistic} where figures were told, rows_by_enterprise
 //! (while there are few), uses[] {consent_id, no} of consents that count them, holding and keep_until where the answer may
-//! be kept. `access.denied`: access_id, principal, org, purpose, action, statement, code. The enterprises touched are the
+//! be kept. `access.denied`: access_id, principal, org, purpose, action, statement, code; of a request that was refused
+//! before it was read, what is not known is null (see `refused`). The enterprises touched are the
 //! entry's subjects, and those whose consent was used.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,8 +11,8 @@
 //! 6. append `access.finished` (outcome, rows, SHA-256 of the bytes, the enterprises touched) and wait; only then
 //!    does the caller hear that the answer is complete.
 //!
-//! What is refused before step 2 is an `access.denied` entry. A decision without finish (the process was killed) is
-//! closed by [`Gate::close_interrupted`] at the next start, touching its whole scope. [`terms`] says what may be done with
+//! What is refused before step 2 is an `access.denied` entry, and so is what never got here ([`Gate::refused`]). A
+//! decision without finish (the process was killed) is closed by [`Gate::close_interrupted`] at the next start, touching its whole scope. [`terms`] says what may be done with
 //! an answer under which action.
 
 pub mod delivery;
@@ -20,6 +20,7 @@ mod entries;
 mod held;
 mod history;
 mod outlet;
+mod refused;
 #[cfg(feature = "exploration")]
 pub mod release;
 #[cfg(not(feature = "exploration"))]
@@ -71,6 +72,7 @@ pub use entries::new_access_id;
 use entries::{Accessed, Finish};
 pub use history::{AccessRecord, Manifest, access_at, accesses_of, manifest_of};
 pub use outlet::{Outlet, ReleasePermit};
+pub use refused::RefusedRequest;
 use release::{Epochs, Release, Released};
 use statistics::Figures;
 pub use statistics::{MAX_QUESTIONS, StatisticSummary};
@@ -198,9 +200,7 @@ impl ObjectStoreRegistry for NoStores {
 }
 
 fn unreadable(error: &WarehouseError) -> QueryError {
-    QueryError::Warehouse {
-        message: error.to_string(),
-    }
+    QueryError::unreadable(error)
 }
 
 fn engine(error: &datafusion::error::DataFusionError) -> QueryError {
@@ -656,10 +656,10 @@ impl Gate {
         turn: &Turn,
     ) -> Result<u64, QueryError> {
         if prepared.explain {
-            let (logical, strict) = (prepared.planned.logical.clone(), prepared.planned.strict);
+            let (written, strict) = (prepared.planned.written.clone(), prepared.planned.strict);
             let scopes = prepared.scopes.clone();
             let text = turn
-                .run(async move { Ok(explain(&logical, strict, &scopes)) })
+                .run(async move { Ok(explain(&written, strict, &scopes)) })
                 .await?;
             release.bytes(text.as_bytes()).await?;
             release.all_left().await?;

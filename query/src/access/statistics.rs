@@ -237,6 +237,7 @@ impl Gate {
                 physical: planned.physical,
                 context: planned.context,
                 account,
+                written: planned.written,
                 logical: planned.logical,
                 strict: strict.load(Ordering::Relaxed),
             },

@@ -10,6 +10,7 @@
 //! bytes that have left; it decides who is in them, says what holds, and records it.
 
 use qihui_catalog::{Action, Timestamp};
+use qihui_consent::DecisionError;
 use serde::Serialize;
 
 use super::AccessRequest;
@@ -82,12 +83,23 @@ impl Terms {
     }
 }
 
-/// Refuses what is no look at a screen.
+/// Refuses what is no look at a screen. That two enterprises are named is seen from their codes, before anybody looks which
+/// of them the hub knows: it stands for all that it does not know by one number.
 ///
 /// # Errors
-/// [`QueryError::NotForViewing`].
+/// [`QueryError::NotForViewing`]; several enterprises named ([`DecisionError::OneSubjectOnly`]).
 pub(super) fn check(request: &AccessRequest) -> Result<(), QueryError> {
     match request.action {
+        Action::View
+            if request
+                .subjects
+                .iter()
+                .any(|code| Some(code) != request.subjects.first()) =>
+        {
+            Err(QueryError::Refused(Box::new(
+                DecisionError::OneSubjectOnly(request.action),
+            )))
+        }
         Action::View if !matches!(request.format, Format::Table | Format::Ndjson) => {
             Err(QueryError::NotForViewing {
                 what: request.format.as_str(),

@@ -184,9 +184,7 @@ impl Redecided {
         let snapshot = warehouse.snapshot_at(dataset, task.table_version).await;
         let snapshot = snapshot.map_err(|error| match error {
             WarehouseError::UnknownVersion { .. } => refused("a table version is not kept here"),
-            error => QueryError::Warehouse {
-                message: error.to_string(),
-            },
+            error => QueryError::unreadable(&error),
         })?;
         access::built(&self.parts.catalog, dataset, &snapshot)?;
         whole::table_version(warehouse, &snapshot).await

@@ -61,8 +61,6 @@ pub struct DatasetTask {
     pub contract: String,
     /// The version of the table; -1: nothing was ever landed.
     pub table_version: i64,
-    /// The epoch of the decision.
-    pub epoch: u64,
     /// The commitment to the scope, hexadecimal.
     pub commitment: String,
 }
@@ -82,7 +80,6 @@ impl AccessTask {
             let task = DatasetTask {
                 contract: hex::encode(scope.contract.hash),
                 table_version: tables.get(dataset).map_or(-1, |table| table.version),
-                epoch: decision.epochs.get(dataset).copied().unwrap_or_default(),
                 commitment: hex::encode(scope.commitment()),
             };
             (dataset.clone(), task)

@@ -299,6 +299,8 @@ pub(crate) struct PlannedStatistic {
     pub(crate) physical: Arc<dyn ExecutionPlan>,
     pub(crate) context: Arc<TaskContext>,
     /// As it was written.
+    pub(crate) written: LogicalPlan,
+    /// The same with its order completed.
     pub(crate) logical: LogicalPlan,
 }
 
@@ -335,12 +337,14 @@ impl Statement {
             outcome: made.outcome,
         });
         let mut draft = self.draft;
+        let written = draft.written.clone();
         draft.logical = with_released(draft.logical, asked).map_err(planning)?;
         let above = AtomicBool::new(made.strict.load(Ordering::Relaxed));
         let (physical, _, context) = session::finish(draft, &above).await?;
         Ok(PlannedStatistic {
             physical,
             context,
+            written,
             logical: self.written,
         })
     }

@@ -281,35 +281,6 @@ const FORMS: &[&str] = &[
     "grouping rollup",
     "grouping cube",
     "grouping sets",
-    "binary Eq",
-    "binary NotEq",
-    "binary Lt",
-    "binary LtEq",
-    "binary Gt",
-    "binary GtEq",
-    "binary Plus",
-    "binary Minus",
-    "binary Multiply",
-    "binary Divide",
-    "binary Modulo",
-    "binary And",
-    "binary Or",
-    "binary IsDistinctFrom",
-    "binary IsNotDistinctFrom",
-    "binary RegexMatch",
-    "binary RegexIMatch",
-    "binary RegexNotMatch",
-    "binary RegexNotIMatch",
-    "binary LikeMatch",
-    "binary ILikeMatch",
-    "binary NotLikeMatch",
-    "binary NotILikeMatch",
-    "binary BitwiseAnd",
-    "binary BitwiseOr",
-    "binary BitwiseXor",
-    "binary BitwiseShiftLeft",
-    "binary BitwiseShiftRight",
-    "binary StringConcat",
 ];
 
 /// Everything that has to be planned.
@@ -321,6 +292,14 @@ fn wanted() -> BTreeSet<String> {
     add("words", WORDS);
     add("operator", plan::ALLOWED_OPERATORS);
     add("expression", plan::ALLOWED_EXPRESSIONS);
+    let binary: Vec<String> = plan::ALLOWED_BINARY
+        .iter()
+        .map(|op| format!("{op:?}"))
+        .collect();
+    add(
+        "binary",
+        &binary.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     add("scalar", functions::INFALLIBLE_SCALAR);
     add("scalar", functions::FALLIBLE_SCALAR);
     add("aggregate", functions::AGGREGATES);

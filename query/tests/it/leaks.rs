@@ -312,6 +312,53 @@ async fn explain_tells_nothing_of_what_is_below() {
     refused("EXPLAIN VERBOSE SELECT * FROM t", "NotAllowed").await;
 }
 
+/// The plan is the user's own; which columns are closed and why is told; of grants that open nothing, nothing is.
+#[tokio::test]
+async fn explain_says_what_is_closed_and_why() {
+    let mut world = world();
+    let columns = &mut world.agreements[0].columns;
+    columns.retain(|column| column.name != "amount");
+    let sql = "SELECT name FROM t WHERE 1 = 1 AND n > 1 ORDER BY n LIMIT 1";
+    let explained = async |world: &World| {
+        let gated = Gated::new(world, &mut ChaCha8Rng::seed_from_u64(0)).await;
+        gated.run(sql, 1, false).await.unwrap().explain
+    };
+    let told = explained(&world).await;
+    let expected = "Limit: skip=0, fetch=1
+  Projection: t.name
+    Sort: t.n ASC NULLS LAST
+      Projection: t.name, t.n
+        Filter: Int64(1) = Int64(1) AND t.n > Int64(1)
+          TableScan: t
+dataset t: rows that a grant covers (2 enterprises); agreement `a` opens it where the enterprise granted it
+  uscc: clear, in every row; it is public (L1)
+  id: clear, in every row; it is public (L1)
+  name: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
+  n: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
+  closed (no agreement in force names it): amount
+";
+    assert_eq!(told, expected);
+    let grant = |no: u32| Grant {
+        consent_id: format!("c-{no}").parse().unwrap(),
+        no: EnterpriseNo(no),
+        ..world.grants[0].clone()
+    };
+    let counted = Grant {
+        metered: true,
+        ..grant(5)
+    };
+    let for_a_look = Grant {
+        actions: [Action::View].into_iter().collect(),
+        ..grant(6)
+    };
+    let over = Grant {
+        expires: Timestamp(1),
+        ..grant(7)
+    };
+    world.grants.extend([counted, for_a_look, over]);
+    assert_eq!(explained(&world).await, told);
+}
+
 /// Everything that is not a query, or reaches past the gated tables.
 #[tokio::test]
 async fn other_ways_to_data_are_closed() {
@@ -640,6 +687,22 @@ async fn signs_stand_for_no_function_that_is_on_no_list() {
         rows("SELECT array_agg(id ORDER BY id)[2] FROM t").await,
         [["2"]]
     );
+}
+
+/// What the engine makes of an operator that it does not know today, it may make up tomorrow.
+#[tokio::test]
+async fn signs_between_values_are_those_of_a_list() {
+    for sign in [
+        "->", "->>", "#>", "#>>", "@@", "@?", "@>", "<@", "?|", "?&", "#-",
+    ] {
+        for sql in [
+            format!("SELECT name {sign} 'a' FROM t"),
+            format!("SELECT id FROM t WHERE id IN (SELECT n FROM t WHERE name {sign} name)"),
+        ] {
+            let refused = run(&sql).await.unwrap_err();
+            assert_eq!(refused.code, "NotAllowed", "{sql}: {refused:?}");
+        }
+    }
 }
 
 /// What the planner reads over without a word would be an answer to another question.

@@ -75,7 +75,6 @@ fn access(world: &World, gated: &Gated) -> Arc<AccessTask> {
         let task = DatasetTask {
             contract: hex::encode(scope.scope().contract.hash),
             table_version: 1,
-            epoch: 0,
             commitment: hex::encode(scope.scope().commitment()),
         };
         (dataset.clone(), task)

@@ -208,7 +208,7 @@ impl Gated {
     ) -> Result<Seen, Failed> {
         let query = session::parse(sql)?;
         let planned = self.plan_in(mode, &query, account, permit).await?;
-        let explained = explain(&planned.logical, planned.strict, &self.scopes);
+        let explained = explain(&planned.written, planned.strict, &self.scopes);
         let schema = format!("{:?}", planned.physical.schema());
         let batches = collect(Arc::clone(&planned.physical), planned.context)
             .await

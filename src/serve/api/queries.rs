@@ -12,9 +12,10 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use qihui_catalog::{Action, Coded, OrgId, PurposeCode, Uscc};
 use qihui_query::QueryError;
-use qihui_query::access::{AccessRequest, Gate, Summary, new_access_id};
+use qihui_query::access::{AccessRequest, Gate, RefusedRequest, Summary, new_access_id};
 use qihui_query::formats::Format;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::{Answered, Shared, body_of, read};
@@ -24,6 +25,8 @@ use crate::hub::Hub;
 use crate::identity::{IdentityError, command};
 use crate::serve::answer::{BodyOutlet, answer, begun};
 use crate::serve::authorise::Caller;
+use crate::serve::problem::Problem;
+use crate::serve::refusals::{record, unread};
 use crate::serve::wire::Wire;
 use crate::serve::{ServeError, Service, measure};
 
@@ -71,6 +74,8 @@ fn query_it() -> Doing {
     responses((status = 200, description = "The rows. `Qihui-Access-Id` names the access; `Qihui-Rows` and `Qihui-Summary` follow as trailers.",
         content((String = "application/x-ndjson"), (String = "text/csv"),
             (Vec<u8> = "application/vnd.apache.arrow.stream"))),
+        (status = 400, description = "The request cannot be read; recorded as refused.", body = serde_json::Value,
+            content_type = "application/problem+json"),
         (status = 403, description = "Refused, and recorded as refused.", body = serde_json::Value,
             content_type = "application/problem+json"),
         (status = 422, description = "The statement cannot be answered.", body = serde_json::Value,
@@ -82,11 +87,16 @@ pub(crate) async fn query(
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    let (format, kind) = wanted(&headers)?;
-    let question: Question = read(&body_of(&service, &headers, body).await?)?;
-    let request = asked(&caller, question, format)?;
-    let room = Arc::clone(&service.queries).try_acquire_owned();
-    let room = room.map_err(|_| ServeError::TooBusy)?;
+    let mut known = unread(&caller);
+    let admitted = admitted(&service, &caller, &headers, body, &mut known).await;
+    let Admitted {
+        request,
+        kind,
+        room,
+    } = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(record(&service, &caller, known, refusal).await),
+    };
     let gate = caller.hub.gate()?;
     let access_id = new_access_id()?;
     let (outlet, body, started) = answer(&wire, service.stop.clone());
@@ -118,6 +128,37 @@ pub(crate) async fn query(
         headers.insert(header::TRAILER, names);
     }
     Ok(response)
+}
+
+/// A question that goes to the gate.
+struct Admitted {
+    request: AccessRequest,
+    /// The media type of the answer.
+    kind: &'static str,
+    /// Its place among the queries that run.
+    room: OwnedSemaphorePermit,
+}
+
+/// Reads a question and finds it a place. What was read of one that is refused is in `known`.
+async fn admitted(
+    service: &Service,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+    known: &mut RefusedRequest,
+) -> Result<Admitted, Problem> {
+    let (format, kind) = wanted(headers)?;
+    let question: Question = read(&body_of(service, headers, body).await?)?;
+    known.purpose = Some(question.purpose.clone());
+    known.action = Some(question.action.into());
+    let request = asked(caller, question, format, known)?;
+    let room = Arc::clone(&service.queries).try_acquire_owned();
+    let room = room.map_err(|_| ServeError::TooBusy)?;
+    Ok(Admitted {
+        request,
+        kind,
+        room,
+    })
 }
 
 /// The form of the answer, and its media type.
@@ -152,17 +193,25 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// What is asked of the gate: organisation and purpose only as the token has them.
-fn asked(caller: &Caller, question: Question, format: Format) -> Result<AccessRequest, Failure> {
-    let operation = caller.operation;
-    let own = caller.principal.org.clone();
-    let org = question.org.or(own);
-    let org = org.ok_or(IdentityError::OutOfReach { operation })?;
-    command::query(&caller.principal, &org, &question.purpose)?;
+fn asked(
+    caller: &Caller,
+    question: Question,
+    format: Format,
+    known: &mut RefusedRequest,
+) -> Result<AccessRequest, Failure> {
     let subjects: Result<Vec<Uscc>, _> = question
         .subjects
         .iter()
         .map(|code| Uscc::normalise(code))
         .collect();
+    if let Ok(subjects) = &subjects {
+        known.subjects.clone_from(subjects);
+    }
+    let operation = caller.operation;
+    let own = caller.principal.org.clone();
+    let org = question.org.or(own);
+    let org = org.ok_or(IdentityError::OutOfReach { operation })?;
+    command::query(&caller.principal, &org, &question.purpose)?;
     Ok(AccessRequest {
         principal: caller.principal.name.clone(),
         org,

@@ -7,6 +7,7 @@ mod encrypted;
 mod holdings;
 mod hostile;
 mod identity;
+mod refused;
 mod repeated;
 mod rights;
 pub mod shared;

@@ -326,15 +326,63 @@ pub const ENDLESS: &str = "SELECT a.uscc AS one, b.uscc AS two, c.uscc AS three,
 
 /// A request over a bare connection, of which as much is read as the test likes.
 pub fn bare(service: &Service, token: &str, body: &str) -> std::net::TcpStream {
-    use std::io::Write;
     let mut stream = std::net::TcpStream::connect(service.address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
+    ask_over(&mut stream, token, body);
+    stream
+}
+
+/// Asks over a connection.
+pub fn ask_over(stream: &mut std::net::TcpStream, token: &str, body: &str) {
+    use std::io::Write;
     let request = format!(
         "POST /v1/queries HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).unwrap();
+}
+
+/// A connection through which hardly anything fits.
+pub fn narrow(address: SocketAddr) -> std::net::TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(address).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
     stream
+}
+
+/// How many bytes lie in the buffers of the system, both sides together, when nobody reads from a [`narrow`] connection.
+pub fn narrow_holds() -> usize {
+    use std::io::{ErrorKind, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = narrow(listener.local_addr().unwrap());
+    let (mut server, _) = listener.accept().unwrap();
+    server.set_nodelay(true).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let part = [0; 1 << 14];
+    let (mut held, mut full_since) = (0, None);
+    loop {
+        match server.write(&part) {
+            Ok(written) => (held, full_since) = (held + written, None),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                // What is sent off makes room for a little more.
+                let since = *full_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > Duration::from_millis(500) {
+                    drop(client);
+                    return held;
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        }
+    }
 }
 
 /// The head of an answer, up to the empty line; its `qihui-access-id`.

@@ -40,8 +40,8 @@ fn a_statement_that_is_no_text_is_refused_on_every_way_in() {
             .send();
         reply.fails(400, "BadRequest");
     }
-    // Nothing was decided, so there is nothing to record.
-    assert_eq!(entries(&lab), before);
+    // Nothing was decided: each is recorded as refused.
+    assert_eq!(entries(&lab), before + 3);
     // Letters without glyphs, and a zero, are text.
     let zero = ask_bank("SELECT '\u{0}\u{202e}\u{feff}' AS odd");
     let reply = service
@@ -52,16 +52,23 @@ fn a_statement_that_is_no_text_is_refused_on_every_way_in() {
         reply.is(200).rows(),
         [json!({ "odd": "\u{0}\u{202e}\u{feff}" })]
     );
-    service.stop();
+    // The command line, through the service and without it.
     let words = query("city_bank", "policy.matching", &[]);
-    let mut command = lab.command(&words);
-    command.arg(OsStr::from_bytes(b"SELECT '\xff'"));
-    let answer: Answer = command.output().unwrap().into();
-    answer.fails(2, "BadUsage", &["UTF-8"]);
+    let by_hand = || {
+        let before = entries(&lab);
+        let mut command = lab.command(&words);
+        command.arg(OsStr::from_bytes(b"SELECT '\xff'"));
+        let answer: Answer = command.output().unwrap().into();
+        answer.fails(2, "BadUsage", &["UTF-8"]);
+        assert_eq!(entries(&lab), before + 1);
+    };
+    by_hand();
+    service.stop();
+    by_hand();
 }
 
 #[test]
-fn a_long_statement_is_refused_by_its_length_and_what_was_decided_is_recorded() {
+fn a_long_statement_is_refused_by_its_length_and_recorded_as_refused() {
     let lab = Lab::world();
     let analyst = lab.analyst();
     let service = Service::start(&lab);
@@ -90,12 +97,13 @@ fn a_long_statement_is_refused_by_its_length_and_what_was_decided_is_recorded() 
     connection.write_all(&vec![b'x'; length]).unwrap();
     let answer = String::from_utf8(to_the_end(&mut connection)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("BodyTooLarge"));
-    assert_eq!(entries(&lab), before);
+    // Refused unread, and recorded.
+    assert_eq!(entries(&lab), before + 2);
     // What a document may hold is more than what a statement may be.
     ask(&of_length((256 << 10) + 1)).fails(422, "StatementTooLong");
     ask(&format!("SELECT {}", "(".repeat(200_000))).fails(422, "StatementTooDeep");
     ask(&format!("SELECT 1{}", " OR 1 = 1".repeat(20_000))).fails(422, "StatementTooDeep");
-    assert_eq!(entries(&lab), before + 3);
+    assert_eq!(entries(&lab), before + 5);
     assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
     ask(&of_length(256 << 10)).is(200);
     service.stop();

@@ -162,7 +162,7 @@ fn two_keys_open_a_row_and_one_closes_it() {
 }
 
 /// Every access of an enterprise, in pages of two; each must be in the tree of the checkpoint.
-fn proven(service: &Service, token: &str, uscc: &str) -> Vec<Value> {
+pub fn proven(service: &Service, token: &str, uscc: &str) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
     let mut next = String::new();
     loop {

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::shared::{Reply, SOON, Service, forwarded};
+use super::shared::{Reply, SOON, Service, forwarded, narrow};
 use crate::support::{Lab, request};
 
 const SQL: &str = "SELECT uscc, pzxh, skssqq, xse, ynse FROM vat_declaration";
@@ -471,22 +470,6 @@ fn connections(service: &Service, operator: &str) -> u32 {
         .lines()
         .find_map(|line| line.strip_prefix("qihui_connections "));
     line.unwrap().parse().unwrap()
-}
-
-/// A connection through which hardly anything fits.
-fn narrow(address: SocketAddr) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(address).await.unwrap().into_std().unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream
 }
 
 #[test]
