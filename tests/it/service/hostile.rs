@@ -157,8 +157,8 @@ fn gate_4_nothing_leaves_after_a_withdrawal_was_acknowledged() {
         "the withdrawal was held up: {:?}",
         begun.elapsed()
     );
-    // What was in the system's buffers by then may still arrive, and no more than that: not the quarter of a megabyte that
-    // the service keeps ready.
+    // What was in the system's buffers by then may still arrive, and hardly more. That nothing is written to the socket after
+    // the acknowledgement is looked at more closely in `src/serve/wire.rs`.
     let rest = to_the_end(&mut stream);
     assert!(!rest.ends_with(b"0\r\n\r\n"), "the answer came to its end");
     let held = narrow_holds();
