@@ -14,7 +14,7 @@
 
 use std::collections::BTreeSet;
 
-use qihui_catalog::{ConsentId, EnterpriseNo, Timestamp};
+use qihui_catalog::{ConsentId, DatasetId, EnterpriseNo, OrgId, PurposeCode, Timestamp};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 use serde_json::json;
@@ -29,7 +29,7 @@ use crate::{
     error::{LedgerError, Result},
     store::{
         agreements, events,
-        holdings::{self, Chunk, DueRow, EVERYTHING, HoldingRow, Wanted},
+        holdings::{self, Chunk, DecidedOn, DueRow, EVERYTHING, HoldingRow, Wanted},
     },
     text,
 };
@@ -105,7 +105,7 @@ pub(crate) fn days_after(at: Timestamp, days: u32) -> Timestamp {
 }
 
 /// For how many days a release may be kept: the shortest of what the purpose, the statutes and the consents behind it
-/// allow; none where it rests on none of them, being of open data alone.
+/// allow, as they were at its decision; none where it rests on none of them, being of open data alone.
 async fn life_of(connection: &mut SqliteConnection, new: &Released) -> Result<Option<u32>> {
     let (_, consenting) = new.everybody();
     if new.basis.is_empty() && consenting.is_empty() {
@@ -130,13 +130,17 @@ async fn life_of(connection: &mut SqliteConnection, new: &Released) -> Result<Op
         }
         let few: Option<Vec<u32>> =
             (consenting.len() <= MAX_LOOKED_UP).then(|| consenting.iter().collect());
-        let grantee = (&new.org, &new.purpose, &held.dataset);
-        let lives = holdings::lives(connection, grantee, few.as_deref()).await?;
-        let shortest = lives
+        let decided = DecidedOn {
+            grantee: (&new.org, &new.purpose, &held.dataset),
+            position: new.decided_at,
+            at: new.decided,
+        };
+        let behind = holdings::storable(connection, decided, few.as_deref()).await?;
+        let shortest = behind
             .into_iter()
-            .find(|(_, whose)| !whose.is_disjoint(&consenting));
-        if let Some((days, _)) = shortest {
-            at_most(days);
+            .find(|grants| !grants.whose.is_disjoint(&consenting));
+        if let Some(grants) = shortest {
+            at_most(grants.days);
         }
     }
     Ok(life)
@@ -159,7 +163,7 @@ impl Ledger {
         let life = life_of(change.connection(), &new).await?;
         let at = change.now;
         let (rows, bytes, sha256) = match new.came_to {
-            Some((rows, bytes, sha256)) => (Some(rows), Some(bytes), Some(sha256)),
+            Some((rows, bytes, sha256)) => (rows, Some(bytes), Some(sha256)),
             None => (None, None, None),
         };
         let document = HoldingDocument {
@@ -192,6 +196,27 @@ impl Ledger {
         let id = document.holding_id;
         change.commit().await?;
         self.holding(&id).await
+    }
+
+    /// Whose consents, those apart that count their uses, opened a dataset for keeping at a decision that was made at a
+    /// position of the ledger and an instant: whatever became of them since.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn storable_at(
+        &self,
+        grantee: (&OrgId, &PurposeCode, &DatasetId),
+        (position, at): (u64, Timestamp),
+    ) -> Result<RoaringBitmap> {
+        let mut reader = self.inner.reader().await?;
+        let decided = DecidedOn {
+            grantee,
+            position,
+            at,
+        };
+        let found = holdings::storable(&mut reader, decided, None).await?;
+        let free = found.into_iter().filter(|grants| !grants.metered);
+        Ok(free.fold(RoaringBitmap::new(), |all, grants| all | grants.whose))
     }
 
     /// A holding.

@@ -11,6 +11,26 @@ use crate::decision::AgreementId;
 /// Why a holding is due whose time is over.
 pub(super) const LIFE_OVER: &str = "life_over";
 
+/// What of a dataset is in a holding by consent alone: not by a law, and not because it is open to everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByConsent {
+    /// Rows: without a consent there is none of an enterprise, so that even the number of rows rests on consents.
+    #[default]
+    Rows,
+    /// Cells of the columns that were read; the rows are there anyhow.
+    Cells,
+    /// Nothing.
+    Nothing,
+}
+
+impl ByConsent {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde hands to it")]
+    fn is_rows(&self) -> bool {
+        *self == Self::Rows
+    }
+}
+
 /// What of a dataset is in a holding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +39,9 @@ pub struct HeldDataset {
     pub dataset: DatasetId,
     /// The columns that the answer was made from.
     pub columns: Vec<String>,
+    /// What of it is there by consent; left out where rows are.
+    #[serde(default, skip_serializing_if = "ByConsent::is_rows")]
+    pub by_consent: ByConsent,
 }
 
 /// What a holding is: fixed when it was recorded.
@@ -41,9 +64,9 @@ pub struct HoldingDocument {
     pub at: Timestamp,
     /// Whether the whole answer was released; a part of one may be held as well.
     pub complete: bool,
-    /// Rows of the answer; none: the hub was killed on the way.
+    /// Rows of the answer; none: it is a part of one.
     pub rows: Option<u64>,
-    /// Bytes that left; none: the same.
+    /// Bytes that left; none: the hub was killed on the way.
     pub bytes: Option<u64>,
     /// SHA-256 of these bytes, hexadecimal; none: the same.
     pub sha256: Option<String>,
@@ -183,12 +206,14 @@ pub struct Released {
     pub basis: BTreeSet<AgreementId>,
     /// The position of the ledger at the decision: what was taken away since has to be deleted again.
     pub decided_at: u64,
+    /// The instant of the decision.
+    pub decided: Timestamp,
     /// The longest that its purpose allows to keep anything, in days.
     pub cap_days: Option<u32>,
     /// Whether the whole answer was released.
     pub complete: bool,
-    /// Rows, bytes and their SHA-256, hexadecimal; none: nobody knows.
-    pub came_to: Option<(u64, u64, String)>,
+    /// Rows (none: of a part of an answer), bytes and their SHA-256, hexadecimal; none: nobody knows.
+    pub came_to: Option<(Option<u64>, u64, String)>,
 }
 
 /// Which holdings to list.

@@ -1,10 +1,13 @@
 //! What has to be deleted of holdings, and why.
 //!
 //! A holding rests on a consent when data of its enterprise is in it by consent, for the same organisation and purpose,
-//! of a dataset that the consent names with action STORE, and the consent had been given by then. When such a consent is
-//! withdrawn, revoked or declared void, the enterprise's part is due; when it is narrowed or replaced, where what
-//! remains no longer covers what the holding was made from. A pause and an expiry give nothing more and leave what was
-//! given: its life goes on. A revoked agreement makes everything due that rests on it.
+//! of a dataset that the consent names with action STORE, and the consent had been in force before: it, an earlier
+//! version of it, or one that it took the place of. Where the rows of the dataset are there by consent, naming the dataset
+//! is enough, whichever columns were read; where only cells are, one of the columns read has to be named. When such a
+//! consent is withdrawn, revoked or declared void, the enterprise's part is due; when it is narrowed or replaced, where
+//! what remains no longer covers the rows and cells that the holding was made from. A pause and an expiry give nothing
+//! more and leave what was given: its life goes on, and a resumption changes nothing of it. A revoked agreement makes
+//! everything due that rests on it.
 
 use qihui_catalog::{Action, Timestamp};
 use roaring::RoaringBitmap;
@@ -12,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    HoldingDocument,
+    ByConsent, HoldingDocument,
     change::Change,
     holdings::{DELETE_WITHIN_DAYS, append_due, days_after, members_of},
     kept::LIFE_OVER,
@@ -43,26 +46,45 @@ fn reason(state: State) -> Option<&'static str> {
     }
 }
 
-/// What a version of a consent opened of what a holding was made from.
+/// What a version of a consent opened of what a holding was made from. A line without columns opened rows alone.
 fn behind(document: &ConsentDocument, held: &HoldingDocument) -> Vec<ScopeLine> {
     let lines = document.scope.iter().filter_map(|line| {
         let of = held.datasets.iter().find(|of| of.dataset == line.dataset)?;
         let columns = line.columns.iter().filter(|name| of.columns.contains(name));
         let columns: Vec<String> = columns.cloned().collect();
-        let line = ScopeLine {
+        let opened = match of.by_consent {
+            ByConsent::Rows => true,
+            ByConsent::Cells => !columns.is_empty(),
+            ByConsent::Nothing => false,
+        };
+        opened.then(|| ScopeLine {
             columns,
             ..line.clone()
-        };
-        (!line.columns.is_empty()).then_some(line)
+        })
     });
     lines.collect()
 }
 
-/// Whether a holding rests on a version of a consent, given that it holds data of its enterprise by consent.
-fn rests_on(held: &HoldingRow, row: &ConsentRow) -> bool {
-    row.document.actions.contains(Action::Store)
-        && row.given.is_some_and(|given| given <= held.recorded)
-        && !behind(&row.document, &held.document).is_empty()
+/// The rows that lines open, whichever columns they name: as lines of one column that stands for them all.
+fn rows_of<'a>(lines: impl Iterator<Item = &'a ScopeLine>) -> Vec<ScopeLine> {
+    let row = |line: &ScopeLine| ScopeLine {
+        columns: vec![String::new()],
+        ..line.clone()
+    };
+    lines.map(row).collect()
+}
+
+/// Whether a document still opens everything that a version of a consent opened of what a holding was made from.
+fn still_covers(by: &ConsentDocument, before: &ConsentDocument, held: &HoldingDocument) -> bool {
+    let opened = behind(before, held);
+    let has_rows = |line: &&ScopeLine| {
+        let mut datasets = held.datasets.iter();
+        datasets.any(|of| of.dataset == line.dataset && of.by_consent == ByConsent::Rows)
+    };
+    let rows = rows_of(opened.iter().filter(has_rows));
+    by.actions.contains(Action::Store)
+        && is_covered(&opened, &by.scope)
+        && is_covered(&rows, &rows_of(by.scope.iter()))
 }
 
 /// The holdings that rest on a version of a consent.
@@ -71,9 +93,13 @@ async fn resting_on(change: &mut Change, row: &ConsentRow) -> Result<Vec<Holding
     if !document.actions.contains(Action::Store) {
         return Ok(Vec::new());
     }
+    let id = document.consent_id.as_str();
+    let Some(since) = events::first_active(change.connection(), id).await? else {
+        return Ok(Vec::new());
+    };
     let about = (&document.consumer.org, &document.purpose.code);
     let mut found = holdings::kept_with(change.connection(), about, row.no).await?;
-    found.retain(|held| rests_on(held, row));
+    found.retain(|held| since <= held.recorded && !behind(document, &held.document).is_empty());
     Ok(found)
 }
 
@@ -156,9 +182,7 @@ pub(super) async fn replaced(
 ) -> Result<()> {
     let mut due = Vec::new();
     for held in resting_on(change, row).await? {
-        let covered = by.actions.contains(Action::Store)
-            && is_covered(&behind(&row.document, &held.document), &by.scope);
-        if !covered {
+        if !still_covers(by, &row.document, &held.document) {
             due.push(held);
         } else if by.data_life_days < row.document.data_life_days {
             let end = days_after(held.document.at, by.data_life_days);

@@ -53,8 +53,8 @@ pub use decide::{Decision, DecisionError};
 pub use epochs::Taken;
 pub use holdings::DELETE_WITHIN_DAYS;
 pub use kept::{
-    Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter, HoldingState, OwnPart,
-    Released,
+    ByConsent, Deletion, DuePart, HeldDataset, Holding, HoldingDocument, HoldingFilter,
+    HoldingState, OwnPart, Released,
 };
 pub use list::{ConsentFilter, Event};
 pub use losses::Losses;

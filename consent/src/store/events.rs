@@ -139,6 +139,33 @@ pub(crate) async fn last_of_consent(
     Ok(time.map(Timestamp))
 }
 
+/// The first event that put a consent into force, or one that it took the place of: from then on something may have been
+/// released under it. None: it never was.
+pub(crate) async fn first_active(
+    connection: &mut SqliteConnection,
+    consent_id: &str,
+) -> Result<Option<u64>> {
+    let position: Option<i64> = sqlx::query_scalar(
+        "WITH RECURSIVE line (id) AS (
+             VALUES (?)
+             UNION
+             SELECT before.consent_id FROM line
+             JOIN consent AS after ON after.consent_id = line.id AND after.version = 1
+             JOIN consent AS before ON before.consent_id = json_extract(after.document, '$.supersedes.consent_id')
+             WHERE before.state = 'SUPERSEDED' AND NOT EXISTS
+                 (SELECT 1 FROM consent AS n WHERE n.consent_id = before.consent_id AND n.version > before.version)
+         )
+         SELECT MIN(position) FROM event
+         WHERE consent_id IN (SELECT id FROM line) AND json_extract(body, '$.state') = 'ACTIVE'",
+    )
+    .bind(consent_id)
+    .fetch_one(connection)
+    .await?;
+    position
+        .map(|position| fit(position, "a position"))
+        .transpose()
+}
+
 /// The versions of consents that ended after a position by an act of somebody, or were replaced.
 pub(crate) async fn consents_ended_after(
     connection: &mut SqliteConnection,

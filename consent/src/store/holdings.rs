@@ -372,16 +372,38 @@ pub(crate) async fn shorten(
     Ok(())
 }
 
-/// For how many days what grants with action STORE open of a dataset may be kept: the distinct lives, and whose they are
-/// among `numbers`; none: among all.
-pub(crate) async fn lives(
+/// Grants with action STORE that were in force at a decision, of equal terms.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Storable {
+    /// For how many days what they open may be kept.
+    pub(crate) days: u32,
+    /// Whether their uses are counted.
+    pub(crate) metered: bool,
+    /// Whose they are.
+    pub(crate) whose: RoaringBitmap,
+}
+
+/// What a decision looked at: the grantee, the position of the ledger, and the instant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DecidedOn<'a> {
+    pub(crate) grantee: (&'a OrgId, &'a PurposeCode, &'a DatasetId),
+    pub(crate) position: u64,
+    pub(crate) at: Timestamp,
+}
+
+/// The grants with action STORE that were in force at a decision, among `numbers` (none: among all), whatever became of
+/// them since; those that may be kept for the shortest time first.
+pub(crate) async fn storable(
     connection: &mut SqliteConnection,
-    (org, purpose, dataset): (&OrgId, &PurposeCode, &DatasetId),
+    decided: DecidedOn<'_>,
     numbers: Option<&[u32]>,
-) -> Result<Vec<(u32, RoaringBitmap)>> {
-    // As in `grants::all`: a row per 65,536 numbers, not one per grant.
+) -> Result<Vec<Storable>> {
+    let (org, purpose, dataset) = decided.grantee;
+    let position = fit::<_, i64>(decided.position, "a position")?;
+    // As in `grants::all`: a row per 65,536 numbers, not one per grant. What nothing happened to since the decision is as
+    // it was; of the few others the last event before it says how they stood.
     let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT data_life, group_concat(no, ' ') FROM grant_row
+        "SELECT data_life, metered, group_concat(no, ' ') FROM grant_row
          WHERE grantee = (SELECT id FROM grantee WHERE org = ",
     );
     query
@@ -392,26 +414,45 @@ pub(crate) async fn lives(
         .push(" AND dataset = ");
     query
         .push_bind(dataset.as_str().to_owned())
-        .push(") AND status = 2 AND actions & 4 <> 0");
+        .push(") AND actions & 4 <> 0 AND starts <= ");
+    query.push_bind(decided.at.0).push(" AND expires > ");
+    query
+        .push_bind(decided.at.0)
+        .push(" AND ((status = 2 AND given <= ");
+    query.push_bind(position).push(
+        ") OR consent IN (SELECT c.seq FROM event AS e CROSS JOIN consent AS c
+             ON c.consent_id = e.consent_id AND c.version = e.version WHERE e.position > ",
+    );
+    query.push_bind(position).push(
+        " AND 'ACTIVE' = (SELECT json_extract(b.body, '$.state') FROM event AS b
+             WHERE b.consent_id = e.consent_id AND b.version = e.version AND b.position <= ",
+    );
+    query
+        .push_bind(position)
+        .push(" ORDER BY b.position DESC LIMIT 1)))");
     if let Some(numbers) = numbers {
         query.push(" AND no IN (SELECT value FROM json_each(");
         query.push_bind(text::canonical(&numbers)?).push("))");
     }
-    query.push(" GROUP BY data_life, no >> 16 ORDER BY data_life");
+    query.push(" GROUP BY data_life, metered, no >> 16 ORDER BY data_life, metered");
     let rows = query.build().fetch_all(connection).await?;
-    let mut lives: Vec<(u32, RoaringBitmap)> = Vec::new();
+    let mut found: Vec<Storable> = Vec::new();
     for row in &rows {
-        let life: u32 = row.try_get(0)?;
-        let numbers: &str = row.try_get(1)?;
+        let (days, metered) = (row.try_get(0)?, row.try_get(1)?);
+        let numbers: &str = row.try_get(2)?;
         let numbers = numbers.split_ascii_whitespace().map(|word| {
             word.parse::<u32>()
                 .map_err(|_| LedgerError::Corrupt("a grant is torn".to_owned()))
         });
-        let numbers = numbers.collect::<Result<RoaringBitmap>>()?;
-        match lives.last_mut() {
-            Some((known, members)) if *known == life => *members |= numbers,
-            _ => lives.push((life, numbers)),
+        let whose = numbers.collect::<Result<RoaringBitmap>>()?;
+        match found.last_mut() {
+            Some(known) if (known.days, known.metered) == (days, metered) => known.whose |= whose,
+            _ => found.push(Storable {
+                days,
+                metered,
+                whose,
+            }),
         }
     }
-    Ok(lives)
+    Ok(found)
 }

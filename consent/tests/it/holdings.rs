@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use qihui_catalog::{Action, Coded, EnterpriseNo};
+use qihui_catalog::{Action, Coded, ConsentId, EnterpriseNo};
 use qihui_consent::{
     Ledger, LedgerError,
     agreement::AgreementFile,
     decision::{AgreementId, DecisionRequest},
     document::NarrowRequest,
     ledger::{
-        Consent, DELETE_WITHIN_DAYS, HeldDataset, Holding, HoldingFilter, HoldingState, Released,
+        ByConsent, Consent, DELETE_WITHIN_DAYS, HeldDataset, Holding, HoldingFilter, HoldingState,
+        Released,
     },
     signing::Operation,
 };
@@ -42,6 +43,7 @@ async fn released(hub: &Hub, access: &str, members: &[EnterpriseNo]) -> Released
     let held = HeldDataset {
         dataset: vat(),
         columns: vec!["sales".to_owned(), "uscc".to_owned()],
+        by_consent: ByConsent::Rows,
     };
     Released {
         access_id: access.to_owned(),
@@ -50,9 +52,10 @@ async fn released(hub: &Hub, access: &str, members: &[EnterpriseNo]) -> Released
         datasets: vec![(held, set(members), decision.scopes[&vat()].granted())],
         basis: decision.scopes[&vat()].agreements.iter().cloned().collect(),
         decided_at: decision.ledger_position,
+        decided: hub.now(),
         cap_days: Some(90),
         complete: true,
-        came_to: Some((7, 70, "ab".repeat(32))),
+        came_to: Some((Some(7), 70, "ab".repeat(32))),
     }
 }
 
@@ -342,6 +345,123 @@ async fn only_what_is_no_longer_covered_is_due() {
     hub.ledger.check().await.unwrap();
 }
 
+/// What was released before a pause is taken back after the resumption like anything else.
+#[tokio::test]
+async fn a_pause_and_a_resumption_change_nothing_of_what_is_due_later() {
+    let hub = Hub::new().await;
+    hub.enterprise(1, 1, 1).await;
+    let narrow = async |id: &ConsentId| {
+        let wish = "scope: [{dataset: vat, columns: [uscc], data_range: {from: 2024-01-01, to: 2026-01-01}}]";
+        let wish = NarrowRequest::parse(wish).unwrap();
+        hub.sign(id, 1, 1, Operation::Narrow, Some(wish))
+            .await
+            .unwrap();
+    };
+    for act in ["withdrawn", "revoked", "narrowed", "superseded"] {
+        let consent = stored(&hub, 1, &[]).await;
+        let id = &consent.document.consent_id;
+        let held = hold(&hub, act, &[consent.no]).await;
+        hub.hold(id, Operation::Pause).await.unwrap();
+        hub.hold(id, Operation::Resume).await.unwrap();
+        hub.drain().await;
+        match act {
+            "withdrawn" => drop(hub.hold(id, Operation::Withdraw).await.unwrap()),
+            "revoked" => drop(hub.ledger.revoke_consent(id, "steward").await.unwrap()),
+            "narrowed" => narrow(id).await,
+            _ => {
+                let instead = format!("expires: 2026-06-01\nsupersedes: {{consent_id: {id}}}");
+                let less = [
+                    ("expires: 2026-06-01", instead.as_str()),
+                    ("columns: [uscc, sales]", "columns: [uscc]"),
+                ];
+                stored(&hub, 1, &less).await;
+            }
+        }
+        let standing = now(&hub, &held).await;
+        assert_eq!(standing.state, HoldingState::DeletionDue, "{act}");
+        assert_eq!(standing.due[0].reason, act);
+        if act == "narrowed" {
+            hub.hold(id, Operation::Withdraw).await.unwrap();
+        }
+    }
+    hub.ledger.check().await.unwrap();
+}
+
+/// What took the place of a consent and covers what was released under it is behind that from then on.
+#[tokio::test]
+async fn a_consent_answers_for_the_one_that_it_took_the_place_of() {
+    let hub = Hub::new().await;
+    hub.enterprise(1, 1, 1).await;
+    let first = stored(&hub, 1, &[]).await;
+    let held = hold(&hub, "a", &[first.no]).await;
+    let mut last = first;
+    for _ in 0..2 {
+        let id = &last.document.consent_id;
+        let instead = format!("expires: 2026-06-01\nsupersedes: {{consent_id: {id}}}");
+        last = stored(&hub, 1, &[("expires: 2026-06-01", &instead)]).await;
+        assert_eq!(now(&hub, &held).await.state, HoldingState::Held);
+    }
+    hub.hold(&last.document.consent_id, Operation::Withdraw)
+        .await
+        .unwrap();
+    let standing = now(&hub, &held).await;
+    assert_eq!(standing.state, HoldingState::DeletionDue);
+    assert_eq!(
+        standing.due[0].consent_id,
+        Some(last.document.consent_id.to_string())
+    );
+    hub.ledger.check().await.unwrap();
+}
+
+/// Where a row is in an answer only by a consent, the answer rests on it though none of its columns was read.
+#[tokio::test]
+async fn rows_rest_on_a_consent_whichever_columns_were_read() {
+    let hub = Hub::new().await;
+    hub.enterprise(1, 1, 1).await;
+    let whole = "{from: 2024-01-01, to: 2026-01-01}";
+    let later = "{from: 2025-01-01, to: 2026-01-01}";
+    let tax =
+        |range: &str| format!("scope: [{{dataset: vat, columns: [tax], data_range: {range}}}]");
+    for (read, by_consent, wish, due) in [
+        ("", ByConsent::Rows, None, true),
+        ("tax", ByConsent::Rows, None, true),
+        ("tax", ByConsent::Cells, None, false),
+        ("sales", ByConsent::Cells, None, true),
+        ("sales", ByConsent::Nothing, None, false),
+        // A narrower consent still opens the rows of the dates that it keeps, whichever columns.
+        ("", ByConsent::Rows, Some(tax(whole)), false),
+        ("", ByConsent::Rows, Some(tax(later)), true),
+        ("sales", ByConsent::Rows, Some(tax(whole)), true),
+    ] {
+        let columns = ("columns: [uscc, sales]", "columns: [sales]");
+        let wider = ("columns: [uscc, sales]", "columns: [sales, tax]");
+        let consent = stored(&hub, 1, &[if wish.is_some() { wider } else { columns }]).await;
+        let id = &consent.document.consent_id;
+        let case = format!("{read:?} {by_consent:?} {wish:?}");
+        let mut new = released(&hub, &case, &[consent.no]).await;
+        new.datasets[0].0.columns = read.split_whitespace().map(str::to_owned).collect();
+        new.datasets[0].0.by_consent = by_consent;
+        let held = hub.ledger.record_holding(new).await.unwrap();
+        match &wish {
+            Some(wish) => {
+                let wish = NarrowRequest::parse(wish).unwrap();
+                let signed = hub.sign(id, 1, 1, Operation::Narrow, Some(wish));
+                signed.await.unwrap();
+            }
+            None => drop(hub.hold(id, Operation::Withdraw).await.unwrap()),
+        }
+        let standing = now(&hub, &held).await;
+        assert_eq!(standing.state == HoldingState::DeletionDue, due, "{case}");
+        if wish.is_some() {
+            hub.hold(id, Operation::Withdraw).await.unwrap();
+        }
+        if by_consent == ByConsent::Rows {
+            assert_eq!(now(&hub, &held).await.state, HoldingState::DeletionDue);
+        }
+    }
+    hub.ledger.check().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_was_taken_away_while_it_was_released_is_due_from_the_start() {
     let hub = Hub::new().await;
@@ -429,6 +549,55 @@ async fn what_was_kept_for_its_life_is_due_and_overdue_without_anybody_writing_i
     );
     assert_eq!(gone.part_of(no, hub.now()).state, HoldingState::Deleted);
     hub.ledger.check().await.unwrap();
+}
+
+/// What a consent allows counts though it ended, or was suspended, while the answer was on its way; and what was given
+/// meanwhile does not.
+#[tokio::test]
+async fn a_life_is_that_of_the_consents_at_the_decision() {
+    let hub = Hub::new().await;
+    hub.enterprise(1, 1, 1).await;
+    hub.enterprise(2, 1, 1).await;
+    let short = (
+        "expires: 2026-06-01",
+        "expires: 2026-01-20\ndata_life_days: 20",
+    );
+    let no = stored(&hub, 2, &[]).await.no;
+    for act in ["pause", "withdraw", "narrow", "expire", "give"] {
+        let consent = match act {
+            "give" => None,
+            _ => Some(stored(&hub, 1, &[short]).await),
+        };
+        let one = consent.as_ref().map_or(no, |consent| consent.no);
+        let on_the_way = released(&hub, act, &[one, no]).await;
+        let id = consent.map(|consent| consent.document.consent_id);
+        match (act, &id) {
+            ("pause", Some(id)) => drop(hub.hold(id, Operation::Pause).await.unwrap()),
+            ("withdraw", Some(id)) => drop(hub.hold(id, Operation::Withdraw).await.unwrap()),
+            ("narrow", Some(id)) => {
+                let wish = NarrowRequest::parse("actions: [QUERY]").unwrap();
+                let signed = hub.sign(id, 1, 1, Operation::Narrow, Some(wish));
+                signed.await.unwrap();
+            }
+            ("give", _) => {
+                let short = (
+                    "expires: 2026-06-01",
+                    "expires: 2026-06-01\ndata_life_days: 7",
+                );
+                stored(&hub, 2, &[short]).await;
+            }
+            _ => {
+                hub.advance(days(11));
+                hub.ledger.expire_due().await.unwrap();
+            }
+        }
+        let held = hub.ledger.record_holding(on_the_way).await.unwrap();
+        let life = if act == "give" { 90 } else { 20 };
+        assert_eq!(held.document.data_life_days, Some(life), "{act}");
+        if let Some(id) = id {
+            drop(hub.hold(&id, Operation::Withdraw).await);
+        }
+    }
 }
 
 /// A province: a holding of a million enterprises is recorded, found by one of them, and marked, in little time and room.

@@ -2,14 +2,15 @@
 //!
 //! The holding is in the ledger after the last byte left and before `access.finished`. When it cannot be recorded, the
 //! access gets no end: the next start closes it, and records the holding then, as it does for an access whose process
-//! was killed. Who is in such a holding is not known; it is said to be everybody who could be.
+//! was killed. Who is in such a holding is not known; it is said to be everybody who could be: whose consent was in force
+//! at the decision, or, where rows were open without one, everybody with a row. What became of consents and agreements
+//! since makes nobody less a member; what was taken away is due from the start.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use qihui_catalog::{Action, DatasetId, EnterpriseNo, Timestamp};
-use qihui_consent::decision::{AgreementId, ColumnScope, DatasetScope, DecisionRequest};
-use qihui_consent::ledger::{HeldDataset, Holding, Released as ToHold};
+use qihui_catalog::{Action, DatasetId, Level, Timestamp};
+use qihui_consent::decision::{Agreement, AgreementId, Basis, ColumnScope, DatasetScope};
+use qihui_consent::ledger::{ByConsent, HeldDataset, Holding, Released as ToHold};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,7 +25,7 @@ struct Decided {
     access_id: String,
     org: qihui_catalog::OrgId,
     purpose: qihui_catalog::PurposeCode,
-    action: Action,
+    at: Timestamp,
     ledger_position: u64,
     datasets: Vec<DecidedDataset>,
 }
@@ -43,7 +44,7 @@ impl Gate {
         request: &AccessRequest,
         access_id: &str,
         prepared: &Prepared,
-        (complete, rows, released): (bool, u64, &Released),
+        (rows, released): (Option<u64>, &Released),
     ) -> Result<Holding, QueryError> {
         let mut read = entries::columns_read(&prepared.planned.logical);
         let mut passed = prepared.planned.account.passed();
@@ -52,17 +53,20 @@ impl Gate {
         for (dataset, scope) in &prepared.scopes {
             let scope = scope.scope();
             basis.extend(scope.agreements.iter().cloned());
+            let columns = columns(read.remove(dataset.as_str()));
+            let by_consent = by_consent(scope, &columns);
+            let consenting = if by_consent == ByConsent::Nothing {
+                RoaringBitmap::new()
+            } else {
+                scope.granted()
+            };
             let held = HeldDataset {
                 dataset: dataset.clone(),
-                columns: columns(read.remove(dataset.as_str())),
+                columns,
+                by_consent,
             };
             let members = passed.remove(dataset).unwrap_or_default().touched;
-            let by_consent = if rests_on_grants(scope, &held.columns) {
-                scope.granted()
-            } else {
-                RoaringBitmap::new()
-            };
-            datasets.push((held, members, by_consent));
+            datasets.push((held, members, consenting));
         }
         let held = ToHold {
             access_id: access_id.to_owned(),
@@ -71,8 +75,9 @@ impl Gate {
             datasets,
             basis,
             decided_at: prepared.decision.ledger_position,
+            decided: prepared.at,
             cap_days: self.data_life_days(&request.purpose),
-            complete,
+            complete: rows.is_some(),
             came_to: Some((rows, released.bytes, released.sha256.clone())),
         };
         let recorded = self.parts.ledger.record_holding(held).await;
@@ -95,28 +100,29 @@ impl Gate {
         let used = ledger.used_by(&decided.access_id).await;
         let used = used.map_err(|error| QueryError::Refused(Box::new(error)))?;
         let used: RoaringBitmap = used.into_iter().map(|(_, no)| no.0).collect();
+        let agreements = self.ledger(ledger.agreements().await)?;
+        let agreements: Vec<Agreement> = agreements.into_iter().map(|one| one.agreement).collect();
         let mut datasets = Vec::new();
         let mut basis = BTreeSet::new();
         for read in &decided.datasets {
             let present = self.present(&read.dataset).await?;
-            let (members, consenting) = match self.open_now(&decided, &read.dataset).await {
-                Some(scope) => {
-                    let granted = scope.granted() | &used;
-                    let members = if scope.all_rows {
-                        present
-                    } else {
-                        present & &granted
-                    };
-                    let rests = rests_on_grants(&scope, &read.columns);
-                    (members, if rests { granted } else { RoaringBitmap::new() })
-                }
-                // Nothing is open any more; who was in it cannot be told.
-                None => (present.clone(), present),
+            let granted = self.granted_then(&decided, &read.dataset).await? | &used;
+            let (members, by_consent) = match self.opened_then(read, &agreements) {
+                Some(ByConsent::Rows) => (present & &granted, ByConsent::Rows),
+                Some(less) => (present, less),
+                // The contract is gone, and with it how much of it is public.
+                None => (present, ByConsent::Rows),
+            };
+            let consenting = if by_consent == ByConsent::Nothing {
+                RoaringBitmap::new()
+            } else {
+                granted
             };
             basis.extend(read.basis.iter().cloned());
             let held = HeldDataset {
                 dataset: read.dataset.clone(),
                 columns: read.columns.clone(),
+                by_consent,
             };
             datasets.push((held, members, consenting));
         }
@@ -128,6 +134,7 @@ impl Gate {
             datasets,
             basis,
             decided_at: decided.ledger_position,
+            decided: decided.at,
             cap_days,
             complete: false,
             came_to: None,
@@ -137,28 +144,56 @@ impl Gate {
         Ok(Some(recorded))
     }
 
-    /// What of a dataset is open now to whoever made an access.
-    async fn open_now(&self, decided: &Decided, dataset: &DatasetId) -> Option<Arc<DatasetScope>> {
-        let at: Timestamp = self.now();
-        let request = DecisionRequest {
-            org: decided.org.clone(),
-            purpose: decided.purpose.clone(),
-            action: decided.action,
-            at,
-            until: at,
-            subjects: None::<Vec<EnterpriseNo>>,
-            datasets: vec![dataset.clone()],
+    /// Whose consents, those apart that count their uses, were in force when an access was decided.
+    async fn granted_then(
+        &self,
+        decided: &Decided,
+        dataset: &DatasetId,
+    ) -> Result<RoaringBitmap, QueryError> {
+        let grantee = (&decided.org, &decided.purpose, dataset);
+        let when = (decided.ledger_position, decided.at);
+        self.ledger(self.parts.ledger.storable_at(grantee, when).await)
+    }
+
+    /// What consents opened when an access was decided, by the agreements that it was decided on, whether or not they are
+    /// still in force; none: nobody knows the dataset any more.
+    fn opened_then(&self, read: &DecidedDataset, agreements: &[Agreement]) -> Option<ByConsent> {
+        let contract = self.parts.catalog.contracts.get(&read.dataset)?;
+        let behind = |one: &&Agreement| one.dataset == contract.id && read.basis.contains(&one.id);
+        let (consents, laws): (Vec<&Agreement>, Vec<&Agreement>) = agreements
+            .iter()
+            .filter(behind)
+            .partition(|one| one.basis == Basis::Consent);
+        if contract.row_level != Level::L1 && laws.is_empty() {
+            return Some(ByConsent::Rows);
+        }
+        let names = |of: &[&Agreement], column: &str| {
+            let mut columns = of.iter().flat_map(|one| &one.columns);
+            columns.any(|named| named.name == column)
         };
-        let decision = self.parts.ledger.decide(&self.parts.catalog, &request);
-        decision.await.ok()?.scopes.remove(dataset)
+        let by_consent = |name: &String| {
+            let public = contract.column(name).map(|column| column.level) == Some(Level::L1);
+            !public && names(&consents, name) && !names(&laws, name)
+        };
+        Some(if read.columns.iter().any(by_consent) {
+            ByConsent::Cells
+        } else {
+            ByConsent::Nothing
+        })
     }
 }
 
-/// Whether grants open a row, or a cell of these columns, that is not open without them.
-fn rests_on_grants(scope: &DatasetScope, read: &[String]) -> bool {
+/// What grants open of a dataset, of these columns, that is not open without them.
+fn by_consent(scope: &DatasetScope, read: &[String]) -> ByConsent {
     let by_grant =
         |column: &ColumnScope| column.by_grant && !column.always && read.contains(&column.name);
-    !scope.all_rows || scope.columns.iter().any(by_grant)
+    if !scope.all_rows {
+        ByConsent::Rows
+    } else if scope.columns.iter().any(by_grant) {
+        ByConsent::Cells
+    } else {
+        ByConsent::Nothing
+    }
 }
 
 fn columns(read: Option<BTreeSet<String>>) -> Vec<String> {

@@ -595,7 +595,8 @@ impl Gate {
         let begun = released.bytes > 0;
         let keeps = prepared.leaves && request.action == Action::Store && !prepared.explain;
         let holding = if keeps && begun {
-            let came_to = (error.is_none(), rows, &released);
+            // How many rows a part of an answer has was not counted.
+            let came_to = (error.is_none().then_some(rows), &released);
             let held = self.hold(request, access_id, &prepared, came_to).await;
             // Without its holding the access gets no end: the next start sees to both.
             Some(held.map_err(|error| (error, begun))?)
