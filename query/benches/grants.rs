@@ -228,6 +228,7 @@ async fn hub(enterprises: u32) -> Hub {
         log: Arc::clone(&log),
         warehouse,
         bounds: Arc::new(Bounds::new(limits, dir.join("spill"))),
+        unfinished: Arc::default(),
         clock: base.clock.clone(),
     });
     let log = Drainer::new(base.ledger.clone(), Arc::new(gate_3::LogSink(log)));

@@ -38,7 +38,7 @@ use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
 use qihui_pipelines::topics::Topics;
 use qihui_pipelines::topics::progress::kept_versions;
-use qihui_query::access::{Bounds, Gate, GateParts};
+use qihui_query::access::{Bounds, Gate, GateParts, Unfinished};
 use qihui_warehouse::Warehouse;
 
 pub use acts::{Act, Acted};
@@ -125,6 +125,8 @@ struct Shared {
     warehouse: Warehouse,
     /// What all queries may use, whichever gate they come through.
     bounds: Arc<Bounds>,
+    /// The accesses without an end, whichever gate they came through.
+    unfinished: Arc<Unfinished>,
     /// The gate over the catalogue in force, with its cache of file metadata.
     gate: Mutex<Option<(Arc<Catalog>, Arc<Gate>)>>,
     /// The deliveries to subscribers, once somebody asked for them.
@@ -174,6 +176,7 @@ impl Hub {
             catalog: RwLock::new(catalog.clone()),
             warehouse: Warehouse::open(&layout.warehouse())?,
             bounds: Arc::new(Bounds::new(opening.config.query.limits(), layout.spill())),
+            unfinished: Arc::default(),
             gate: Mutex::default(),
             topics: Mutex::default(),
             turns: Mutex::default(),
@@ -300,6 +303,7 @@ impl Hub {
             log: Arc::clone(&self.shared.log),
             warehouse: self.shared.warehouse.clone(),
             bounds: Arc::clone(&self.shared.bounds),
+            unfinished: Arc::clone(&self.shared.unfinished),
             clock: Arc::clone(self.clock()),
         })?);
         *present = Some((Arc::clone(catalog), Arc::clone(&gate)));
@@ -400,8 +404,9 @@ impl Hub {
         let known = {
             let mut known = self.shared.known.lock();
             if self.shared.catalog.read().is_ok() {
-                // Otherwise accesses without an end may not have been closed.
-                known.scanned = self.log().size();
+                // Otherwise accesses without an end may not have been closed. Those of this process are for the next one.
+                let (size, first) = (self.log().size(), self.shared.unfinished.first());
+                known.scanned = first.map_or(size, |first| first.min(size));
             }
             known.clone()
         };

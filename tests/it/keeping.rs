@@ -3,10 +3,16 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use qihui_catalog::{Action, Coded, ConsentId};
+use qihui::config::Config;
+use qihui::hub::{Hub, Opening};
+use qihui::layout::Layout;
+use qihui_audit::{Clock, SystemClock};
+use qihui_catalog::{Action, Coded, ConsentId, EnterpriseNo, Level};
 use qihui_consent::ledger::{Delivery, HoldingFilter, HoldingState};
 use qihui_consent::signing::Operation;
 use qihui_query::access::{AccessRequest, Outlet};
@@ -14,6 +20,7 @@ use qihui_query::formats::Format;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::support::{Answer, Lab, query};
 use crate::topic_world::{Look, Record, World, day, uscc};
@@ -257,9 +264,18 @@ impl Outlet for Way<'_> {
 }
 
 async fn world(dir: &tempfile::TempDir, action: Action, rows: u32) -> (World, Vec<ConsentId>) {
+    world_of(dir, Look::PLAIN, action, rows).await
+}
+
+async fn world_of(
+    dir: &tempfile::TempDir,
+    look: Look,
+    action: Action,
+    rows: u32,
+) -> (World, Vec<ConsentId>) {
     let columns = ["uscc", "id", "name"];
     let dir = dir.path().to_owned();
-    let mut world = World::new(dir, Look::PLAIN, &columns, Delivery::Pull).await;
+    let mut world = World::new(dir, look, &columns, Delivery::Pull).await;
     let mut consents = Vec::new();
     for n in 1..=2 {
         let records = (0..rows).map(|id| Record::plain(n, id, "name"));
@@ -347,7 +363,8 @@ async fn a_part_of_an_answer_is_held_as_well() {
     let [held] = held.as_slice() else {
         panic!("{held:?}")
     };
-    assert!(!held.document.complete);
+    // How many rows a part of an answer has was not counted: not none of them.
+    assert_eq!((held.document.complete, held.document.rows), (false, None));
     assert_eq!(
         (held.state, held.document.data_life_days),
         (HoldingState::Held, Some(60))
@@ -388,4 +405,250 @@ async fn what_a_law_opens_is_not_taken_back_with_a_consent() {
         let named = world.ledger.holdings_due_to(&consents[0]).await.unwrap();
         assert_eq!(named.len(), due);
     }
+}
+
+/// Who is counted is in the answer, though nothing of it was read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_of_rows_rests_on_the_consents_that_open_them() {
+    for (look, due) in [
+        (Look::PLAIN, 1),
+        (
+            Look {
+                row_level: Level::L1,
+                ..Look::PLAIN
+            },
+            0,
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (world, consents) = world_of(&dir, look, Action::Store, 4).await;
+        let counted = AccessRequest {
+            sql: "SELECT count(*) AS n FROM filing".to_owned(),
+            ..request(Action::Store)
+        };
+        let mut out = Vec::new();
+        let summary = world.gate.query(&counted, &mut out).await.unwrap();
+        assert_eq!(out, b"{\"n\":8}\n");
+        let id = summary.terms.holding.unwrap();
+        world.sign(1, &consents[0], Operation::Withdraw, None).await;
+        let held = world.ledger.holding(&id).await.unwrap();
+        assert_eq!((held.document.enterprises, held.due.len()), (2, due));
+    }
+}
+
+/// Stops on the last step of its way, for good.
+struct Stuck {
+    taken: Vec<u8>,
+    last: Arc<Notify>,
+}
+
+#[async_trait]
+impl Outlet for Stuck {
+    async fn ready(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.taken.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.last.notify_one();
+        std::future::pending().await
+    }
+}
+
+/// An answer of which every byte left, and nothing came after: as a killed process leaves it.
+async fn broken_off(world: &World) {
+    let last = Arc::new(Notify::new());
+    let mut out = Stuck {
+        taken: Vec::new(),
+        last: Arc::clone(&last),
+    };
+    let everybody = AccessRequest {
+        subjects: Vec::new(),
+        ..request(Action::Store)
+    };
+    tokio::select! {
+        ended = world.gate.query(&everybody, &mut out) => panic!("{ended:?}"),
+        () = last.notified() => {}
+    }
+    assert!(!out.taken.is_empty());
+}
+
+/// Whatever becomes of a consent or an agreement before the next start: who could be in the answer is in the holding.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_took_back_before_the_next_start_is_in_the_holding_all_the_same() {
+    let everything = Some("everything");
+    for (act, due) in [
+        ("withdraw", Some("withdrawn")),
+        ("narrow", Some("narrowed")),
+        ("revoke", Some("revoked")),
+        ("pause", None),
+        ("expire", None),
+        ("end the agreement", everything),
+        ("end the law", everything),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut world, consents) = world(&dir, Action::Store, 4).await;
+        // One without a consent, and one with a consent that opens nothing for keeping.
+        for n in 3..=4 {
+            world.land(&[Record::plain(n, 0, "name")]).await;
+        }
+        let columns = ["uscc", "id", "name"];
+        world
+            .grant(3, &columns, None, day(200), Action::Query)
+            .await;
+        if act == "end the law" {
+            world.agree_on("law", &["uscc", "id", "name"], true).await;
+        }
+        broken_off(&world).await;
+        // One that consents only now.
+        world
+            .grant(4, &columns, None, day(300), Action::Store)
+            .await;
+        match act {
+            "withdraw" => world.sign(1, &consents[0], Operation::Withdraw, None).await,
+            "pause" => world.sign(1, &consents[0], Operation::Pause, None).await,
+            "narrow" => {
+                let rest = Some("scope: [{dataset: filing, columns: [uscc, id]}]");
+                world.sign(1, &consents[0], Operation::Narrow, rest).await;
+            }
+            "revoke" => {
+                let revoked = world.ledger.revoke_consent(&consents[0], "steward");
+                revoked.await.unwrap();
+            }
+            "expire" => {
+                world.pass_days(190);
+                world.ledger.expire_due().await.unwrap();
+            }
+            agreement => {
+                let id = if agreement == "end the law" {
+                    "law"
+                } else {
+                    "a-1"
+                };
+                let id = id.into();
+                let revoked = world.ledger.revoke_agreement(&id, "steward");
+                revoked.await.unwrap();
+            }
+        }
+        assert_eq!(world.gate.close_interrupted(0).await.unwrap(), 1);
+        let filter = HoldingFilter::default();
+        let (held, _) = world.ledger.holdings(&filter).await.unwrap();
+        let [held] = held.as_slice() else {
+            panic!("{act}: {held:?}")
+        };
+        let all = if act == "end the law" { 4 } else { 2 };
+        assert_eq!(held.document.enterprises, all, "{act}");
+        for n in 1..=2 {
+            let no = EnterpriseNo(world.number(n));
+            let is_held = world.ledger.is_held(&held.document.holding_id, no).await;
+            assert!(is_held.unwrap(), "{act}: {n}");
+        }
+        assert_eq!(held.document.data_life_days, Some(60), "{act}");
+        let parts: Vec<_> = held
+            .due
+            .iter()
+            .map(|part| (part.no, &*part.reason))
+            .collect();
+        let no = EnterpriseNo(world.number(1));
+        match due {
+            None => assert_eq!(parts, [], "{act}"),
+            Some("everything") => assert_eq!(parts, [(None, "agreement")], "{act}"),
+            Some(reason) => assert_eq!(parts, [(Some(no), reason)], "{act}"),
+        }
+        world.ledger.check().await.unwrap();
+    }
+}
+
+/// Sets the clock back when the last byte has left, so that the ledger takes no holding.
+struct SetBack(Arc<Offset>);
+
+/// The time of the machine, and so many milliseconds.
+struct Offset(AtomicI64);
+
+impl Clock for Offset {
+    fn now_ms(&self) -> i64 {
+        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Outlet for SetBack {
+    async fn ready(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.0.0.store(-3_600_000, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// An answer whose holding could not be recorded has its end and its holding after the next start, also when the hub was
+/// closed in order.
+#[test]
+fn what_could_not_be_recorded_is_seen_to_by_the_next_start() {
+    let lab = Lab::world();
+    lab.granted_with("uscc, skssqq, xse", "actions: [STORE]");
+    let clock = Arc::new(Offset(AtomicI64::new(0)));
+    let opening = Opening {
+        layout: Layout::new(&lab.hub()),
+        config: Config::default(),
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        shared: None,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let hub = Box::pin(Hub::open(&opening)).await.unwrap();
+        let request = AccessRequest {
+            org: "city_bank".parse().unwrap(),
+            purpose: "policy.matching".parse().unwrap(),
+            subjects: Vec::new(),
+            sql: SQL.to_owned(),
+            ..request(Action::Store)
+        };
+        let mut out = SetBack(Arc::clone(&clock));
+        let gate = hub.gate().unwrap();
+        let failed = Box::pin(gate.query(&request, &mut out)).await;
+        assert_eq!(failed.unwrap_err().code(), "ClockBack");
+        clock.0.store(0, Ordering::SeqCst);
+        // The service goes on and answers others before it is stopped, from one catalogue after another.
+        hub.rereading_catalog().install_catalog();
+        let hub = hub.acting_as("local:other");
+        let gate = hub.gate().unwrap();
+        let mut out = Vec::new();
+        Box::pin(gate.query(&request, &mut out)).await.unwrap();
+        drop(gate);
+        hub.close().await;
+    });
+    for _ in 0..2 {
+        let listed = lab.json(&["holding", "list"]).done().json();
+        assert_eq!(listed["holdings"].as_array().unwrap().len(), 2, "{listed}");
+    }
+    let mut ended: Vec<(String, bool)> = accesses(&lab)
+        .iter()
+        .filter(|one| one["action"] == "STORE")
+        .map(|one| {
+            (
+                one["decision"].as_str().unwrap().to_owned(),
+                one["holding"].is_string(),
+            )
+        })
+        .collect();
+    ended.sort();
+    assert_eq!(
+        ended,
+        [
+            ("allowed".to_owned(), true),
+            ("interrupted".to_owned(), true)
+        ]
+    );
+    lab.run(&["audit", "verify"]).done();
 }

@@ -292,6 +292,7 @@ impl World {
             log: Arc::clone(&log),
             warehouse: warehouse.clone(),
             bounds: Arc::new(Bounds::new(Limits::default(), folder.join("spill"))),
+            unfinished: Arc::default(),
             clock: clock.clone(),
         });
         let gate = Arc::new(gate.unwrap());
@@ -379,6 +380,7 @@ impl World {
             log: Arc::clone(&self.log),
             warehouse: self.warehouse.clone(),
             bounds: Arc::new(Bounds::new(Limits::default(), self.folder.join("spill"))),
+            unfinished: Arc::default(),
             clock: self.clock.clone(),
         });
         self.gate = Arc::new(gate.unwrap());

@@ -238,19 +238,30 @@ impl Gate {
             message: error.to_string(),
             code: error.code(),
         };
-        let receipts = self
-            .parts
-            .log
+        let (log, unfinished) = (&self.parts.log, &self.parts.unfinished);
+        let size = log.size();
+        if record.kind == DECIDED {
+            unfinished.begin(size);
+        }
+        let receipts = log
             .submit(&[entry])
             .map_err(unavailable)?
             .await
             .map_err(unavailable)?;
-        receipts
+        let index = receipts
             .first()
             .map(|receipt| receipt.index)
             .ok_or(QueryError::Internal {
                 what: "the receipt of a log entry",
-            })
+            })?;
+        if record.kind == DECIDED {
+            unfinished.decided(size, index);
+        }
+        let of = record.body.get("decided").and_then(Value::as_u64);
+        if let Some(decided) = of.filter(|_| record.kind == FINISHED) {
+            unfinished.finished(decided);
+        }
+        Ok(index)
     }
 
     /// Records a refusal. If the log fails, that is the error: an unrecorded refusal is no answer either.

@@ -28,6 +28,7 @@ mod release;
 mod statistics;
 pub mod stored_scope;
 pub mod terms;
+mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -77,6 +78,7 @@ use release::{Epochs, Release, Released};
 use statistics::Figures;
 pub use statistics::{MAX_QUESTIONS, StatisticSummary};
 pub use terms::{Keep, Terms, VIEW_ROWS};
+pub use unfinished::Unfinished;
 
 /// How often a query looks whether what it rests on stands, whatever else it does.
 const LOOK: Duration = Duration::from_millis(200);
@@ -93,6 +95,8 @@ pub struct GateParts {
     pub warehouse: Warehouse,
     /// What queries may use: the hub's, whose every gate has the same.
     pub bounds: Arc<Bounds>,
+    /// The accesses without an end: the hub's, too.
+    pub unfinished: Arc<Unfinished>,
     /// The hub's time.
     pub clock: Arc<dyn Clock>,
 }

@@ -157,6 +157,7 @@ pub async fn hub_of(dir: &Path, enterprises: u32, limits: Limits) -> Hub {
         log: Arc::clone(&log),
         warehouse,
         bounds: Arc::clone(&bounds),
+        unfinished: Arc::default(),
         clock: Arc::new(SystemClock),
     })
     .unwrap();

@@ -274,6 +274,7 @@ fn gate(
         log: Arc::clone(log),
         warehouse: warehouse.clone(),
         bounds: Arc::new(Bounds::new(Limits::default(), dir.join("spill"))),
+        unfinished: Arc::default(),
         clock: Arc::new(June),
     })
     .unwrap()
