@@ -8,7 +8,7 @@ use qihui_consent::ledger::{Consent, ConsentFilter, Event, UsesLeft};
 use qihui_consent::signing::{Operation, SigningKey};
 use serde_json::{Value, json};
 
-use super::{Context, enterprise, preview, with_hub};
+use super::{Context, enterprise, holding, preview, with_hub};
 use crate::cli::{ConsentCommand, OperationArgs};
 use crate::failure::Failure;
 use crate::files::read_document;
@@ -115,7 +115,10 @@ pub(crate) fn taken(acted: &Acted) -> Report {
     if acted.holdings.is_empty() {
         return report;
     }
-    for holding in &acted.holdings {
+    // As the enterprise may see them.
+    let own = |held| holding::part(held, acted.consent.no, acted.at);
+    let holdings: Vec<Value> = acted.holdings.iter().map(own).collect();
+    for holding in &holdings {
         let word = |key: &str| holding.get(key).and_then(Value::as_str).unwrap_or("?");
         report.text += &format!(
             "\n{} has to delete its copy of {} by {} ({})",
@@ -125,7 +128,7 @@ pub(crate) fn taken(acted: &Acted) -> Report {
             word("holding_id")
         );
     }
-    report.json["holdings"] = json!(acted.holdings);
+    report.json["holdings"] = json!(holdings);
     report
 }
 

@@ -76,13 +76,14 @@ async fn list(
         overdue,
         ..HoldingFilter::default()
     };
+    let now = Timestamp(hub.clock().now_ms());
     let mut entries = Vec::new();
     loop {
         let (page, next) = hub.ledger().holdings(&filter).await?;
         for holding in &page {
             // Whoever asks about an enterprise is shown what that enterprise is shown.
             entries.push(match number {
-                Some(no) => part(hub, holding, no),
+                Some(no) => part(holding, no, now),
                 None if whole => entry(holding),
                 None => continue,
             });
@@ -135,7 +136,7 @@ pub(crate) async fn show(hub: &Hub, id: &str, reached: Reached) -> Result<Report
     let json = match reached {
         Reached::Whole => whole(hub, &holding)?,
         Reached::PartOf(uscc) => match hub.number_of(uscc)? {
-            Some(no) => part(hub, &holding, no),
+            Some(no) => part(&holding, no, Timestamp(hub.clock().now_ms())),
             None => Value::Null,
         },
     };
@@ -208,9 +209,9 @@ fn whole(hub: &Hub, holding: &Holding) -> Result<Value, Failure> {
 }
 
 /// An enterprise's part of a holding: who keeps what of it until when; no totals, and nothing of others.
-pub(crate) fn part(hub: &Hub, holding: &Holding, no: EnterpriseNo) -> Value {
+pub(crate) fn part(holding: &Holding, no: EnterpriseNo, now: Timestamp) -> Value {
     let document = &holding.document;
-    let own = holding.part_of(no, Timestamp(hub.clock().now_ms()));
+    let own = holding.part_of(no, now);
     json!({
         "holding_id": document.holding_id,
         "org": document.org,

@@ -5,16 +5,13 @@
 
 use std::sync::Arc;
 
-use qihui_catalog::{Catalog, CatalogErrors, ConsentId};
+use qihui_catalog::{Catalog, CatalogErrors, ConsentId, Timestamp};
 use qihui_consent::document::NarrowRequest;
-use qihui_consent::ledger::{Consent, ConsentOperation};
+use qihui_consent::ledger::{Consent, ConsentOperation, Holding};
 use qihui_consent::signing::{Operation, SigningKey};
 use qihui_consent::{Ledger, LedgerError};
 
-use serde_json::Value;
-
 use super::{Hub, Opening};
-use crate::commands::holding;
 use crate::failure::Failure;
 use crate::principal;
 
@@ -36,8 +33,10 @@ pub struct Act {
 pub struct Acted {
     /// The consent as it then stands.
     pub consent: Consent,
-    /// What of its enterprise still has to be deleted because of it, as the enterprise may see it.
-    pub holdings: Vec<Value>,
+    /// In which holdings something of its enterprise still has to be deleted because of it.
+    pub holdings: Vec<Holding>,
+    /// The instant at which they stand so.
+    pub at: Timestamp,
 }
 
 impl Act {
@@ -76,12 +75,10 @@ impl Hub {
     }
 
     async fn acted(&self, id: &ConsentId) -> Result<Acted, Failure> {
-        let consent = self.ledger.consent(id).await?;
-        let due = self.ledger.holdings_due_to(id).await?;
-        let own = |holding| holding::part(self, holding, consent.no);
         Ok(Acted {
-            holdings: due.iter().map(own).collect(),
-            consent,
+            consent: self.ledger.consent(id).await?,
+            holdings: self.ledger.holdings_due_to(id).await?,
+            at: Timestamp(self.clock().now_ms()),
         })
     }
 

@@ -540,6 +540,8 @@ async fn who_took_back_before_the_next_start_is_in_the_holding_all_the_same() {
         let [held] = held.as_slice() else {
             panic!("{act}: {held:?}")
         };
+        let held = world.ledger.holding(&held.document.holding_id).await;
+        let held = held.unwrap();
         let all = if act == "end the law" { 4 } else { 2 };
         assert_eq!(held.document.enterprises, all, "{act}");
         for n in 1..=2 {

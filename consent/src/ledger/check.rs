@@ -4,8 +4,9 @@ use qihui_catalog::Timestamp;
 use serde::Deserialize;
 
 use super::{
-    HoldingDocument, Ledger,
+    Ledger,
     change::{GENESIS, hash_of},
+    fold::Fold,
     holdings::members_hash,
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     state::{ConsentEvent, Progress},
     store::{
         consents, events,
-        holdings::{self, Wanted},
+        holdings::{self, StandingRow, Wanted},
         parsed,
     },
 };
@@ -35,11 +36,12 @@ pub struct Checked {
 impl Ledger {
     /// Verifies that events are numbered without gaps, that time does not go back, that the chain of hashes holds, that
     /// the versions of every consent are chained, that the state of every version is the fold over its events, and that
-    /// holdings are what was recorded.
+    /// every holding is what was recorded and stands as its events say.
     pub async fn check(&self) -> Result<Checked> {
         let mut reader = self.inner.reader().await?;
         let mut snapshot = sqlx::Connection::begin(&mut *reader).await?;
         let (mut position, mut head, mut time) = (0, GENESIS, Timestamp(i64::MIN));
+        let mut fold = Fold::default();
         loop {
             let batch = events::after(&mut snapshot, position, BATCH).await?;
             if batch.is_empty() {
@@ -57,11 +59,12 @@ impl Ledger {
                 if event.time < time {
                     return Err(broken("lies before the one before it"));
                 }
+                fold.event(&event)?;
                 (position, head, time) = (place, event.hash, event.time);
             }
         }
         let consents = Self::check_consents(&mut snapshot).await?;
-        Self::check_holdings(&mut snapshot).await?;
+        Self::check_holdings(&mut snapshot, fold).await?;
         snapshot.rollback().await?;
         Ok(Checked {
             events: position,
@@ -70,34 +73,40 @@ impl Ledger {
         })
     }
 
-    /// Every holding is what its event says, and whose data is in it is what the event binds it to.
-    async fn check_holdings(snapshot: &mut sqlx::SqliteConnection) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Body {
-            holding: HoldingDocument,
-        }
+    /// Every holding is what its events say, and whose data is in it is what the first of them binds it to.
+    async fn check_holdings(snapshot: &mut sqlx::SqliteConnection, mut fold: Fold) -> Result<()> {
         let mut wanted = Wanted {
             limit: BATCH,
             ..Wanted::default()
         };
-        loop {
-            let batch = holdings::list(snapshot, wanted).await?;
-            let Some(last) = batch.last() else {
-                return Ok(());
-            };
-            wanted.after = last.seq;
-            for row in batch {
+        let mut next = Some(0);
+        while let Some(after) = next {
+            wanted.after = after;
+            let (batch, last) = holdings::list(snapshot, wanted).await?;
+            for StandingRow { row, .. } in batch {
                 let id = &row.document.holding_id;
                 let broken = |what: &str| LedgerError::Corrupt(format!("holding `{id}` {what}"));
-                let body = events::body_of(snapshot, row.recorded).await?;
-                if parsed::<Body>(&body, "an event")?.holding != row.document {
+                let Some(folded) = fold.holdings.remove(id) else {
+                    return Err(broken("was never recorded"));
+                };
+                if (&folded.document, folded.recorded) != (&row.document, row.recorded) {
                     return Err(broken("is not what its event says"));
+                }
+                let due = holdings::due(snapshot, row.seq).await?;
+                let stands = (row.keep_until, row.deleted, due);
+                if (folded.keep_until, folded.deleted, folded.due()) != stands {
+                    return Err(broken("does not stand as its events say"));
                 }
                 let members = holdings::members(snapshot, row.seq).await?;
                 if members_hash(&members)? != row.document.members_sha256 {
                     return Err(broken("holds data of others than its event says"));
                 }
             }
+            next = last;
+        }
+        match fold.holdings.into_keys().next() {
+            None => Ok(()),
+            Some(id) => Err(LedgerError::Corrupt(format!("holding `{id}` is gone"))),
         }
     }
 

@@ -7,7 +7,8 @@
 //!   the purpose behind it allows. What an enterprise takes back has to be deleted within [`DELETE_WITHIN_DAYS`], and that
 //!   is in force when the taking back is. [`DELETION_DUE`](HoldingState::DeletionDue) is said from the instant on,
 //!   whether or not it was written down yet.
-//! - Every change is an event. Whose data is in a holding is bound to its event by a hash.
+//! - Every change is an event, and what is stored of a holding is the fold over its events ([`super::fold`]). Whose data is in
+//!   it is bound to its event by a hash.
 //!
 //! Limits: the hub says what has to be deleted and records what the organisation states; it cannot see the copy. The
 //! enterprises of an event are its subjects while there are at most [`MAX_SUBJECTS`] of them.
@@ -28,8 +29,12 @@ use crate::{
     decision::Basis,
     error::{LedgerError, Result},
     store::{
-        agreements, events,
-        holdings::{self, Chunk, DecidedOn, DueRow, EVERYTHING, HoldingRow, Wanted},
+        agreements,
+        holdings::{
+            self, Chunk, DecidedOn, DuePartRow, EVERYTHING, HoldingRow, Parts, StandingRow,
+            StatedRow, Wanted,
+        },
+        parsed,
     },
     text,
 };
@@ -42,6 +47,8 @@ const MAX_SUBJECTS: u64 = 1024;
 const MAX_LOOKED_UP: u64 = 1024;
 /// The most that one page holds.
 const MAX_PAGE: u32 = 1000;
+/// At least so many are looked at at once.
+const LOOKED_AT: u32 = 100;
 /// The longest statement of a deletion, in characters.
 const MAX_STATEMENT: usize = 2000;
 const DAY_MS: i64 = 86_400_000;
@@ -156,7 +163,8 @@ impl Ledger {
         let mut change = self.change().await?;
         let known = holdings::of_access(change.connection(), &new.access_id).await?;
         if let Some(known) = known {
-            return self.stands(change.connection(), known).await;
+            drop(change);
+            return self.holding(&known.document.holding_id).await;
         }
         let (members, consenting) = new.everybody();
         let chunks = chunks(&members, &consenting);
@@ -225,8 +233,10 @@ impl Ledger {
     /// There is none of this name, or the ledger cannot be read.
     pub async fn holding(&self, id: &str) -> Result<Holding> {
         let mut reader = self.inner.reader().await?;
-        let row = find(&mut reader, id).await?;
-        self.stands(&mut reader, row).await
+        let standing = holdings::standing_of(&mut reader, id).await?;
+        let standing = standing.ok_or_else(|| LedgerError::UnknownHolding(text::shown(id)))?;
+        let due = holdings::due_parts(&mut reader, standing.row.seq, Parts::All).await?;
+        self.stands(standing, due)
     }
 
     /// Whether data of an enterprise is in a holding.
@@ -239,7 +249,8 @@ impl Ledger {
         holdings::is_member(&mut reader, row.seq, no).await
     }
 
-    /// A page of holdings, oldest first, and the mark of the next page if there may be one.
+    /// A page of holdings, oldest first, and the mark of the next page if there may be one. What is due of each is told as
+    /// far as it concerns the enterprise that is asked about; otherwise [`Ledger::holding`] has it.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -255,45 +266,46 @@ impl Ledger {
                 no: filter.enterprise,
                 overdue_at: filter.overdue.then_some(now),
                 after,
-                limit,
+                // Few of a chunk may be of the enterprise.
+                limit: limit.max(LOOKED_AT),
             };
-            let rows = holdings::list(&mut reader, wanted).await?;
-            let exhausted = rows.len() < limit as usize;
-            for row in rows {
-                after = row.seq;
-                let is_one = match filter.enterprise {
-                    Some(no) => holdings::is_member(&mut reader, row.seq, no).await?,
-                    None => true,
+            let (found, next) = holdings::list(&mut reader, wanted).await?;
+            for standing in found {
+                let seq = standing.row.seq;
+                let due = match filter.enterprise {
+                    Some(no) => holdings::due_parts(&mut reader, seq, Parts::Of(no)).await?,
+                    None => Vec::new(),
                 };
-                if is_one {
-                    let holding = self.stands(&mut reader, row).await?;
-                    let overdue = match filter.enterprise {
-                        Some(no) => holding.part_of(no, now).overdue,
-                        None => holding.overdue,
-                    };
-                    if overdue || !filter.overdue {
-                        page.push(holding);
-                    }
+                let holding = self.stands(standing, due)?;
+                let overdue = match filter.enterprise {
+                    Some(no) => holding.part_of(no, now).overdue,
+                    None => holding.overdue,
+                };
+                if overdue || !filter.overdue {
+                    page.push(holding);
                 }
                 if page.len() == limit as usize {
-                    return Ok((page, Some(after)));
+                    return Ok((page, Some(seq)));
                 }
             }
-            if exhausted {
-                return Ok((page, None));
+            match next {
+                Some(next) => after = next,
+                None => return Ok((page, None)),
             }
         }
     }
 
-    /// The holdings of which something is still to be deleted because a consent was taken back or narrowed.
+    /// The holdings of which something is still to be deleted because a consent was taken back or narrowed, with what is
+    /// due of its enterprise.
     ///
     /// # Errors
     /// The ledger cannot be read.
     pub async fn holdings_due_to(&self, id: &ConsentId) -> Result<Vec<Holding>> {
         let mut reader = self.inner.reader().await?;
         let mut found = Vec::new();
-        for row in holdings::due_by_consent(&mut reader, id.as_str()).await? {
-            found.push(self.stands(&mut reader, row).await?);
+        for (standing, no) in holdings::due_by_consent(&mut reader, id.as_str()).await? {
+            let due = holdings::due_parts(&mut reader, standing.row.seq, Parts::Of(no)).await?;
+            found.push(self.stands(standing, due)?);
         }
         Ok(found)
     }
@@ -370,24 +382,14 @@ impl Ledger {
     }
 
     /// How a holding stands.
-    async fn stands(&self, connection: &mut SqliteConnection, row: HoldingRow) -> Result<Holding> {
+    fn stands(&self, standing: StandingRow, due: Vec<DuePartRow>) -> Result<Holding> {
         let now = Timestamp(self.inner.clock.now_ms());
-        let mut due = Vec::new();
-        for part in holdings::due(connection, row.seq).await? {
-            due.push(part_of(connection, part).await?);
-        }
-        let deletion = match row.deleted {
-            Some(position) => Some(deletion_at(connection, position).await?),
-            None => None,
-        };
+        let row = standing.row;
+        let due = due.into_iter().map(part_of).collect::<Result<_>>()?;
+        let deletion = standing.deletion.as_ref().map(deletion_of).transpose()?;
         let life_over = row.keep_until.filter(|end| *end <= now);
-        let delete_by = due
-            .iter()
-            .filter(|part| part.deletion.is_none())
-            .map(|part| part.delete_by)
-            .chain(life_over)
-            .min()
-            .filter(|_| deletion.is_none());
+        let delete_by = standing.delete_by.into_iter().chain(life_over).min();
+        let delete_by = delete_by.filter(|_| deletion.is_none());
         let state = match (&deletion, delete_by) {
             (Some(_), _) => HoldingState::Deleted,
             (None, Some(_)) => HoldingState::DeletionDue,
@@ -418,30 +420,34 @@ async fn everybody_in(connection: &mut SqliteConnection, holding: i64) -> Result
         .fold(RoaringBitmap::new(), |all, chunk| all | &chunk.members))
 }
 
-async fn part_of(connection: &mut SqliteConnection, part: DueRow) -> Result<DuePart> {
+fn part_of(part: DuePartRow) -> Result<DuePart> {
+    let DuePartRow {
+        row,
+        since,
+        deletion,
+    } = part;
     Ok(DuePart {
-        no: (part.no != EVERYTHING).then_some(EnterpriseNo(part.no)),
-        reason: part.reason,
-        consent_id: part.consent_id,
-        since: events::time_of(connection, part.since).await?,
-        delete_by: part.delete_by,
-        deletion: match part.deleted {
-            Some(position) => Some(deletion_at(connection, position).await?),
-            None => None,
-        },
+        no: (row.no != EVERYTHING).then_some(EnterpriseNo(row.no)),
+        reason: row.reason,
+        consent_id: row.consent_id,
+        since,
+        delete_by: row.delete_by,
+        deletion: deletion.as_ref().map(deletion_of).transpose()?,
     })
 }
 
-async fn deletion_at(connection: &mut SqliteConnection, position: u64) -> Result<Deletion> {
+fn deletion_of(stated: &StatedRow) -> Result<Deletion> {
     #[derive(Deserialize)]
     struct Body {
         by: String,
         statement: String,
     }
-    let body = events::body_of(connection, position).await?;
-    let Body { by, statement } = crate::store::parsed(&body, "a deletion")?;
-    let at = events::time_of(connection, position).await?;
-    Ok(Deletion { at, by, statement })
+    let Body { by, statement } = parsed(&stated.body, "a deletion")?;
+    Ok(Deletion {
+        at: stated.at,
+        by,
+        statement,
+    })
 }
 
 fn checked_statement(statement: &str) -> Result<&str> {

@@ -143,7 +143,7 @@ pub struct Holding {
     pub delete_by: Option<Timestamp>,
     /// Whether that instant has passed.
     pub overdue: bool,
-    /// What of it has to be deleted or was, all of it first.
+    /// What of it has to be deleted or was, all of it first; in a list only what concerns the enterprise asked about.
     pub due: Vec<DuePart>,
     /// What was stated when all of it was deleted.
     pub deletion: Option<Deletion>,

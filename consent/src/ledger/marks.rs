@@ -6,8 +6,8 @@
 //! is enough, whichever columns were read; where only cells are, one of the columns read has to be named. When such a
 //! consent is withdrawn, revoked or declared void, the enterprise's part is due; when it is narrowed or replaced, where
 //! what remains no longer covers the rows and cells that the holding was made from. A pause and an expiry give nothing
-//! more and leave what was given: its life goes on, and a resumption changes nothing of it. A revoked agreement makes
-//! everything due that rests on it.
+//! more and leave what was given: its life goes on, and a resumption changes nothing of it. What still covers it, but
+//! for a shorter time, ends its life sooner. A revoked agreement makes everything due that rests on it.
 
 use qihui_catalog::{Action, Timestamp};
 use roaring::RoaringBitmap;
@@ -17,11 +17,12 @@ use serde_json::json;
 use super::{
     ByConsent, HoldingDocument,
     change::Change,
+    fold::{Shortened, sooner},
     holdings::{DELETE_WITHIN_DAYS, append_due, days_after, members_of},
     kept::LIFE_OVER,
 };
 use crate::{
-    decision::AgreementId,
+    decision::{Agreement, AgreementId},
     document::{ConsentDocument, ScopeLine, is_covered},
     error::Result,
     state::State,
@@ -142,10 +143,6 @@ async fn mark(
     Ok(())
 }
 
-fn sooner(delete_by: Timestamp, keep_until: Option<Timestamp>) -> Timestamp {
-    keep_until.map_or(delete_by, |end| end.min(delete_by))
-}
-
 /// Holdings of which this enterprise's part is not due yet.
 async fn not_yet_due(
     change: &mut Change,
@@ -154,9 +151,7 @@ async fn not_yet_due(
 ) -> Result<Vec<HoldingRow>> {
     let mut fresh = Vec::new();
     for held in held {
-        let due = holdings::due(change.connection(), held.seq).await?;
-        let known = |part: &DueRow| part.no == row.no.0 || part.no == EVERYTHING;
-        if !due.iter().any(known) {
+        if !holdings::is_due(change.connection(), held.seq, row.no.0).await? {
             fresh.push(held);
         }
     }
@@ -180,17 +175,49 @@ pub(super) async fn replaced(
     by: &ConsentDocument,
     reason: &str,
 ) -> Result<()> {
-    let mut due = Vec::new();
+    let (mut due, mut shorter) = (Vec::new(), Vec::new());
     for held in resting_on(change, row).await? {
+        let end = days_after(held.document.at, by.data_life_days);
         if !still_covers(by, &row.document, &held.document) {
             due.push(held);
-        } else if by.data_life_days < row.document.data_life_days {
-            let end = days_after(held.document.at, by.data_life_days);
-            holdings::shorten(change.connection(), held.seq, end).await?;
+        } else if by.data_life_days < row.document.data_life_days
+            && held.keep_until.is_none_or(|until| end < until)
+        {
+            shorter.push((held, end));
         }
     }
+    shorten(change, row, reason, &shorter).await?;
     let due = not_yet_due(change, row, due).await?;
     mark(change, row, reason, &due).await
+}
+
+/// Lets holdings be kept no longer than until an instant each.
+async fn shorten(
+    change: &mut Change,
+    row: &ConsentRow,
+    reason: &str,
+    held: &[(HoldingRow, Timestamp)],
+) -> Result<()> {
+    for held in held.chunks(BATCH as usize) {
+        let holdings = held.iter().map(|(held, keep_until)| Shortened {
+            holding_id: held.document.holding_id.clone(),
+            keep_until: *keep_until,
+        });
+        let holdings: Vec<Shortened> = holdings.collect();
+        let body = json!({
+            "consent_id": row.document.consent_id,
+            "holdings": holdings,
+            "org": row.document.consumer.org,
+            "reason": reason,
+        });
+        change
+            .append("holding.shortened", &body, &[row.no], None)
+            .await?;
+        for (held, keep_until) in held {
+            holdings::shorten(change.connection(), held.seq, *keep_until).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Marks a whole holding as due.
@@ -221,24 +248,27 @@ async fn mark_whole(
     Ok(())
 }
 
-async fn is_due_whole(change: &mut Change, held: &HoldingRow) -> Result<bool> {
-    let due = holdings::due(change.connection(), held.seq).await?;
-    Ok(due.iter().any(|part| part.no == EVERYTHING))
+/// Marks a whole holding as due because of an agreement that was revoked, if it rests on that and is not due yet.
+async fn agreement_ended(
+    change: &mut Change,
+    held: &HoldingRow,
+    agreement: &AgreementId,
+) -> Result<()> {
+    if !held.document.basis.contains(agreement)
+        || holdings::is_due(change.connection(), held.seq, EVERYTHING).await?
+    {
+        return Ok(());
+    }
+    let delete_by = days_after(change.now, DELETE_WITHIN_DAYS);
+    let delete_by = sooner(delete_by, held.keep_until);
+    mark_whole(change, held, "agreement", delete_by).await
 }
 
 /// What follows for holdings from an agreement that was revoked.
-pub(super) async fn agreement_revoked(
-    change: &mut Change,
-    agreement: &crate::decision::Agreement,
-) -> Result<()> {
+pub(super) async fn agreement_revoked(change: &mut Change, agreement: &Agreement) -> Result<()> {
     for purpose in &agreement.purposes {
         for held in holdings::kept(change.connection(), &agreement.org, purpose).await? {
-            let rests = held.document.basis.contains(&agreement.id);
-            if rests && !is_due_whole(change, &held).await? {
-                let delete_by = days_after(change.now, DELETE_WITHIN_DAYS);
-                let delete_by = sooner(delete_by, held.keep_until);
-                mark_whole(change, &held, "agreement", delete_by).await?;
-            }
+            agreement_ended(change, &held, &agreement.id).await?;
         }
     }
     Ok(())
@@ -265,7 +295,9 @@ pub(super) async fn taken_meanwhile(
     struct Revoked {
         agreement_id: AgreementId,
     }
-    for (id, version) in events::consents_ended_after(change.connection(), decided_at).await? {
+    let about = (&document.org, &document.purpose);
+    let ended = events::consents_ended_after(change.connection(), about, decided_at).await?;
+    for (id, version) in ended {
         let Some(row) = consents::version(change.connection(), &id, version).await? else {
             continue;
         };
@@ -282,13 +314,8 @@ pub(super) async fn taken_meanwhile(
     for body in events::bodies_after(change.connection(), decided_at, "agreement.revoked").await? {
         let Revoked { agreement_id } = parsed(&body, "a revocation")?;
         let held = holdings::find(change.connection(), &document.holding_id).await?;
-        let rests = document.basis.contains(&agreement_id);
-        if let Some(held) = held.filter(|_| rests)
-            && !is_due_whole(change, &held).await?
-        {
-            let delete_by = days_after(change.now, DELETE_WITHIN_DAYS);
-            let delete_by = sooner(delete_by, held.keep_until);
-            mark_whole(change, &held, "agreement", delete_by).await?;
+        if let Some(held) = held {
+            agreement_ended(change, &held, &agreement_id).await?;
         }
     }
     Ok(())

@@ -22,6 +22,7 @@ mod consents;
 mod decide;
 mod draw;
 mod epochs;
+mod fold;
 mod grants;
 mod holdings;
 mod kept;

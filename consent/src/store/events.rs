@@ -1,6 +1,6 @@
 //! Events, the outbox, revisions and the name of the hub.
 
-use qihui_catalog::{EnterpriseNo, Timestamp};
+use qihui_catalog::{EnterpriseNo, OrgId, PurposeCode, Timestamp};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{fit, hash, parsed};
@@ -166,16 +166,21 @@ pub(crate) async fn first_active(
         .transpose()
 }
 
-/// The versions of consents that ended after a position by an act of somebody, or were replaced.
+/// The versions of consents to an organisation for a purpose that ended after a position by an act of somebody, or were
+/// replaced.
 pub(crate) async fn consents_ended_after(
     connection: &mut SqliteConnection,
+    (org, purpose): (&OrgId, &PurposeCode),
     position: u64,
 ) -> Result<Vec<(String, u32)>> {
     let rows = sqlx::query(
         "SELECT DISTINCT consent_id, version FROM event WHERE position > ? AND kind IN
-         ('consent.withdrawn', 'consent.revoked', 'consent.invalidated', 'consent.superseded')",
+         ('consent.withdrawn', 'consent.revoked', 'consent.invalidated', 'consent.superseded')
+         AND json_extract(body, '$.org') = ? AND json_extract(body, '$.purpose') = ?",
     )
     .bind(fit::<_, i64>(position, "a position")?)
+    .bind(org.as_str())
+    .bind(purpose.as_str())
     .fetch_all(connection)
     .await?;
     rows.iter()
@@ -196,25 +201,6 @@ pub(crate) async fn bodies_after(
     .bind(kind)
     .fetch_all(connection)
     .await?)
-}
-
-/// The time of an event.
-pub(crate) async fn time_of(connection: &mut SqliteConnection, position: u64) -> Result<Timestamp> {
-    let time: i64 = sqlx::query_scalar("SELECT time_ms FROM event WHERE position = ?")
-        .bind(fit::<_, i64>(position, "a position")?)
-        .fetch_one(connection)
-        .await?;
-    Ok(Timestamp(time))
-}
-
-/// The body of an event.
-pub(crate) async fn body_of(connection: &mut SqliteConnection, position: u64) -> Result<String> {
-    Ok(
-        sqlx::query_scalar("SELECT body FROM event WHERE position = ?")
-            .bind(fit::<_, i64>(position, "a position")?)
-            .fetch_one(connection)
-            .await?,
-    )
 }
 
 /// The last event that is in the log, and its entry there.

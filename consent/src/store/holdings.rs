@@ -48,11 +48,12 @@ pub(crate) struct Chunk {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted<'a> {
     pub(crate) org: Option<&'a OrgId>,
-    /// Of the chunk that this enterprise is in; the caller looks whether it is one of the members.
+    /// With data of this enterprise.
     pub(crate) no: Option<EnterpriseNo>,
     /// Of which something had to be deleted before this instant, and was not.
     pub(crate) overdue_at: Option<Timestamp>,
     pub(crate) after: i64,
+    /// How many are looked at.
     pub(crate) limit: u32,
 }
 
@@ -147,20 +148,58 @@ pub(crate) async fn of_access(
     row.as_ref().map(read).transpose()
 }
 
-/// A page of holdings, oldest first.
+/// A holding with what of it is due first, and what was stated when all of it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StandingRow {
+    pub(crate) row: HoldingRow,
+    pub(crate) delete_by: Option<Timestamp>,
+    pub(crate) deletion: Option<StatedRow>,
+}
+
+const STANDING: &str = "SELECT h.*, e.time_ms AS deleted_ms, e.body AS deletion,
+     (SELECT MIN(d.delete_by) FROM holding_due AS d WHERE d.holding = h.seq AND d.deleted IS NULL) AS delete_by";
+
+fn standing(row: &SqliteRow) -> Result<StandingRow> {
+    Ok(StandingRow {
+        row: read(row)?,
+        delete_by: row.try_get::<Option<i64>, _>("delete_by")?.map(Timestamp),
+        deletion: stated(row)?,
+    })
+}
+
+/// How a holding stands.
+pub(crate) async fn standing_of(
+    connection: &mut SqliteConnection,
+    holding_id: &str,
+) -> Result<Option<StandingRow>> {
+    let mut query = QueryBuilder::<Sqlite>::new(STANDING);
+    query.push(
+        " FROM holding AS h LEFT JOIN event AS e ON e.position = h.deleted WHERE h.holding_id = ",
+    );
+    query.push_bind(holding_id.to_owned());
+    let row = query.build().fetch_optional(connection).await?;
+    row.as_ref().map(standing).transpose()
+}
+
+/// A page of holdings, oldest first, and the place of the last one that was looked at; none: there are no more.
 pub(crate) async fn list(
     connection: &mut SqliteConnection,
     wanted: Wanted<'_>,
-) -> Result<Vec<HoldingRow>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT h.* FROM ");
+) -> Result<(Vec<StandingRow>, Option<i64>)> {
+    let mut query = QueryBuilder::<Sqlite>::new(STANDING);
     match wanted.no {
         Some(no) => {
             query.push(
-                "holding_members AS m JOIN holding AS h ON h.seq = m.holding WHERE m.chunk = ",
+                ", m.members FROM holding_members AS m JOIN holding AS h ON h.seq = m.holding
+                 LEFT JOIN event AS e ON e.position = h.deleted WHERE m.chunk = ",
             );
             query.push_bind(no.0 >> 16).push(" AND m.holding > ");
         }
-        None => drop(query.push("holding AS h WHERE h.seq > ")),
+        None => {
+            query.push(
+                " FROM holding AS h LEFT JOIN event AS e ON e.position = h.deleted WHERE h.seq > ",
+            );
+        }
     }
     query.push_bind(wanted.after);
     if let Some(org) = wanted.org {
@@ -177,7 +216,19 @@ pub(crate) async fn list(
     }
     query.push(" ORDER BY h.seq LIMIT ").push_bind(wanted.limit);
     let rows = query.build().fetch_all(connection).await?;
-    rows.iter().map(read).collect()
+    let mut found = Vec::new();
+    for row in &rows {
+        let is_one = match wanted.no {
+            Some(no) => bitmap(row.try_get("members")?)?.contains(no.0),
+            None => true,
+        };
+        if is_one {
+            found.push(standing(row)?);
+        }
+    }
+    let last = rows.last().map(|row| row.try_get("seq")).transpose()?;
+    let is_full = rows.len() == wanted.limit as usize;
+    Ok((found, last.filter(|_| is_full)))
 }
 
 /// Holdings of an organisation for a purpose that were not deleted yet.
@@ -237,19 +288,22 @@ pub(crate) async fn ending(
     rows.iter().map(read).collect()
 }
 
-/// Holdings of which something is still to be deleted because of a consent.
+/// Holdings of which something is still to be deleted because of a consent, and whose part it is.
 pub(crate) async fn due_by_consent(
     connection: &mut SqliteConnection,
     consent_id: &str,
-) -> Result<Vec<HoldingRow>> {
-    let rows = sqlx::query(
-        "SELECT h.* FROM holding AS h JOIN holding_due AS d ON d.holding = h.seq
-         WHERE d.consent_id = ? AND d.deleted IS NULL AND h.deleted IS NULL ORDER BY h.seq",
-    )
-    .bind(consent_id)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(read).collect()
+) -> Result<Vec<(StandingRow, EnterpriseNo)>> {
+    let mut query = QueryBuilder::<Sqlite>::new(STANDING);
+    query.push(
+        ", o.no FROM holding_due AS o JOIN holding AS h ON h.seq = o.holding LEFT JOIN event AS e ON e.position = h.deleted
+         WHERE o.deleted IS NULL AND h.deleted IS NULL AND o.consent_id = ",
+    );
+    query.push_bind(consent_id.to_owned());
+    query.push(" ORDER BY h.seq");
+    let rows = query.build().fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| Ok((standing(row)?, EnterpriseNo(row.try_get("no")?))))
+        .collect()
 }
 
 /// Whose data is in a holding, by chunk.
@@ -289,13 +343,13 @@ pub(crate) async fn is_member(
     })
 }
 
-/// Marks a part as one that has to be deleted; whether it was none before.
+/// Marks a part as one that has to be deleted, unless it is one already.
 pub(crate) async fn mark(
     connection: &mut SqliteConnection,
     holding: i64,
     due: &DueRow,
-) -> Result<bool> {
-    let done = sqlx::query(
+) -> Result<()> {
+    sqlx::query(
         "INSERT OR IGNORE INTO holding_due (holding, no, reason, consent_id, delete_by, since) VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(holding)
@@ -306,7 +360,69 @@ pub(crate) async fn mark(
     .bind(fit::<_, i64>(due.since, "a position")?)
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(())
+}
+
+/// Whether the part of an enterprise, or everything, has to be deleted or was; of [`EVERYTHING`], whether that.
+pub(crate) async fn is_due(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    no: u32,
+) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM holding_due WHERE holding = ? AND no IN (0, ?))",
+    )
+    .bind(holding)
+    .bind(no)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// What of a holding has to be deleted or was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// Everything.
+    All,
+    /// What concerns an enterprise: its own part, and that of everybody.
+    Of(EnterpriseNo),
+}
+
+/// A part with the times of its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DuePartRow {
+    pub(crate) row: DueRow,
+    pub(crate) since: Timestamp,
+    pub(crate) deletion: Option<StatedRow>,
+}
+
+/// When a deletion was stated, and the body of its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StatedRow {
+    pub(crate) at: Timestamp,
+    pub(crate) body: String,
+}
+
+fn stated(row: &SqliteRow) -> Result<Option<StatedRow>> {
+    let at: Option<i64> = row.try_get("deleted_ms")?;
+    let body: Option<String> = row.try_get("deletion")?;
+    Ok(at.zip(body).map(|(at, body)| StatedRow {
+        at: Timestamp(at),
+        body,
+    }))
+}
+
+fn due_row(row: &SqliteRow) -> Result<DueRow> {
+    Ok(DueRow {
+        no: row.try_get("no")?,
+        reason: row.try_get("reason")?,
+        consent_id: row.try_get("consent_id")?,
+        delete_by: Timestamp(row.try_get("delete_by")?),
+        since: fit(row.try_get::<i64, _>("since")?, "a position")?,
+        deleted: row
+            .try_get::<Option<i64>, _>("deleted")?
+            .map(|position| fit(position, "a position"))
+            .transpose()?,
+    })
 }
 
 /// Everything of a holding that has to be deleted or was, by enterprise.
@@ -317,18 +433,33 @@ pub(crate) async fn due(connection: &mut SqliteConnection, holding: i64) -> Resu
     .bind(holding)
     .fetch_all(connection)
     .await?;
+    rows.iter().map(due_row).collect()
+}
+
+/// Parts of a holding that have to be deleted or were, by enterprise, with the times of their events.
+pub(crate) async fn due_parts(
+    connection: &mut SqliteConnection,
+    holding: i64,
+    parts: Parts,
+) -> Result<Vec<DuePartRow>> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT d.no, d.reason, d.consent_id, d.delete_by, d.since, d.deleted,
+             s.time_ms AS since_ms, e.time_ms AS deleted_ms, e.body AS deletion
+         FROM holding_due AS d JOIN event AS s ON s.position = d.since LEFT JOIN event AS e ON e.position = d.deleted
+         WHERE d.holding = ",
+    );
+    query.push_bind(holding);
+    if let Parts::Of(no) = parts {
+        query.push(" AND d.no IN (0, ").push_bind(no.0).push(")");
+    }
+    query.push(" ORDER BY d.no");
+    let rows = query.build().fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            Ok(DueRow {
-                no: row.try_get("no")?,
-                reason: row.try_get("reason")?,
-                consent_id: row.try_get("consent_id")?,
-                delete_by: Timestamp(row.try_get("delete_by")?),
-                since: fit(row.try_get::<i64, _>("since")?, "a position")?,
-                deleted: row
-                    .try_get::<Option<i64>, _>("deleted")?
-                    .map(|position| fit(position, "a position"))
-                    .transpose()?,
+            Ok(DuePartRow {
+                row: due_row(row)?,
+                since: Timestamp(row.try_get("since_ms")?),
+                deletion: stated(row)?,
             })
         })
         .collect()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qihui_catalog::{Action, Coded, ConsentId, EnterpriseNo};
+use qihui_catalog::{Action, Coded, ConsentId, EnterpriseNo, Timestamp};
 use qihui_consent::{
     Ledger, LedgerError,
     agreement::AgreementFile,
@@ -15,6 +15,7 @@ use qihui_consent::{
     signing::Operation,
 };
 use roaring::RoaringBitmap;
+use serde_json::json;
 use sqlx::Connection;
 
 use crate::fixture::{AGREEMENT, DAY_MS, Hub, bank, purpose, vat};
@@ -316,12 +317,26 @@ async fn only_what_is_no_longer_covered_is_due() {
             .unwrap();
     }
     let consent = stored(&hub, 1, &[]).await;
-    let held = hold(&hub, "shorter", &[consent.no]).await;
+    let held_no = consent.no;
+    let held = hold(&hub, "shorter", &[held_no]).await;
     narrow(&consent, "data_life_days: 30").await;
+    let end = held.document.at.0 + days(30);
+    assert_eq!(now(&hub, &held).await.keep_until.unwrap().0, end);
+    let shortened = hub.ledger.events(0, 1000).await.unwrap();
+    let shortened: Vec<_> = shortened
+        .iter()
+        .filter(|event| event.kind == "holding.shortened")
+        .collect();
+    let [event] = shortened.as_slice() else {
+        panic!("{shortened:?}")
+    };
+    let body: serde_json::Value = serde_json::from_str(&event.body).unwrap();
+    let told = json!([{ "holding_id": held.document.holding_id, "keep_until": Timestamp(end) }]);
     assert_eq!(
-        now(&hub, &held).await.keep_until.unwrap().0,
-        held.document.at.0 + days(30)
+        (&body["holdings"], event.subjects.as_slice()),
+        (&told, &[held_no][..])
     );
+    hub.ledger.check().await.unwrap();
     let replace = |columns: &str| {
         let id = &consent.document.consent_id;
         format!("{columns}\nsupersedes: {{consent_id: {id}}}")
@@ -676,8 +691,11 @@ async fn lists_have_pages() {
 async fn a_changed_holding_is_found() {
     let hub = Hub::new().await;
     hub.enterprise(1, 1, 1).await;
-    let no = stored(&hub, 1, &[]).await.no;
-    hold(&hub, "a", &[no]).await;
+    let consent = stored(&hub, 1, &[]).await;
+    hold(&hub, "a", &[consent.no]).await;
+    hub.hold(&consent.document.consent_id, Operation::Withdraw)
+        .await
+        .unwrap();
     hub.ledger.check().await.unwrap();
     hub.ledger.close().await;
     let path = hub.dir.path().join("ledger.sqlite");
@@ -693,11 +711,38 @@ async fn a_changed_holding_is_found() {
             "{change}"
         );
     }
-    let rows = "UPDATE holding SET document = replace(document, '\"rows\":7', '\"rows\":8')";
-    sqlx::query(rows).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    let ledger = Ledger::open(&path, hub.clock.clone()).await.unwrap();
-    assert_eq!(ledger.check().await.unwrap_err().code(), "LedgerCorrupt");
+    let changes = [
+        (
+            "UPDATE holding SET document = replace(document, '\"rows\":7', '\"rows\":8')",
+            "UPDATE holding SET document = replace(document, '\"rows\":8', '\"rows\":7')",
+        ),
+        (
+            "UPDATE holding SET keep_until = keep_until + 1",
+            "UPDATE holding SET keep_until = keep_until - 1",
+        ),
+        (
+            "UPDATE holding SET deleted = 1",
+            "UPDATE holding SET deleted = NULL",
+        ),
+        (
+            "UPDATE holding_due SET delete_by = delete_by + 1",
+            "UPDATE holding_due SET delete_by = delete_by - 1",
+        ),
+        (
+            "UPDATE holding_due SET deleted = 1",
+            "UPDATE holding_due SET deleted = NULL",
+        ),
+        ("DELETE FROM holding_due", ""),
+    ];
+    for (change, back) in changes {
+        let done = sqlx::query(change).execute(&mut connection).await.unwrap();
+        assert_eq!(done.rows_affected(), 1, "{change}");
+        let ledger = Ledger::open(&path, hub.clock.clone()).await.unwrap();
+        let error = ledger.check().await.expect_err(change);
+        assert_eq!(error.code(), "LedgerCorrupt");
+        ledger.close().await;
+        sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
+    }
 }
 
 /// A ledger of format 1 becomes one of the present format, with what its grants let be kept.

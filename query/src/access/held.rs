@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::release::Released;
-use super::{AccessRequest, Gate, Prepared, entries};
+use super::{AccessRequest, Gate, Prepared};
 use crate::error::QueryError;
 
 /// What `access.decided` says, as far as a holding is made from it.
@@ -46,7 +46,7 @@ impl Gate {
         prepared: &Prepared,
         (rows, released): (Option<u64>, &Released),
     ) -> Result<Holding, QueryError> {
-        let mut read = entries::columns_read(&prepared.planned.logical);
+        let mut read = prepared.read.clone();
         let mut passed = prepared.planned.account.passed();
         let mut basis = BTreeSet::new();
         let mut datasets = Vec::new();

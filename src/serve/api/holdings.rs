@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use http::{HeaderMap, StatusCode};
-use qihui_catalog::{OrgId, Uscc};
+use qihui_catalog::{OrgId, Timestamp, Uscc};
 use qihui_consent::ledger::HoldingFilter;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -81,10 +81,11 @@ pub(crate) async fn list(
     };
     let (holdings, next) = caller.hub.ledger().holdings(&filter).await?;
     let next = next.map(|mark| service.pages.give(&caller.principal.name, &list, mark));
+    let now = Timestamp(caller.hub.clock().now_ms());
     let entries: Vec<Value> = holdings
         .iter()
         .map(|one| match number {
-            Some(no) => holding::part(&caller.hub, one, no),
+            Some(no) => holding::part(one, no, now),
             None => holding::entry(one),
         })
         .collect();
