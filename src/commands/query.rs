@@ -105,11 +105,15 @@ pub(crate) async fn refused(
 
 async fn ask(hub: &Hub, request: &AccessRequest, out: &mut dyn Outlet) -> Result<Summary, Failure> {
     let answered = Box::pin(hub.gate()?.query(request, out)).await;
-    if request.action == Action::Store {
-        // Whatever it came to, what left is a holding by now.
-        hub.acknowledge().await?;
-    }
-    Ok(answered?)
+    // Whatever it came to, what left is a holding by now. Why an answer broke off matters more than where that stands.
+    let acknowledged = if request.action == Action::Store {
+        hub.acknowledge().await
+    } else {
+        Ok(())
+    };
+    let summary = answered?;
+    acknowledged?;
+    Ok(summary)
 }
 
 async fn into_document(hub: &Hub, request: &AccessRequest) -> Result<Report, Failure> {
@@ -207,4 +211,109 @@ fn noted(report: Report, summary: &Summary) -> Report {
         report = report.note(format!("it may be kept{until}, as holding {holding}"));
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use async_trait::async_trait;
+    use qihui_audit::Clock;
+    use qihui_consent::ledger::{Organisation, OrganisationKind};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::hub::Opening;
+    use crate::layout::Layout;
+    use crate::{Surroundings, run};
+
+    const NOON: i64 = 1_800_000_000_000;
+
+    /// A clock that stands where a test puts it.
+    struct TestClock(AtomicI64);
+
+    impl Clock for TestClock {
+        fn now_ms(&self) -> i64 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    fn done(clock: &Arc<TestClock>, dir: &Path, arguments: &[&str]) {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut surroundings = Surroundings {
+            stdout: &mut stdout,
+            stderr: &mut stderr,
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
+            terminal: false,
+        };
+        let dir = ["qihui", "--data-dir", dir.to_str().unwrap()];
+        let code = run([&dir[..], arguments].concat(), &mut surroundings);
+        assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stderr));
+    }
+
+    /// A receiver that goes away before the first byte, while the clock is set back.
+    struct Gone(Arc<TestClock>);
+
+    #[async_trait]
+    impl Outlet for Gone {
+        async fn ready(&mut self) -> io::Result<()> {
+            self.0.0.store(NOON - 3_600_000, Ordering::SeqCst);
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn release(&mut self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        async fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Why an answer for keeping broke off is said though the ledger cannot hand its events to the log then.
+    #[test]
+    fn the_error_of_an_answer_comes_before_that_of_its_acknowledgement() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("hub");
+        let clock = Arc::new(TestClock(AtomicI64::new(NOON)));
+        let purpose = "matching.supply_demand";
+        done(&clock, &dir, &["init"]);
+        let add = ["org", "add", "bank", "--name", "Bank", "--kind", "bank"];
+        done(&clock, &dir, &[&add[..], &["--purpose", purpose]].concat());
+        let opening = Opening {
+            layout: Layout::new(&dir),
+            config: Config::default(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            shared: None,
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let hub = Box::pin(Hub::open(&opening)).await.unwrap();
+            let pending = Organisation {
+                id: "other".parse().unwrap(),
+                name: "Other".to_owned(),
+                kind: OrganisationKind::Bank,
+            };
+            hub.ledger().add_org(pending).await.unwrap();
+            let request = AccessRequest {
+                principal: "local:test".to_owned(),
+                org: "bank".parse().unwrap(),
+                purpose: purpose.parse().unwrap(),
+                action: Action::Store,
+                subjects: Vec::new(),
+                sql: "SELECT count(*) FROM admin_licence".to_owned(),
+                format: Format::Csv,
+                strict: false,
+            };
+            let mut gone = Gone(Arc::clone(&clock));
+            let failure = Box::pin(ask(&hub, &request, &mut gone)).await;
+            let failure = failure.unwrap_err();
+            assert_eq!(failure.code(), "OutputFailed");
+            let failure = hub.acknowledge().await.unwrap_err();
+            assert_eq!(failure.code(), "LogUnavailable");
+        });
+    }
 }
