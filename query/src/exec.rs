@@ -516,14 +516,15 @@ impl PhysicalOptimizerRule for FalseConstants {
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let forgotten = match join_type(&node) {
+            let outer = join_type(&node).filter(|_| !mutated(Mutation::OuterJoinsTrusted));
+            let forgotten = match outer {
                 Some(JoinType::Left) => vec![false, true],
                 Some(JoinType::Right) => vec![true, false],
                 Some(JoinType::Full) => vec![true, true],
                 None if node.is::<UnionExec>() => {
                     vec![!mutated(Mutation::UnionsTrusted); node.children().len()]
                 }
-                None if groups_by_sets(&node) => {
+                None if groups_by_sets(&node) && !mutated(Mutation::GroupingSetsTrusted) => {
                     return Ok(Transformed::yes(Arc::new(OrderedExec::forgotten(node))));
                 }
                 _ => return Ok(Transformed::no(node)),
@@ -633,6 +634,9 @@ fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
 /// # Errors
 /// When the plan cannot be rebuilt.
 pub fn when_asked(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    if mutated(Mutation::JoinsUnasked) {
+        return Ok(plan);
+    }
     plan.transform_up(|node| {
         if node.children().len() < 2 || is_union(&node) || node.is::<OrderedExec>() {
             return Ok(Transformed::no(node));

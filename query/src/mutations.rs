@@ -91,6 +91,12 @@ mistakes! {
     MaskedPushed,
     /// What is constant in each branch of a union is taken for constant in all.
     UnionsTrusted,
+    /// What is constant on a side of an outer join that nulls may stand for is taken for constant in the join.
+    OuterJoinsTrusted,
+    /// What is constant before grouping sets is taken for constant after them.
+    GroupingSetsTrusted,
+    /// The engine starts the sides of a join before they are asked.
+    JoinsUnasked,
     /// The number of rows in the files is known above the gate, as an estimate.
     StatisticsPassed,
     /// The number of rows in the files is known above the gate, so that `count(*)` reads nothing.
@@ -131,6 +137,8 @@ mistakes! {
     OrderIncomplete,
     /// Rows come in the order of the files, whatever it tells.
     AnswerUnordered,
+    /// What some grants show of codes and dates counts as shown by all.
+    ShownToSome,
     /// Operators that stop early run in parallel.
     StopsInParallel,
     /// The engine's words about a failure are passed on.

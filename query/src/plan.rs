@@ -337,8 +337,11 @@ pub fn shows_order(scope: &DatasetScope) -> bool {
         named.next().is_some_and(|(at, column)| {
             let mut items = scope.shapes.iter().flat_map(|shape| &shape.items);
             let by_grants = column.by_grant && !scope.all_rows;
-            column.form == Form::Clear
-                && (column.always || (by_grants && items.all(|item| item.columns.contains(at))))
+            let by_all = match mutated(Mutation::ShownToSome) {
+                true => items.any(|item| item.columns.contains(at)),
+                false => items.all(|item| item.columns.contains(at)),
+            };
+            column.form == Form::Clear && (column.always || (by_grants && by_all))
         })
     };
     // Whose the rows are is known where one subject is named.

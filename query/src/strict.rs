@@ -6,6 +6,8 @@
 //! to the last, whatever of it is in use, so that what is above has as much left for the same visible rows. The less it is,
 //! the fewer rows the batches have that it sorts, so that it need not fail.
 //!
+//! A third that is too little for any sort is refused before the first row, so that what passed until then tells nothing.
+//!
 //! Limits: a sort that cannot hold a few batches in its third does fail (rows of several kilobytes each), and where it does
 //! depends on how they were cut. What it puts aside counts as the query's spill as it is.
 
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use arrow::compute::BatchCoalescer;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::config::ConfigNonZeroUsize;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryReservation,
 };
@@ -75,6 +77,10 @@ fn memory(context: &Arc<TaskContext>) -> Result<(Arc<TaskContext>, Option<Memory
     let bytes = limit.saturating_sub(pool.reserved()) / PART;
     let reservation = MemoryConsumer::new("strict mode").register(pool);
     reservation.try_grow(bytes)?;
+    if bytes < LEAST_ROWS * BYTES_PER_ROW {
+        let message = "what is left is too little to put rows in order".to_owned();
+        return Err(DataFusionError::ResourcesExhausted(message));
+    }
     let runtime = RuntimeEnvBuilder::from_runtime_env(&context.runtime_env())
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
         .build_arc()?;

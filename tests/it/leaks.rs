@@ -6,12 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use qihui_audit::{AuditLog, LogKeys, SystemClock};
 use qihui_catalog::Uscc;
 use serde_json::Value;
 
-use crate::service::shared::{Service, ask_bank, ask_tax};
+use crate::service::shared::{Service, access_id, ask_bank, ask_tax, bare};
 use crate::support::{Answer, Lab, files, query};
 
 /// What nobody but the tax bureau may see.
@@ -109,15 +112,84 @@ fn what_is_hidden_is_met_nowhere() {
     let (status, said) = service.ended();
     assert!(status.success() && !said.is_empty(), "{said:?}");
     silent(&canaries, "stderr", said.join("\n").as_bytes());
-    for folder in ["spill", "log"] {
-        for file in files(&lab.hub().join(folder)) {
-            silent(
-                &canaries,
-                &file.display().to_string(),
-                &fs::read(&file).unwrap(),
-            );
-        }
+    for file in files(&lab.hub().join("log")) {
+        let place = file.display().to_string();
+        silent(&canaries, &place, &fs::read(&file).unwrap());
     }
+    let bank = bodies_tell_nothing(&lab, &canaries);
+    assert!(bank >= answered, "{bank} entries of the bank");
+}
+
+/// Opens the body of every entry of the log, as the auditor does. Those of the tax bureau, which sees all of it, may name
+/// anybody; no other may. How many are about accesses of the bank.
+fn bodies_tell_nothing(lab: &Lab, canaries: &BTreeSet<String>) -> usize {
+    let keys = LogKeys::load(&lab.hub().join("keys")).unwrap();
+    let folder = lab.hub().join("log");
+    let log = AuditLog::open(&folder, &keys, Arc::new(SystemClock)).unwrap();
+    let (mut bank, mut subject) = (0, 0);
+    for entry in log.scan(0..log.size()) {
+        let entry = entry.unwrap();
+        let body: Value = serde_json::from_slice(&entry.body).unwrap();
+        let kind = entry.leaf.kind.as_str();
+        if body["org"] == "tax_bureau" {
+            continue;
+        }
+        let place = format!("entry {}, {kind},", entry.index);
+        silent(canaries, &place, &entry.body);
+        let text = String::from_utf8_lossy(&entry.body);
+        subject += usize::from(text.contains(&lab.subject()));
+        bank += usize::from(body["org"] == "city_bank" && kind.starts_with("access."));
+    }
+    // Bodies that were not opened would not name anybody.
+    assert!(subject > 0, "no body names the enterprise that consented");
+    bank
+}
+
+/// What a process has put aside: the bytes of its open files in a folder, which have no names.
+fn put_aside(process: u32, folder: &Path) -> Vec<Vec<u8>> {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let of_folder = open.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let target = fs::read_link(&path).ok()?;
+        target.starts_with(folder).then(|| fs::read(&path).ok())?
+    });
+    of_folder.filter(|bytes| !bytes.is_empty()).collect()
+}
+
+/// The tax bureau may see every row, and has the engine put rows aside while it sorts them: while the answer waits for a
+/// client that does not read, the files are there, without a name, and hold nothing that can be read.
+#[test]
+fn what_is_put_aside_cannot_be_read_while_it_is_there() {
+    let lab = Lab::world();
+    let canaries = canaries(&lab);
+    let inspector = lab.inspector();
+    let memory = [("QUERY__MEMORY_BYTES", "33554432")];
+    let service = Service::start_with(&lab, &memory);
+    // More than its memory holds, and far more than a socket does.
+    let wide = vec!["a.pzxh"; 12].join(" || ");
+    let sql = format!(
+        "SELECT a.uscc AS one, b.uscc AS two, c.pzxh AS three, {wide} AS wide FROM vat_declaration a \
+         CROSS JOIN vat_declaration b CROSS JOIN (SELECT pzxh FROM vat_declaration ORDER BY pzxh LIMIT 24) c \
+         ORDER BY wide, two, three"
+    );
+    let mut waiting = bare(&service, &inspector, &ask_tax(&sql));
+    let id = access_id(&mut waiting);
+    let spill = lab.hub().join("spill");
+    let aside = put_aside(service.id(), &spill.canonicalize().unwrap());
+    let bytes: usize = aside.iter().map(Vec::len).sum();
+    assert!(bytes > 1 << 20, "{bytes} bytes are put aside");
+    for file in &aside {
+        silent(&canaries, "a file without a name", file);
+    }
+    assert!(files(&spill).is_empty(), "a file of {id} has a name");
+    // They were there to be read: the answer holds them.
+    let mut start = vec![0; 1 << 16];
+    waiting.read_exact(&mut start).unwrap();
+    let start = String::from_utf8_lossy(&start);
+    let told = canaries.iter().filter(|word| start.contains(word.as_str()));
+    assert!(told.count() > 0, "{start}");
+    drop(waiting);
+    service.stop();
 }
 
 /// What is done to a data file.

@@ -22,7 +22,7 @@ use qihui_query::account::Account;
 use qihui_query::dense::DenseScopes;
 use qihui_query::exec::Standing;
 use qihui_query::remote::{
-    AccessTask, Addressed, Answer, PlanKey, Worker, WorkerParts, read_answer, seal_plan,
+    AccessTask, Addressed, Answer, LEASE, PlanKey, Worker, WorkerParts, read_answer, seal_plan,
 };
 use qihui_query::session::{self, Planned, SessionSetup};
 use qihui_query::whole;
@@ -35,6 +35,9 @@ const KEY: [u8; 32] = [9; 32];
 const COLUMNS: [&str; 5] = ["uscc", "id", "name", "n", "day"];
 const ROWS: u32 = 300;
 const MINUTE_MS: i64 = 60_000;
+/// What the end of a plan takes after its lease has run out: the join gives way between two batches, and the answer goes
+/// through a pipe and a thread, on a machine whose processors other tests share.
+const PASSED_ON: Duration = Duration::from_secs(1);
 
 /// The hub's time, as the parent writes it.
 struct FileClock(PathBuf);
@@ -429,7 +432,10 @@ async fn gate_4_what_is_taken_away_while_the_plan_runs_ends_it_within_the_lease(
     assert!(said.starts_with("ConsentChanged"), "{said}");
     let answer = read_answer(&answer, &sealed.message, &PlanKey::new(&KEY)).unwrap();
     assert!(answer.batches.is_empty());
-    assert!(waited < Duration::from_secs(5), "it went on for {waited:?}");
+    assert!(
+        waited < LEASE + PASSED_ON,
+        "it went on for {waited:?}, of which the lease is {LEASE:?}"
+    );
 }
 
 /// A description that another hub, or nobody, would have made, under a true seal.

@@ -213,6 +213,10 @@ async fn gate_1_a_short_in_list_touches_its_subjects_alone() {
             uscc(3),
             uscc(7)
         );
+        // Codes that are masked narrow nothing.
+        if column_form(&world, &world.tables[0].contract, "uscc") != Form::Clear {
+            continue;
+        }
         let Ok(seen) = gated.run(&sql, 2, false).await else {
             continue;
         };

@@ -121,10 +121,25 @@ impl Planned {
                         format!("window of aggregate {}", udf.name())
                     }
                 };
+                let frame = &function.params.window_frame;
+                // Then what leaves the frame has to be taken back.
+                if !frame.start_bound.is_unbounded() {
+                    self.note(format!("moving {name}"));
+                }
                 self.note(name);
-                self.note(frame(&function.params.window_frame));
-                if !function.params.partition_by.is_empty() {
-                    self.note("window with partitions".into());
+                self.note(bounds(frame));
+                let params = &function.params;
+                for (has, what) in [
+                    (!params.partition_by.is_empty(), "partitions"),
+                    (params.filter.is_some(), "filter"),
+                    (
+                        matches!(params.null_treatment, Some(NullTreatment::IgnoreNulls)),
+                        "nulls ignored",
+                    ),
+                ] {
+                    if has {
+                        self.note(format!("window with {what}"));
+                    }
                 }
             }
             Expr::Cast(cast) => self.cast("CAST", &cast.expr, cast.field.data_type(), schema),
@@ -168,7 +183,7 @@ impl Planned {
 }
 
 /// Which bounds a frame has.
-fn frame(frame: &WindowFrame) -> String {
+fn bounds(frame: &WindowFrame) -> String {
     let bound = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::CurrentRow => "current",
         WindowFrameBound::Preceding(value) if value.is_null() => "first",
@@ -215,6 +230,15 @@ const WORDS: &[&str] = &[
     "interval '",
     "EXTRACT(",
     " SIMILAR TO ",
+    " AT TIME ZONE ",
+    " NATURAL JOIN ",
+    " NATURAL LEFT JOIN ",
+    " NATURAL RIGHT JOIN ",
+    " NATURAL FULL JOIN ",
+    " UNION BY NAME SELECT",
+    " UNION ALL BY NAME SELECT",
+    " GROUP BY ALL",
+    " WINDOW w AS (",
 ];
 
 /// What has to be planned, beside what is on the lists of the gate.
@@ -246,12 +270,10 @@ const FORMS: &[&str] = &[
     "aggregate with distinct",
     "aggregate with filter",
     "aggregate with order",
+    "aggregate with nulls ignored",
     "window with partitions",
-    "window of aggregate sum",
-    "window of aggregate count",
-    "window of aggregate avg",
-    "window of aggregate min",
-    "window of aggregate max",
+    "window with filter",
+    "window with nulls ignored",
     "frame Rows first to current",
     "frame Rows first to last",
     "frame Rows before to current",
@@ -304,6 +326,13 @@ fn wanted() -> BTreeSet<String> {
     add("scalar", functions::FALLIBLE_SCALAR);
     add("aggregate", functions::AGGREGATES);
     add("aggregate", functions::ORDERED_AGGREGATES);
+    // By that name the other functions over a window are no aggregates, and `grouping` is for keys alone.
+    let over_windows = functions::AGGREGATES.iter().copied();
+    let over_windows: Vec<&str> = over_windows.filter(|name| *name != "grouping").collect();
+    add("window of aggregate", &over_windows);
+    let mut moving = over_windows.clone();
+    moving.retain(|name| !ONLY_GROWING.contains(name));
+    add("moving window of aggregate", &moving);
     add("window", functions::WINDOWS);
     add("window", functions::ORDERED_WINDOWS);
     let types = [
@@ -326,6 +355,9 @@ fn wanted() -> BTreeSet<String> {
     }
     wanted
 }
+
+/// Aggregates that the engine cannot take a value back from, so that it refuses frames that move.
+const ONLY_GROWING: &[&str] = &["bit_and", "bit_or", "bool_and", "bool_or"];
 
 /// Casts that a kernel has and the planner does not.
 const UNPLANNED_CASTS: &[(&str, &str)] = &[];

@@ -180,29 +180,74 @@ async fn gate_1_an_aggregate_is_ordered_by_two_keys_that_are_one() {
     assert!(groups > 30, "{groups} groups say little");
 }
 
-/// A literal on the side of an outer join that nulls may stand for is no constant of the join.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gate_1_rows_that_an_outer_join_fills_up_have_their_place_in_the_order() {
-    let mut mixed = 0;
-    for seed in 0..20 {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let world = World::draw(&mut rng);
-        let gated = Gated::new(&world, &mut rng).await;
-        let join = "FROM (SELECT 1 AS o FROM t) AS a RIGHT JOIN t AS b ON b.kind IS NOT NULL";
+/// A literal on the side of an outer join that nulls may stand for is no constant of the join. Whether the world says
+/// something of it.
+pub async fn check_outer_join(seed: u64) -> bool {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::draw(&mut rng);
+    let gated = Gated::new(&world, &mut rng).await;
+    let mut mixed = false;
+    for (join, other) in [
+        ("(SELECT 1 AS o FROM t) AS a RIGHT JOIN t AS b", "RIGHT"),
+        ("t AS b LEFT JOIN (SELECT 1 AS o FROM t) AS a", "LEFT"),
+        ("(SELECT 1 AS o FROM t) AS a FULL JOIN t AS b", "FULL"),
+    ] {
+        let join = format!("FROM {join} ON b.kind IS NOT NULL");
         let all = format!("SELECT a.o, b.id {join} GROUP BY a.o, b.id");
         let few = format!("{all} ORDER BY 1, 2 LIMIT 3");
         let Ok(all) = gated.run(&all, 2, false).await else {
             continue;
         };
         let matched = all.rows.iter().filter(|row| row[0] == "1").count();
-        mixed += usize::from(matched > 0 && matched < all.rows.len());
+        mixed |= matched > 0 && matched < all.rows.len();
         for (partitions, strict) in [(1, false), (2, false), (1, true)] {
             let few = gated.run(&few, partitions, strict).await.unwrap();
             let first = few.rows.iter().take_while(|row| row[0] == "1").count();
-            assert_eq!(first, matched.min(3), "seed {seed}: {:?}", few.rows);
+            let of = format!("seed {seed}, {other}: {:?}", few.rows);
+            assert_eq!(first, matched.min(3), "{of}");
         }
     }
+    mixed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_rows_that_an_outer_join_fills_up_have_their_place_in_the_order() {
+    let mut mixed = 0;
+    for seed in 0..20 {
+        mixed += usize::from(check_outer_join(seed).await);
+    }
     assert!(mixed > 2, "{mixed} worlds say little");
+}
+
+/// What is constant before grouping sets is none after them, which leave it out. How many groups the world has.
+pub async fn check_grouping_sets(seed: u64) -> usize {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::draw(&mut rng);
+    let gated = Gated::new(&world, &mut rng).await;
+    let sql = "SELECT kind, id, count(*) AS c FROM t WHERE kind = 'a' AND id IS NOT NULL \
+               GROUP BY GROUPING SETS ((kind, id), (id)) ORDER BY kind, id";
+    let mut groups = 0;
+    for (partitions, strict) in [(1, false), (2, false), (1, true)] {
+        let Ok(seen) = gated.run(sql, partitions, strict).await else {
+            continue;
+        };
+        let half = seen.rows.len() / 2;
+        let (with, without) = seen.rows.split_at(half);
+        let of = format!("seed {seed}, {partitions}, {strict}: {:?}", seen.rows);
+        assert!(with.iter().all(|row| row[0] == "a"), "{of}");
+        assert!(without.iter().all(|row| row[0] == "∅"), "{of}");
+        groups = half;
+    }
+    groups
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_keys_that_grouping_sets_leave_out_have_their_place_in_the_order() {
+    let mut groups = 0;
+    for seed in 0..60 {
+        groups += check_grouping_sets(seed).await;
+    }
+    assert!(groups > 20, "{groups} groups say little");
 }
 
 /// The engine finds some of its own plans in parallel unsound; then the statement is planned in sequence.

@@ -114,6 +114,7 @@ const TEXTS: &[&str] = &[
     "encode({x}, 'hex')",
     "encode({x}, 'base64')",
     "to_char({y}, '%Y/%m')",
+    "to_char(({z}) AT TIME ZONE 'Asia/Shanghai', '%d %H')",
     "({t} || {t})",
     "({t} || {t} || {i})",
     "greatest({t}, {t})",
@@ -138,6 +139,7 @@ const INTS: &[&str] = &[
     "factorial(abs({i}) % 10)",
     "CAST(date_part('day', {y}) AS bigint)",
     "CAST(EXTRACT(year FROM {z}) AS bigint)",
+    "CAST(EXTRACT(hour FROM ({z}) AT TIME ZONE 'Asia/Shanghai') AS bigint)",
     "to_unixtime({z})",
     "CAST(power(2, abs({i}) % 6) AS bigint)",
     "({i} & 6)",
@@ -238,6 +240,8 @@ const INSTANTS: &[&str] = &[
     "to_timestamp_nanos({i})",
     "from_unixtime({i})",
     "to_local_time({z})",
+    "to_local_time(({z}) AT TIME ZONE 'Asia/Shanghai')",
+    "(({z}) AT TIME ZONE 'Asia/Shanghai')",
     "now()",
     "({z} + {v})",
     "({z} - {v})",
@@ -363,10 +367,11 @@ const AGGREGATES: &[&str] = &[
     "first_value({t} ORDER BY {i})",
     "last_value({i} ORDER BY {y} DESC NULLS LAST)",
     "nth_value({i}, {p} ORDER BY {d})",
+    "first_value({t} ORDER BY {i}) IGNORE NULLS",
     "array_agg({i} ORDER BY {i})",
 ];
 
-/// Window functions by what their frame may be: none, any, or one that only grows.
+/// Window functions by what their frame may be: none, or any.
 const UNFRAMED: &[&str] = &[
     "row_number()",
     "rank()",
@@ -376,22 +381,58 @@ const UNFRAMED: &[&str] = &[
     "ntile({p})",
     "lag({t})",
     "lag({i}, 2, 0)",
+    "lag({i}) IGNORE NULLS",
     "lead({i})",
     "lead({t}, 1)",
+    "lead({t}) IGNORE NULLS",
 ];
 const FRAMED: &[&str] = &[
     "sum({i})",
     "sum({d})",
+    "sum({i}) FILTER (WHERE {b})",
     "count(*)",
     "count({t})",
+    "count({t}) FILTER (WHERE {b})",
     "avg({i})",
     "min({t})",
     "max({i})",
     "first_value({t})",
+    "first_value({i}) IGNORE NULLS",
     "last_value({i})",
+    "last_value({t}) IGNORE NULLS",
     "nth_value({t}, {p})",
 ];
-const GROWING: &[&str] = &["stddev({i})", "bool_and({b})", "bit_or({i})", "median({i})"];
+/// Aggregates that take values back as a frame moves on.
+const RETRACTING: &[&str] = &[
+    "avg({d})",
+    "bit_xor({i})",
+    "corr({f}, {f})",
+    "covar_pop({f}, {i})",
+    "covar_samp({i}, {f})",
+    "median({i})",
+    "percentile_cont({f}, 0.25)",
+    "regr_avgx({f}, {i})",
+    "regr_avgy({f}, {i})",
+    "regr_count({f}, {i})",
+    "regr_intercept({f}, {i})",
+    "regr_r2({f}, {i})",
+    "regr_slope({f}, {i})",
+    "regr_sxx({f}, {i})",
+    "regr_sxy({f}, {i})",
+    "regr_syy({f}, {i})",
+    "stddev({i})",
+    "stddev_pop({f})",
+    "sum({f})",
+    "var({d})",
+    "var_pop({i})",
+];
+/// Aggregates that cannot: their frames only grow.
+const GROWING: &[&str] = &[
+    "bit_and({i})",
+    "bit_or({i})",
+    "bool_and({b})",
+    "bool_or({b})",
+];
 const FRAMES: &[&str] = &[
     "ROWS BETWEEN 1 PRECEDING AND CURRENT ROW",
     "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
@@ -509,10 +550,17 @@ impl Grammar<'_> {
     }
 
     fn set_operation(&mut self) -> String {
-        let types = self.types(3);
+        let mut types = self.types(3);
         let left = self.select(1, Some(&types));
+        let mut op = self.pick(&["UNION", "UNION ALL", "INTERSECT", "EXCEPT"]);
+        if self.chance(0.2) {
+            op = self.pick(&["UNION BY NAME", "UNION ALL BY NAME"]);
+            // A column that only the second side has.
+            if self.chance(0.5) {
+                types.push(self.ty());
+            }
+        }
         let right = self.select(1, Some(&types));
-        let op = self.pick(&["UNION", "UNION ALL", "INTERSECT", "EXCEPT"]);
         let tail = self.tail();
         format!("{left} {op} {right}{tail}")
     }
@@ -644,9 +692,9 @@ impl Grammar<'_> {
                 .collect();
             return format!("SELECT {} FROM {from}{filter}", columns.join(", "));
         }
-        match self.rng.random_range(0..9) {
+        match self.rng.random_range(0..10) {
             0..=2 => self.grouped(&from, &filter, &sources),
-            3 => self.windowed(&from, &filter, &sources),
+            3 | 9 => self.windowed(&from, &filter, &sources),
             4 if sources.len() == 1 => format!("SELECT * FROM {from}{filter}"),
             5 => {
                 let total = self.aggregates(&sources);
@@ -694,7 +742,8 @@ impl Grammar<'_> {
             _ => String::new(),
         };
         let list = keys.join(", ");
-        let by = match self.rng.random_range(0..9) {
+        let by = match self.rng.random_range(0..10) {
+            9 => "ALL".to_owned(),
             0 => format!("ROLLUP ({list})"),
             1 => format!("CUBE ({list})"),
             2 => format!("GROUPING SETS (({list}), ({}), ())", keys[0]),
@@ -731,20 +780,35 @@ impl Grammar<'_> {
         let order = self.expr(sources, key, 0);
         let direction = self.pick(&["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]);
         let over = format!("{part}ORDER BY {order}{direction}");
-        let (call, over) = match self.rng.random_range(0..8) {
+        let (call, over) = match self.rng.random_range(0..12) {
             0..=2 => (self.pick(UNFRAMED), over),
             3 | 4 => (self.pick(FRAMED), format!("{over} {}", self.pick(FRAMES))),
-            5 => (self.pick(GROWING), over),
-            6 => {
+            5..=7 => (
+                self.pick(RETRACTING),
+                format!("{over} {}", self.pick(FRAMES)),
+            ),
+            8 => (self.pick(GROWING), over),
+            9 | 10 => {
                 let order = self.expr(sources, Ty::Int, 0);
                 let frame = self.pick(MOVING);
-                let call = self.pick(&["sum({i})", "count(*)", "max({t})"]);
+                let common = ["sum({i})", "count(*)", "max({t})", "min({y})"];
+                let call = match self.chance(0.5) {
+                    true => self.pick(&common),
+                    false => self.pick(RETRACTING),
+                };
                 (call, format!("{part}ORDER BY {order} {frame}"))
             }
             _ => (self.pick(&["count(*)", "sum({i})", "max({y})"]), part),
         };
         let call = self.filled(call, sources, 1);
-        format!("SELECT {value} AS o0, {call} OVER ({over}) AS w0 FROM {from}{filter}")
+        match self.chance(0.2) {
+            true => format!(
+                "SELECT {value} AS o0, {call} OVER w AS w0 FROM {from}{filter} WINDOW w AS ({over})"
+            ),
+            false => {
+                format!("SELECT {value} AS o0, {call} OVER ({over}) AS w0 FROM {from}{filter}")
+            }
+        }
     }
 
     fn from(&mut self, depth: u32) -> (String, Vec<Source>) {
@@ -763,6 +827,19 @@ impl Grammar<'_> {
                 if let Some((name, _)) = shared {
                     let text = format!("{first} JOIN {second} USING ({name})");
                     return (text, vec![left, right]);
+                }
+            }
+            3 => {
+                let shared = left.columns.iter();
+                let shared = shared.filter(|column| right.columns.contains(column));
+                let shared: Vec<(String, Ty)> = shared.cloned().collect();
+                if let Some((name, ty)) = shared.choose(self.rng).cloned() {
+                    let alias = self.alias();
+                    let kind = self.pick(&["", " LEFT", " RIGHT", " FULL"]);
+                    let other = format!("(SELECT {}.{name} FROM {second}) AS {alias}", right.alias);
+                    let text = format!("{first} NATURAL{kind} JOIN {other}");
+                    let columns = vec![(name, ty)];
+                    return (text, vec![left, Source { alias, columns }]);
                 }
             }
             2 => {
@@ -1019,7 +1096,10 @@ impl Grammar<'_> {
         let Some(column) = self.column(sources, ty) else {
             return "1 = 1".to_owned();
         };
-        let literal = self.literal(ty);
+        let literal = match column.ends_with(".uscc") && self.chance(0.7) {
+            true => format!("'{}'", uscc(self.rng.random_range(1..=ENTERPRISES))),
+            false => self.literal(ty),
+        };
         match self.rng.random_range(0..7) {
             0 => format!("{column} IS NULL"),
             1 => format!("{column} IS NOT NULL"),

@@ -11,7 +11,8 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use qihui_catalog::{Action, ColumnType, Contract, EnterpriseNo, Level};
 use qihui_consent::decision::{
-    Agreement, AgreementColumn, AgreementId, Basis, DecisionRequest, Form, Grant, ScopeItem, Value,
+    Agreement, AgreementColumn, AgreementId, Basis, Bucket, DecisionRequest, Form, Grant,
+    ScopeItem, Value,
 };
 use qihui_query::account::Account;
 use qihui_query::exec::Standing;
@@ -19,6 +20,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::canary;
 use crate::gate_2::{assert_same, comparable};
 use crate::reference::view;
 use crate::run::{Failed, Gated, Mode, Seen};
@@ -43,27 +45,31 @@ enum Granted {
     All,
     /// All but `amount`.
     NoAmount,
+    /// All but `uscc`.
+    NoCode,
     /// Every column, of [`RANGE`].
     Range,
     Nothing,
 }
 
-/// The larger table and the smaller one: who granted what, and how long their texts are.
+/// The larger table and the smaller one: who granted what, in which form days are shown, and how long texts are.
 struct Town {
     contracts: [Arc<Contract>; 2],
     granted: BTreeMap<u32, Granted>,
+    day: Form,
     note_bytes: usize,
 }
 
-fn contract(name: &str) -> Contract {
+/// A contract with codes and days of a level.
+fn contract(name: &str, level: Level) -> Contract {
     let decimal = ColumnType::Decimal {
         precision: 12,
         scale: 2,
     };
-    let mut day = column("day", ColumnType::Date, Level::L1);
+    let mut day = column("day", ColumnType::Date, level);
     day.nullable = false;
     let columns = vec![
-        column("uscc", ColumnType::String, Level::L1),
+        column("uscc", ColumnType::String, level),
         column("id", ColumnType::Int64, Level::L1),
         day,
         column("kind", ColumnType::String, Level::L2),
@@ -83,14 +89,19 @@ impl Town {
         let mut kinds = [
             Granted::All,
             Granted::NoAmount,
+            Granted::NoCode,
             Granted::Range,
             Granted::Nothing,
         ];
         kinds.shuffle(rng);
         let kinds = kinds.into_iter().cycle();
+        let level = *[Level::L1, Level::L2].choose(rng).unwrap();
         Self {
-            contracts: ["t", "u"].map(|name| Arc::new(contract(name))),
+            contracts: ["t", "u"].map(|name| Arc::new(contract(name, level))),
             granted: (1..=ENTERPRISES).zip(kinds).collect(),
+            day: *[Form::Clear, Form::Bucketed(Bucket::Month)]
+                .choose(rng)
+                .unwrap(),
             note_bytes,
         }
     }
@@ -102,7 +113,7 @@ impl Town {
             let day = match self.granted[&no] {
                 Granted::Nothing => continue,
                 Granted::Range => rng.random_range(RANGE),
-                Granted::All | Granted::NoAmount => rng.random_range(0..40),
+                Granted::All | Granted::NoAmount | Granted::NoCode => rng.random_range(0..40),
             };
             let class = class(id);
             let name = match class < NUMBERS {
@@ -127,10 +138,27 @@ impl Town {
             let day = match self.granted.get(&no) {
                 None | Some(Granted::Nothing) => rng.random_range(0..40),
                 Some(Granted::Range) => *[RANGE.start - 1, RANGE.end].choose(rng).unwrap(),
-                Some(Granted::All | Granted::NoAmount) => continue,
+                Some(Granted::All | Granted::NoAmount | Granted::NoCode) => continue,
             };
             let id = rng.random_range(0..ROWS[0]);
-            return self.row(rng, (no, id, day), ["number", "SECRET"], [0, 0]);
+            return self.row(rng, (no, id, day), ["number", canary::WORD], [0, 0]);
+        }
+    }
+
+    /// Puts other values into the cells of a visible row that nobody is to see.
+    fn disguise(&self, rng: &mut ChaCha8Rng, table: usize, row: &mut Row) {
+        let contract = &self.contracts[table];
+        let names = contract.landed().zip(&mut row.cells);
+        for (column, cell) in names {
+            match (self.granted[&row.no], column.name.as_str()) {
+                (Granted::NoAmount, "amount") => *cell = canary::of(column.ty),
+                (Granted::NoCode, "uscc") if column.level > Level::L1 => {
+                    let code = uscc(rng.random_range(1..=ENTERPRISES));
+                    let code = [code, canary::WORD.to_owned()].choose(rng).cloned();
+                    *cell = code.map(Value::String);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -165,7 +193,10 @@ impl Town {
     fn agreement(&self, contract: &Contract) -> Agreement {
         let columns = contract.landed().map(|column| AgreementColumn {
             name: column.name.clone(),
-            form: Some(Form::Clear),
+            form: Some(match column.name == "day" {
+                true => self.day,
+                false => Form::Clear,
+            }),
             reason: None,
         });
         Agreement {
@@ -188,7 +219,12 @@ impl Town {
         };
         let item = |contract: &Arc<Contract>| {
             let names = contract.landed().map(|column| column.name.clone());
-            let shown = |name: &String| granted != Granted::NoAmount || name != "amount";
+            let kept = match granted {
+                Granted::NoAmount => "amount",
+                Granted::NoCode => "uscc",
+                _ => "",
+            };
+            let shown = |name: &String| name != kept;
             ScopeItem {
                 dataset: contract.id.clone(),
                 columns: names.filter(shown).collect(),
@@ -261,7 +297,10 @@ async fn pair(rng: &mut ChaCha8Rng, note_bytes: usize) -> [Gated; 2] {
     let mut made = Vec::new();
     for share in [rng.random_range(0.0..0.2), rng.random_range(0.3..1.5)] {
         let mut rows = visible.clone();
-        for rows in &mut rows {
+        for (table, rows) in rows.iter_mut().enumerate() {
+            for row in rows.iter_mut() {
+                town.disguise(rng, table, row);
+            }
             let hidden = (rows.len() as f64 * share) as usize;
             rows.extend((0..hidden).map(|_| town.hidden(rng)));
             rows.shuffle(rng);
@@ -340,9 +379,10 @@ fn stopping(rng: &mut ChaCha8Rng) -> Vec<String> {
 }
 
 /// Statements that threads share.
-const SHARED: [&str; 4] = [
+const SHARED: [&str; 5] = [
     "SELECT kind, n, count(*) AS g, sum(amount) AS s, min(name) AS a, max(day) AS z FROM t GROUP BY kind, n",
     "SELECT id, name, uscc FROM t ORDER BY name DESC LIMIT 20",
+    "SELECT id, n, day FROM t WHERE id % 50 = 1",
     "SELECT max(r) AS g, sum(r) AS s FROM (SELECT row_number() OVER (PARTITION BY kind ORDER BY day) AS r FROM t) AS x",
     "SELECT u.kind, count(*) AS g FROM t JOIN u ON t.name = u.name GROUP BY u.kind",
 ];

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{ArrayData, RecordBatch};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ColumnStatistics;
 use datafusion::common::stats::Precision;
@@ -25,12 +26,11 @@ use qihui_query::session::{self, SessionSetup};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::canary::{self, WORD};
 use crate::run::{Gated, Seen};
-use crate::world::{Row, Table, World, at, uscc};
+use crate::world::{Row, Table, World, array, at, date, uscc};
 
-const CANARY: &str = "SECRET";
-
-/// One dataset; enterprises 1 and 2 granted, 3 to 12 did not, and 2 granted no `name`.
+/// One dataset; enterprises 1 and 2 granted, 3 to 12 did not, and 2 granted neither `name` nor what follows `n`.
 fn world() -> World {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut world = World::draw(&mut rng);
@@ -38,9 +38,10 @@ fn world() -> World {
     contract.row_level = Level::L2;
     contract.event_date = None;
     contract.window = None;
+    let all = ["uscc", "id", "name", "n", "big", "amount", "since", "seen"];
     contract
         .columns
-        .retain(|column| ["uscc", "id", "name", "n", "amount"].contains(&column.name.as_str()));
+        .retain(|column| all.contains(&column.name.as_str()));
     for column in &mut contract.columns {
         column.public_when = None;
         column.level = if ["uscc", "id"].contains(&column.name.as_str()) {
@@ -50,30 +51,38 @@ fn world() -> World {
         };
     }
     let contract = Arc::new(contract);
-    let row = |no: u32, id: i128, name: String, n: i128| Row {
-        no,
-        cells: vec![
+    let row = |no: u32, id: i128, name: String, n: i128| {
+        let days = i32::try_from(n).unwrap();
+        let open = [
+            Value::Number(n * 10),
+            Value::Number(n * 100),
+            Value::Date(date(days)),
+            Value::Timestamp(i64::from(days)),
+        ];
+        let hidden = contract
+            .landed()
+            .skip(4)
+            .map(|column| canary::of(column.ty));
+        let mut cells = vec![
             Some(Value::String(uscc(no))),
             Some(Value::Number(id)),
             Some(Value::String(name)),
             Some(Value::Number(n)),
-            Some(Value::Number(n * 100)),
-        ],
+        ];
+        match no {
+            1 => cells.extend(open.map(Some)),
+            _ => cells.extend(hidden),
+        }
+        Row { no, cells }
     };
     let mut rows = vec![row(1, 1, "10".into(), 4), row(1, 2, "20".into(), 6)];
-    rows.push(row(2, 3, format!("{CANARY}-in-a-hidden-cell"), 7));
+    rows.push(row(2, 3, format!("{WORD}-in-a-hidden-cell"), 7));
     for no in 3..=12 {
         // Zero divides nothing and the text is no number: both would show in an error.
-        rows.extend((0..20).map(|i| {
-            row(
-                no,
-                i128::from(no) * 100 + i,
-                format!("{CANARY}-{no}-{i}"),
-                0,
-            )
-        }));
+        rows.extend(
+            (0..20).map(|i| row(no, i128::from(no) * 100 + i, format!("{WORD}-{no}-{i}"), 0)),
+        );
     }
-    let all = ["uscc", "id", "name", "n", "amount"];
     let grant = |no: u32, columns: &[&str]| Grant {
         consent_id: format!("c-{no}").parse().unwrap(),
         version: 1,
@@ -91,7 +100,7 @@ fn world() -> World {
         expires: Timestamp(i64::MAX),
         metered: false,
     };
-    world.grants = vec![grant(1, &all), grant(2, &["uscc", "id", "n", "amount"])];
+    world.grants = vec![grant(1, &all), grant(2, &["uscc", "id", "n"])];
     world.agreements = vec![Agreement {
         id: AgreementId::from("a"),
         org: "bank".parse().unwrap(),
@@ -125,7 +134,8 @@ async fn run(sql: &str) -> Result<Seen, crate::run::Failed> {
     for seed in 0..4 {
         for partitions in [1, 2] {
             let result = gated(seed).await.run(sql, partitions, false).await;
-            assert!(!format!("{result:?}").contains(CANARY), "{sql}: {result:?}");
+            let shown = canary::in_text(&format!("{result:?}"));
+            assert_eq!(shown, None, "{sql}: {result:?}");
             last = Some(result);
         }
     }
@@ -417,8 +427,11 @@ async fn telling_functions_are_unknown() {
         "approx_percentile_cont(n, 0.5)",
         "any_value(name)",
     ] {
-        let result = run(&format!("SELECT {call} FROM t")).await;
-        assert!(result.is_err(), "{call} was answered: {result:?}");
+        let failed = run(&format!("SELECT {call} FROM t")).await.unwrap_err();
+        let name = call.split('(').next().unwrap();
+        assert_eq!(failed.code, "BadSql", "{call}: {failed:?}");
+        let unknown = format!("Invalid function '{name}'");
+        assert!(failed.text.contains(&unknown), "{call}: {failed:?}");
     }
 }
 
@@ -458,6 +471,7 @@ async fn no_buffer_and_no_format_carries_a_hidden_value() {
             "SELECT * FROM t",
             "SELECT name, n FROM t WHERE n > 0",
             "SELECT name FROM t ORDER BY name",
+            "SELECT big, amount, since, seen FROM t",
         ] {
             let gated = gated(seed).await;
             let query = session::parse(sql).unwrap();
@@ -480,43 +494,61 @@ async fn no_buffer_and_no_format_carries_a_hidden_value() {
             assert!(batches.iter().map(RecordBatch::num_rows).sum::<usize>() > 0);
             for batch in &batches {
                 for column in batch.columns() {
-                    assert!(!holds_canary(&column.to_data()), "seed {seed}: {sql}");
+                    let held = canary::in_buffers(&column.to_data());
+                    assert_eq!(held, None, "seed {seed}: {sql}");
                 }
             }
-            for format in [
-                Format::Table,
-                Format::Csv,
-                Format::Ndjson,
-                Format::Parquet,
-                Format::Arrow,
-            ] {
-                let mut encoder = Encoder::new(format, &schema).unwrap();
-                let mut bytes = Vec::new();
-                for batch in &batches {
-                    bytes.extend(encoder.batch(batch).unwrap());
-                }
-                bytes.extend(encoder.finish().unwrap());
-                assert!(
-                    !contains(&bytes, CANARY.as_bytes()),
-                    "seed {seed}: {sql} as {format:?}"
-                );
+            for format in FORMATS {
+                let bytes = written(format, &schema, &batches);
+                let held = canary::in_bytes(&bytes);
+                assert_eq!(held, None, "seed {seed}: {sql} as {format:?}");
                 assert!(!bytes.is_empty());
             }
         }
     }
 }
 
-fn holds_canary(data: &ArrayData) -> bool {
-    data.buffers()
-        .iter()
-        .any(|buffer| contains(buffer.as_slice(), CANARY.as_bytes()))
-        || data.child_data().iter().any(holds_canary)
+const FORMATS: [Format; 5] = [
+    Format::Table,
+    Format::Csv,
+    Format::Ndjson,
+    Format::Parquet,
+    Format::Arrow,
+];
+
+fn written(format: Format, schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<u8> {
+    let mut encoder = Encoder::new(format, schema).unwrap();
+    let mut bytes = Vec::new();
+    for batch in batches {
+        bytes.extend(encoder.batch(batch).unwrap());
+    }
+    bytes.extend(encoder.finish().unwrap());
+    bytes
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
+/// What the test above looks for would be found: each hidden value by itself, in an answer of each form.
+#[test]
+fn hidden_values_would_be_found_in_every_format() {
+    let world = world();
+    let table = &world.tables[0];
+    let row = table.rows.last().unwrap();
+    let columns = table.contract.landed().zip(&row.cells);
+    let told = ["name", "big", "amount", "since", "seen"];
+    for (column, cell) in columns.filter(|(column, _)| told.contains(&column.name.as_str())) {
+        let values = array(column.ty, [cell.as_ref()].into_iter(), true);
+        let batch = RecordBatch::try_from_iter([(column.name.as_str(), values)]).unwrap();
+        for format in FORMATS {
+            let bytes = written(format, &batch.schema(), std::slice::from_ref(&batch));
+            // A day of four bytes is known by its text alone.
+            let binary = [Format::Parquet, Format::Arrow].contains(&format);
+            let found = canary::in_bytes(&bytes).is_some();
+            assert!(
+                found || (binary && column.name == "since"),
+                "{} as {format:?}",
+                column.name
+            );
+        }
+    }
 }
 
 /// The engine's dynamic filters (of joins, of the first rows of an order, of extremes), its statistics and its figures

@@ -12,6 +12,7 @@
 )]
 
 mod accounts;
+mod canary;
 mod coverage;
 mod gate_1;
 mod gate_2;

@@ -24,9 +24,11 @@ use qihui_consent::decision::{
 use qihui_query::forms::arrow_type;
 use qihui_query::provider::{TableFile, TableVersion};
 use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::{IndexedRandom, IteratorRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use roaring::RoaringBitmap;
+
+use crate::canary;
 
 pub const ENTERPRISES: u32 = 12;
 
@@ -91,21 +93,29 @@ fn level(rng: &mut ChaCha8Rng) -> Level {
         .unwrap()
 }
 
+/// The level of a column that tells which row it is, or whether it may be shown: that of rows, or one below it.
+fn level_below(rng: &mut ChaCha8Rng, row_level: Level) -> Level {
+    let levels = [Level::L1, Level::L1, Level::L1, Level::L2, Level::L3];
+    let levels = levels.into_iter().filter(|level| *level <= row_level);
+    levels.choose(rng).unwrap()
+}
+
 fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
     let row_level = *[Level::L1, Level::L2, Level::L3].choose(rng).unwrap();
     let dated = rng.random_bool(0.7);
-    let mut columns = vec![
-        column("uscc", ColumnType::String, Level::L1),
-        column("id", ColumnType::Int64, Level::L1),
-    ];
+    let mut id = column("id", ColumnType::Int64, level_below(rng, row_level));
+    id.nullable = false;
+    let code = level_below(rng, row_level);
+    let mut columns = vec![column("uscc", ColumnType::String, code), id];
     if dated {
-        let mut day = column("day", ColumnType::Date, Level::L1);
+        let mut day = column("day", ColumnType::Date, level_below(rng, row_level));
         day.nullable = rng.random_bool(0.5);
         columns.push(day);
     }
     let window = window(rng);
     for name in window.iter().flat_map(dates_of) {
-        columns.push(column(&name, ColumnType::Date, Level::L1));
+        let level = level_below(rng, row_level);
+        columns.push(column(&name, ColumnType::Date, level));
     }
     let flag_level = if rng.random_bool(0.8) {
         Level::L1
@@ -138,8 +148,10 @@ fn contract(rng: &mut ChaCha8Rng, name: &str) -> Contract {
         let at = rng.random_range(fixed..=columns.len());
         columns.insert(at, column("personal", ColumnType::String, Level::L4));
     }
-    for column in columns.iter_mut().skip(fixed) {
-        if column.level != Level::L1 && rng.random_bool(0.3) {
+    for (at, column) in columns.iter_mut().enumerate() {
+        let share = if at < fixed { 0.1 } else { 0.3 };
+        let open = column.level == Level::L1 || column.name == "flag";
+        if !open && rng.random_bool(share) {
             column.public_when = Some("flag".into());
         }
     }
@@ -222,9 +234,13 @@ pub fn dates_of(window: &DisclosureWindow) -> Vec<String> {
     names
 }
 
-/// A value that nobody is to see: text that is known by its beginning, and numbers and days that would show as the least
-/// or greatest of a page.
+/// A value that nobody is to see: text that is known by its beginning, numbers and days that would show as the least
+/// or greatest of a page, and such as nobody computes by chance.
 fn hidden_cell(rng: &mut ChaCha8Rng, column: &Column) -> Value {
+    let canary = rng.random_bool(0.3).then(|| canary::of(column.ty));
+    if let Some(canary) = canary.flatten() {
+        return canary;
+    }
     let extreme = rng.random_bool(0.5);
     let sign = if rng.random_bool(0.5) { 1 } else { -1 };
     match column.ty {
@@ -232,7 +248,11 @@ fn hidden_cell(rng: &mut ChaCha8Rng, column: &Column) -> Value {
             let tail = *["", "-and-what-follows-it-in-a-page", "~~~~~~~~~~"]
                 .choose(rng)
                 .unwrap();
-            Value::String(format!("SECRET-{}{tail}", rng.random_range(0..1000)))
+            Value::String(format!(
+                "{}-{}{tail}",
+                canary::WORD,
+                rng.random_range(0..1000)
+            ))
         }
         ColumnType::Date if extreme => {
             let year = if sign > 0 { 9999 } else { 1 };
@@ -388,10 +408,10 @@ fn agreements(rng: &mut ChaCha8Rng, tables: &[Table]) -> Vec<Agreement> {
             .contract
             .landed()
             .map(|column| {
-                if column.level == Level::L1 && column.name != "name" {
-                    vec![Some(Form::Clear)]
-                } else {
-                    forms(rng, column)
+                let open = column.level == Level::L1 && column.name != "name";
+                match open && rng.random_bool(0.8) {
+                    true => vec![Some(Form::Clear)],
+                    false => forms(rng, column),
                 }
             })
             .collect();

@@ -28,6 +28,10 @@ enum Property {
     Account,
     /// GATE-1: unions of constants have an order.
     Union,
+    /// GATE-1: rows that an outer join fills up have their place in an order.
+    OuterJoin,
+    /// GATE-1: keys that grouping sets leave out have theirs.
+    GroupingSets,
     /// GATE-2, in parallel.
     Parallel,
     /// GATE-2, byte by byte.
@@ -36,6 +40,8 @@ enum Property {
     Fragile,
     /// GATE-2: the order of rows.
     Order,
+    /// GATE-2: a side of a join starts when it is asked.
+    Asked,
     /// GATE-2, for statements that depend on where batches are cut.
     Cut,
     /// GATE-2, for statements that stop early over many batches.
@@ -48,8 +54,8 @@ enum Property {
     Release,
 }
 use Property::{
-    Account, Cut, Exact, Fragile, Memory, Order, Parallel, Release, Stop, Strict, Union,
-    Withdrawals,
+    Account, Asked, Cut, Exact, Fragile, GroupingSets, Memory, Order, OuterJoin, Parallel, Release,
+    Stop, Strict, Union, Withdrawals,
 };
 
 impl Property {
@@ -58,10 +64,13 @@ impl Property {
             Exact => gate_1::check(seed, &mut gate_1::Tally::default()).await,
             Account => accounts::check(seed, &mut accounts::Tally::default()).await,
             Union => gate_1::check_union(seed).await,
+            OuterJoin => drop(gate_1::check_outer_join(seed).await),
+            GroupingSets => drop(gate_1::check_grouping_sets(seed).await),
+            Asked => drop(gate_2::check_asked(seed).await),
             Parallel => gate_2::check(seed, Kind::Parallel, &mut gate_2::Tally::default()).await,
             Strict => gate_2::check(seed, Kind::Strict, &mut gate_2::Tally::default()).await,
             Fragile => drop(gate_2::check_fragile(seed).await),
-            Order => drop(gate_2::check_order(seed).await),
+            Order => gate_2::check_order(seed, &mut gate_2::OrderTally::default()).await,
             Cut => large::check_cut(seed, &mut large::Tally::default()).await,
             Stop => large::check_stopping(seed, &mut large::Tally::default()).await,
             Memory => large::check_memory(seed, &mut large::Tally::default()).await,
@@ -196,6 +205,9 @@ mistakes! {
     a_test_for_null_is_pushed: NullTestPushed => [Account];
     a_filter_on_a_masked_column_is_pushed: MaskedPushed => [Account];
     unions_are_trusted: UnionsTrusted => [Union];
+    outer_joins_are_trusted: OuterJoinsTrusted => [OuterJoin];
+    grouping_sets_are_trusted: GroupingSetsTrusted => [GroupingSets];
+    sides_of_joins_start_unasked: JoinsUnasked => [Asked];
     statistics_pass_through: StatisticsPassed => [Strict];
     a_count_comes_from_the_files: CountFromFiles => [Exact, Parallel];
     a_limit_reaches_the_readers: LimitPassed => [Fragile];
@@ -212,6 +224,7 @@ mistakes! {
     strict_mode_keeps_buffers: StrictUncut => [Strict];
     an_order_that_decides_stays_incomplete: OrderIncomplete => [Parallel];
     rows_come_in_the_order_of_the_files: AnswerUnordered => [Order];
+    what_some_show_counts_as_shown_by_all: ShownToSome => [Order];
     words_of_the_engine_are_passed_on: ErrorTexts => [Exact];
 }
 

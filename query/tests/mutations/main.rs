@@ -18,6 +18,8 @@
 
 #[path = "../it/accounts.rs"]
 mod accounts;
+#[path = "../it/canary.rs"]
+mod canary;
 #[path = "../it/coverage.rs"]
 mod coverage;
 #[path = "../it/gate_1.rs"]
