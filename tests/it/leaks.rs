@@ -163,14 +163,13 @@ fn what_is_put_aside_cannot_be_read_while_it_is_there() {
     let lab = Lab::world();
     let canaries = canaries(&lab);
     let inspector = lab.inspector();
-    let memory = [("QUERY__MEMORY_BYTES", "33554432")];
+    let memory = [("QUERY__MEMORY_BYTES", "50331648")];
     let service = Service::start_with(&lab, &memory);
-    // More than its memory holds, and far more than a socket does.
-    let wide = vec!["a.pzxh"; 12].join(" || ");
+    // A million rows: more than its memory holds, and far more than a socket does.
+    let vat = "vat_declaration";
     let sql = format!(
-        "SELECT a.uscc AS one, b.uscc AS two, c.pzxh AS three, {wide} AS wide FROM vat_declaration a \
-         CROSS JOIN vat_declaration b CROSS JOIN (SELECT pzxh FROM vat_declaration ORDER BY pzxh LIMIT 24) c \
-         ORDER BY wide, two, three"
+        "SELECT a.uscc || b.uscc || c.pzxh AS c FROM {vat} a CROSS JOIN {vat} b CROSS JOIN {vat} c \
+         CROSS JOIN (SELECT 1 AS one FROM {vat} LIMIT 4) d ORDER BY c"
     );
     let mut waiting = bare(&service, &inspector, &ask_tax(&sql));
     let id = access_id(&mut waiting);

@@ -31,6 +31,7 @@ const STATEMENTS: [&str; 4] = [
     "SELECT a.uscc, a.id, b.name FROM filing AS a JOIN filing AS b ON a.id = b.id",
     "SELECT uscc, count(*) AS rows, count(name) AS names FROM filing GROUP BY uscc",
 ];
+const READERS: usize = 3;
 const COLUMNS: [&str; 4] = ["uscc", "id", "name", "n"];
 const NARROWER: &str = "scope: [{dataset: filing, columns: [uscc, id]}]";
 
@@ -61,6 +62,8 @@ struct Town {
     signing: RwLock<()>,
     over: AtomicBool,
     met: Met,
+    /// Queries that came to an end, by reader.
+    ended: [AtomicU64; READERS],
 }
 
 /// How often queries came to each kind of end.
@@ -131,7 +134,7 @@ impl Outlet for Watch {
 
 impl Town {
     /// One reader: query after query.
-    async fn read(&self, seed: u64) {
+    async fn read(&self, reader: usize, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.over.load(Ordering::SeqCst) {
             let request = AccessRequest {
@@ -145,6 +148,16 @@ impl Town {
                 strict: rng.random_bool(0.2),
             };
             self.ask(&request).await;
+            Met::note(&self.ended[reader]);
+        }
+    }
+
+    /// Waits until every query that is running now has ended.
+    async fn all_ended(&self) {
+        let of = |ended: &AtomicU64| ended.load(Ordering::SeqCst);
+        let before = self.ended.each_ref().map(of);
+        while (0..READERS).any(|reader| of(&self.ended[reader]) == before[reader]) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -258,7 +271,7 @@ impl Town {
         self.grant(n, day(330)).await
     }
 
-    /// Grants until the next midnight but one, and lets that come.
+    /// Grants until a midnight that is more than a query's time away, and lets that come.
     async fn expire(&self, n: u32, rng: &mut StdRng) {
         let midnight = |n: u64| day(n).to_string().parse::<Timestamp>().unwrap().0;
         let ends = {
@@ -271,8 +284,10 @@ impl Town {
         };
         pause(rng).await;
         let _alone = self.signing.write().await;
+        // Those that count on the grant run out of time before it ends, and nobody tells them.
         let left = ends - self.world.gate.time().0;
         self.world.pass_ms(left.max(0));
+        self.all_ended().await;
         self.tell(n, NOTHING);
         self.world.ledger.expire_due().await.unwrap();
     }
@@ -295,6 +310,7 @@ async fn town(folder: std::path::PathBuf) -> Town {
         signing: RwLock::default(),
         over: AtomicBool::new(false),
         met: Met::default(),
+        ended: Default::default(),
     }
 }
 
@@ -312,7 +328,8 @@ async fn gate_4_no_row_leaves_after_its_enterprise_was_told_that_none_will() {
     let own: Vec<u32> = (1..=ENTERPRISES).collect();
     let (odd, even) = own.split_at(own.len() / 2);
     let seed = seed() * 10;
-    let readers = futures::future::join_all((0..3).map(|n| town.read(seed + n)));
+    let readers = (0..READERS).zip(seed..);
+    let readers = futures::future::join_all(readers.map(|(n, seed)| town.read(n, seed)));
     let changes = async {
         let lost = tokio::join!(town.change(odd, seed + 3), town.change(even, seed + 4));
         town.over.store(true, Ordering::SeqCst);
