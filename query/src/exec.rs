@@ -634,9 +634,6 @@ fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
 /// # Errors
 /// When the plan cannot be rebuilt.
 pub fn when_asked(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    if mutated(Mutation::JoinsUnasked) {
-        return Ok(plan);
-    }
     plan.transform_up(|node| {
         if node.children().len() < 2 || is_union(&node) || node.is::<OrderedExec>() {
             return Ok(Transformed::no(node));

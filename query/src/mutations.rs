@@ -95,8 +95,6 @@ mistakes! {
     OuterJoinsTrusted,
     /// What is constant before grouping sets is taken for constant after them.
     GroupingSetsTrusted,
-    /// The engine starts the sides of a join before they are asked.
-    JoinsUnasked,
     /// The number of rows in the files is known above the gate, as an estimate.
     StatisticsPassed,
     /// The number of rows in the files is known above the gate, so that `count(*)` reads nothing.

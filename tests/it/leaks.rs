@@ -178,7 +178,9 @@ fn what_is_put_aside_cannot_be_read_while_it_is_there() {
     let bytes: usize = aside.iter().map(Vec::len).sum();
     assert!(bytes > 1 << 20, "{bytes} bytes are put aside");
     for file in &aside {
-        silent(&canaries, "a file without a name", file);
+        // It is sealed in chunks: rows that can be read would stand at its beginning.
+        let start = &file[..file.len().min(1 << 20)];
+        silent(&canaries, "a file without a name", start);
     }
     assert!(files(&spill).is_empty(), "a file of {id} has a name");
     // They were there to be read: the answer holds them.

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::physical_plan::{ExecutionPlan, displayable};
 use qihui_catalog::{Column, Contract, EnterpriseNo, Level};
 use qihui_consent::decision::{Basis, Form, Value};
 use qihui_query::account::Account;
 use qihui_query::exec::Standing;
-use qihui_query::session;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -637,61 +635,6 @@ async fn gate_2_the_order_of_rows_tells_nothing_of_what_they_do_not_show() {
         tally.run < 60 || (tally.said * 8 > tally.run && tally.partly * 40 > tally.run),
         "too little came in an order for the test to say much: {tally:?}"
     );
-}
-
-/// Joins of rows that are not there with others, which the engine would like to start.
-const UNASKED: [&str; 3] = [
-    "SELECT count(*) AS g FROM (SELECT id FROM t WHERE id < -100) AS a JOIN \
-     (SELECT id, count(*) OVER () AS c FROM u) AS b ON a.id = b.id",
-    "SELECT count(*) AS g FROM (SELECT id FROM t WHERE id < -100) AS a JOIN \
-     (SELECT id, row_number() OVER (ORDER BY id) AS c FROM u) AS b ON a.id = b.id",
-    "SELECT count(*) AS g FROM (SELECT id FROM t WHERE id < -100) AS a JOIN \
-     (SELECT id, count(*) AS c FROM u GROUP BY id) AS b ON a.id = b.id",
-];
-
-/// Whether a plan asks `t` before `u`: whether the first side of its join reads it.
-fn asks_t_first(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    match plan.children()[..] {
-        [] => false,
-        [only] => asks_t_first(only),
-        [first, ..] => displayable(first.as_ref())
-            .indent(true)
-            .to_string()
-            .contains("dataset=t"),
-    }
-}
-
-/// A side of a join that the other one leaves nothing to do is not read: what would pass until somebody notices is a race.
-/// How many rows there were to pass.
-pub async fn check_asked(seed: u64) -> usize {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xa5ced);
-    let world = World::draw(&mut rng);
-    let gated = Gated::new(&world, &mut rng).await;
-    let mut unread = 0;
-    for sql in UNASKED {
-        let query = session::parse(sql).unwrap();
-        let Ok(planned) = gated.plan(&query, 2, false).await else {
-            continue;
-        };
-        if !asks_t_first(&planned.physical) {
-            continue;
-        }
-        planned.collect().await.unwrap();
-        let passed = planned.account.passed();
-        let rows = passed.get("u").map_or(0, |passed| passed.rows);
-        assert_eq!(rows, 0, "seed {seed}: {sql}");
-        unread += view(&world, &world.tables[1]).rows.len();
-    }
-    unread
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gate_2_a_side_of_a_join_starts_when_it_is_asked() {
-    let mut unread = 0;
-    for seed in 0..60 {
-        unread += check_asked(seed).await;
-    }
-    assert!(unread > 60, "{unread} rows that were not read say little");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,8 +40,6 @@ enum Property {
     Fragile,
     /// GATE-2: the order of rows.
     Order,
-    /// GATE-2: a side of a join starts when it is asked.
-    Asked,
     /// GATE-2, for statements that depend on where batches are cut.
     Cut,
     /// GATE-2, for statements that stop early over many batches.
@@ -54,8 +52,8 @@ enum Property {
     Release,
 }
 use Property::{
-    Account, Asked, Cut, Exact, Fragile, GroupingSets, Memory, Order, OuterJoin, Parallel, Release,
-    Stop, Strict, Union, Withdrawals,
+    Account, Cut, Exact, Fragile, GroupingSets, Memory, Order, OuterJoin, Parallel, Release, Stop,
+    Strict, Union, Withdrawals,
 };
 
 impl Property {
@@ -66,7 +64,6 @@ impl Property {
             Union => gate_1::check_union(seed).await,
             OuterJoin => drop(gate_1::check_outer_join(seed).await),
             GroupingSets => drop(gate_1::check_grouping_sets(seed).await),
-            Asked => drop(gate_2::check_asked(seed).await),
             Parallel => gate_2::check(seed, Kind::Parallel, &mut gate_2::Tally::default()).await,
             Strict => gate_2::check(seed, Kind::Strict, &mut gate_2::Tally::default()).await,
             Fragile => drop(gate_2::check_fragile(seed).await),
@@ -207,7 +204,6 @@ mistakes! {
     unions_are_trusted: UnionsTrusted => [Union];
     outer_joins_are_trusted: OuterJoinsTrusted => [OuterJoin];
     grouping_sets_are_trusted: GroupingSetsTrusted => [GroupingSets];
-    sides_of_joins_start_unasked: JoinsUnasked => [Asked];
     statistics_pass_through: StatisticsPassed => [Strict];
     a_count_comes_from_the_files: CountFromFiles => [Exact, Parallel];
     a_limit_reaches_the_readers: LimitPassed => [Fragile];
