@@ -346,6 +346,9 @@ dataset t: rows that a grant covers (2 enterprises); agreement `a` opens it wher
   id: clear, in every row; it is public (L1)
   name: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
   n: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
+  big: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
+  since: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
+  seen: clear, where a grant covers it; agreement `a` opens it where the enterprise granted it
   closed (no agreement in force names it): amount
 ";
     assert_eq!(told, expected);
