@@ -58,7 +58,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     // The program only in its tests, which produce messages.
     ("rdkafka", &["qihui-ingest", "qihui-pipelines", "qihui"]),
     ("axum", &["qihui"]),
-    ("sqlx", &["qihui-consent", "qihui"]),
+    // The gate only in a bench, which makes a ledger of a million enterprises.
+    ("sqlx", &["qihui-consent", "qihui-query", "qihui"]),
 ];
 
 /// Members that compile without the data stack, so that they build and test in a minute.

@@ -355,7 +355,7 @@ async fn gate_4_what_ends_by_itself_ends_no_query() {
         hub.grants.insert(LOSER, fresh);
         hub.world
             .pass_ms(ends.0 - hub.world.gate.time().0 - 120_000);
-        let loss = hub.world.ledger.last_loss();
+        let loss = hub.world.ledger.losses().last();
         for moment in [0, 1] {
             if moment == 1 {
                 // Once more, with a grant that ends on the next day.
@@ -372,7 +372,7 @@ async fn gate_4_what_ends_by_itself_ends_no_query() {
             assert_eq!(receiver.rows, others.collect(), "{sql}");
         }
         assert_eq!(
-            hub.world.ledger.last_loss(),
+            hub.world.ledger.losses().last(),
             loss,
             "it takes nothing from anybody"
         );

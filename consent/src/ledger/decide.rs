@@ -243,7 +243,9 @@ impl Ledger {
         let epoch = |dataset: &DatasetId| {
             (
                 dataset.clone(),
-                self.epoch(&request.org, &request.purpose, dataset),
+                self.inner
+                    .losses
+                    .epoch(&request.org, &request.purpose, dataset),
             )
         };
         let epochs = request.datasets.iter().map(epoch).collect();

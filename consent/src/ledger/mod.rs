@@ -215,33 +215,7 @@ impl Ledger {
         events::hash_at(&mut reader, position).await
     }
 
-    /// Counts what took something away from what an organisation sees of a dataset for a purpose. Comes from memory.
-    ///
-    /// A decision holds as long as the epochs it names are the present ones. Epochs never fall, across restarts too.
-    #[must_use]
-    pub fn epoch(&self, org: &OrgId, purpose: &PurposeCode, dataset: &DatasetId) -> u64 {
-        self.inner.losses.epoch(org, purpose, dataset)
-    }
-
-    /// No epoch has changed as long as this is the same: what is looked at before every batch.
-    #[must_use]
-    pub fn last_loss(&self) -> u64 {
-        self.inner.losses.last()
-    }
-
-    /// Whose grants were taken away since an epoch.
-    #[must_use]
-    pub fn taken_since(
-        &self,
-        org: &OrgId,
-        purpose: &PurposeCode,
-        dataset: &DatasetId,
-        epoch: u64,
-    ) -> Taken {
-        self.inner.losses.taken_since(org, purpose, dataset, epoch)
-    }
-
-    /// What was taken away, for those who look before they release; nothing else of the ledger is within their reach.
+    /// What was taken away, from memory; for those who look before they release, nothing else of the ledger is within reach.
     #[must_use]
     pub fn losses(&self) -> Arc<Losses> {
         Arc::clone(&self.inner.losses)

@@ -35,14 +35,23 @@ async fn gate_4_giving_waits_for_the_log_and_taking_away_does_not() {
     assert!(hub.ledger.consent(&id).await.unwrap().in_force);
     assert_eq!(hub.seen().await, [signed.no.0]);
 
-    let epoch = hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat());
+    let epoch = hub
+        .ledger
+        .losses()
+        .epoch(&bank(), &purpose("credit.loan"), &vat());
     hub.sink.down.store(true, Ordering::SeqCst);
     let withdrawn = hub.hold(&id, Operation::Withdraw).await.unwrap();
     assert_eq!(withdrawn.state, State::Withdrawn);
     assert!(hub.seen().await.is_empty(), "although the log is down");
-    assert!(hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat()) > epoch);
+    assert!(
+        hub.ledger
+            .losses()
+            .epoch(&bank(), &purpose("credit.loan"), &vat())
+            > epoch
+    );
     let taken = hub
         .ledger
+        .losses()
         .taken_since(&bank(), &purpose("credit.loan"), &vat(), epoch);
     assert_eq!(taken, Taken::From([signed.no.0].into_iter().collect()));
     let error = hub.drainer.drain().await.unwrap_err();
@@ -284,7 +293,10 @@ async fn narrowing_takes_away_at_once_and_can_do_nothing_else() {
     }
     assert!(hub.sign(&id, 1, 1, Operation::Narrow, None).await.is_err());
     let wish = "{scope: [{dataset: vat, columns: [sales], data_range: {from: 2025-01-01, to: 2025-07-01}}], expires: 2026-03-01}";
-    let epoch = hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat());
+    let epoch = hub
+        .ledger
+        .losses()
+        .epoch(&bank(), &purpose("credit.loan"), &vat());
     let next = hub
         .sign(&id, 1, 1, Operation::Narrow, Some(narrow(wish)))
         .await
@@ -298,7 +310,12 @@ async fn narrowing_takes_away_at_once_and_can_do_nothing_else() {
         next.document.prev_hash.as_deref(),
         Some(consent.hash.as_str())
     );
-    assert!(hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat()) > epoch);
+    assert!(
+        hub.ledger
+            .losses()
+            .epoch(&bank(), &purpose("credit.loan"), &vat())
+            > epoch
+    );
     let scope = &hub.decide(None).await.unwrap().scopes[&vat()];
     assert_eq!(scope.shapes[1].items.len(), 1);
     assert_eq!(

@@ -167,7 +167,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     let mut models: Vec<Model> = Vec::new();
     let key = (bank(), purpose("credit.loan"), vat());
-    let epoch = || hub.ledger.epoch(&key.0, &key.1, &key.2);
+    let epoch = || hub.ledger.losses().epoch(&key.0, &key.1, &key.2);
     for step in steps {
         let in_force: BTreeSet<usize> = (0..models.len())
             .filter(|i| models[*i].in_force())

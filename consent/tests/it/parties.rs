@@ -125,10 +125,16 @@ async fn artefacts_count_once_logged_and_only_the_latest() {
     let mut changed = hub.catalog.clone();
     let contract = std::sync::Arc::make_mut(changed.contracts.get_mut(&vat()).unwrap());
     (contract.hash, contract.version) = ([2; 32], "1.1.0".to_owned());
-    let epoch = hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat());
+    let epoch = hub
+        .ledger
+        .losses()
+        .epoch(&bank(), &purpose("credit.loan"), &vat());
     assert_eq!(hub.ledger.record_artefacts(&changed).await.unwrap(), 1);
     assert!(
-        hub.ledger.epoch(&bank(), &purpose("credit.loan"), &vat()) > epoch,
+        hub.ledger
+            .losses()
+            .epoch(&bank(), &purpose("credit.loan"), &vat())
+            > epoch,
         "running decisions end"
     );
     assert!(!recorded(hash).await && !recorded([2; 32]).await);

@@ -428,7 +428,9 @@ impl Gate {
         };
         let ledger = &self.parts.ledger;
         // INVARIANT: the epoch before the decision; see `Ledger::decide_for`.
-        let epoch = ledger.epoch(&recipient.org, &recipient.purpose, dataset);
+        let epoch = ledger
+            .losses()
+            .epoch(&recipient.org, &recipient.purpose, dataset);
         let (scope, position, epochs) = match ledger.decide(&self.parts.catalog, &request).await {
             Ok(mut decision) => {
                 let scope = decision.scopes.remove(dataset);

@@ -490,18 +490,7 @@ impl Gate {
             tables.insert(dataset.clone(), Arc::new(self.table(dataset).await?));
         }
         let account = Arc::new(Account::new(self.limits().rows));
-        let epochs = Epochs::new(
-            self.parts.ledger.losses(),
-            request.org.clone(),
-            request.purpose.clone(),
-            decision.epochs.clone(),
-        );
-        let epochs = epochs.dropping(Arc::clone(&account), scopes.clone()).until(
-            Arc::clone(&self.parts.clock),
-            self.deadline(at),
-            self.limits().seconds,
-        );
-        let epochs = Arc::new(epochs);
+        let epochs = self.epochs(request, (&decision, at), &account, &scopes);
         let setup = SessionSetup {
             scopes: scopes.clone(),
             tables: tables.clone(),
@@ -533,6 +522,26 @@ impl Gate {
             figures: None,
             leaves: false,
         })
+    }
+
+    /// What a query looks at as long as it runs: whether the decision that it rests on, made at an instant, still stands.
+    fn epochs(
+        &self,
+        request: &AccessRequest,
+        (decision, at): (&Decision, Timestamp),
+        account: &Arc<Account>,
+        scopes: &BTreeMap<DatasetId, Arc<DenseScope>>,
+    ) -> Arc<Epochs> {
+        let epochs = Epochs::new(
+            self.parts.ledger.losses(),
+            request.org.clone(),
+            request.purpose.clone(),
+            decision.epochs.clone(),
+        );
+        let clock = Arc::clone(&self.parts.clock);
+        let seconds = self.limits().seconds;
+        let epochs = epochs.dropping(Arc::clone(account), scopes.clone());
+        Arc::new(epochs.until(clock, self.deadline(at), seconds))
     }
 
     fn limits(&self) -> &Limits {

@@ -15,7 +15,6 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
-use super::release::Epochs;
 use super::{AccessRequest, Gate, Prepared, built, unreadable};
 use crate::account::Account;
 use crate::bounds::Turn;
@@ -174,19 +173,8 @@ impl Gate {
             }
         }
         let account = Arc::new(Account::new(self.limits().rows));
-        let epochs = Epochs::new(
-            self.parts.ledger.losses(),
-            request.org.clone(),
-            request.purpose.clone(),
-            decision.epochs.clone(),
-        );
         let dense = self.scopes.all(&decision.scopes);
-        let epochs = epochs.dropping(Arc::clone(&account), dense.clone()).until(
-            Arc::clone(&self.parts.clock),
-            self.deadline(at),
-            self.limits().seconds,
-        );
-        let epochs = Arc::new(epochs);
+        let epochs = self.epochs(request, (&decision, at), &account, &dense);
         let strict = Arc::new(AtomicBool::new(request.strict));
         let context = QueryContext {
             account: Arc::clone(&account),
