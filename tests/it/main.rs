@@ -29,3 +29,4 @@ mod topic_world;
 mod topics;
 mod topics_kafka;
 mod tour;
+mod two_hubs;
