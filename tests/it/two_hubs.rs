@@ -4,7 +4,10 @@
 //! Both are copies of one world, so keys, organisations and what the bank agreed on are the same. What is done to them
 //! afterwards differs wherever the bank must not see it; see [`Which`].
 //!
-//! What may differ is named in [`MAY_DIFFER`], [`HEADERS_THAT_MAY_DIFFER`] and [`FIGURES`], each with its reason.
+//! What may differ is named in [`MAY_DIFFER`], [`HEADERS_THAT_MAY_DIFFER`] and [`FIGURES`], each with its reason. Checkpoint and
+//! tiles of the log are not compared: they are public, and of everybody. The counties of the two visible enterprises have their
+//! numbers in the same order in both hubs; where they have not, answers without ORDER BY come in another order, as
+//! `docs/leaks.md` says.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -165,7 +168,7 @@ impl Which {
 }
 
 /// Declarations of an enterprise that nobody was granted a look at: their keys are no numbers and lie in between those that
-/// are visible, their sales are no divisor.
+/// are visible, their sales are in a bucket by which nothing can be divided.
 fn crowd(uscc: &str, count: u64) -> impl Iterator<Item = Declared> {
     (0..count).map(move |at| Declared {
         uscc: uscc.to_owned(),
@@ -312,25 +315,27 @@ fn declare(lab: &Lab, rows: impl IntoIterator<Item = Declared>) {
     take_in(lab, "vat_declaration", &csv);
 }
 
-/// Has the two visible enterprises registered, under a number of the registry that is closed, or withheld.
+/// Has the two visible enterprises registered, under a number of the registry that is withheld; in one hub it is corrected.
 fn register(lab: &Lab, which: Which) {
-    let mut csv = "UNISCID,PRIPID,ENTNAME,REGNO,ENTTYPE,ENTTYPE_CN,REGSTATE,ESTDATE,APPRDATE,OPFROM,OPTO,REGORG,DOMDISTRICT,\
-                   PROVINCE,CITY,DOM,INDUSTRYCO,REGCAP,REGCAPCUR,OPSCOPE,LEREP,LEREPCERNO,TEL,DATA_TIME\n"
-        .to_owned();
-    for (uscc, name) in [(grantor(), "北岸"), (reserved(), "南岸")] {
-        let number = if which.crowded() {
-            "9900000000000000"
-        } else {
-            "1100000000000001"
-        };
-        let division = &uscc[2..8];
-        writeln!(
-            csv,
-            "{uscc},{number},{name},,1130,,K,2026-03-27,2026-05-12,2026-03-27,,{division},{division},,,,F5232,30,CNY,,,,,2026-05-12 13:28:50"
-        )
-        .unwrap();
+    let numbers: &[(&str, u32)] = match which {
+        Which::Sparse => &[("1100000000000001", 12)],
+        Which::Crowded => &[("1100000000000002", 12), ("9900000000000000", 13)],
+    };
+    for (number, day) in numbers {
+        let mut csv = "UNISCID,PRIPID,ENTNAME,REGNO,ENTTYPE,ENTTYPE_CN,REGSTATE,ESTDATE,APPRDATE,OPFROM,OPTO,REGORG,\
+                       DOMDISTRICT,PROVINCE,CITY,DOM,INDUSTRYCO,REGCAP,REGCAPCUR,OPSCOPE,LEREP,LEREPCERNO,TEL,DATA_TIME\n"
+            .to_owned();
+        for (uscc, name) in [(grantor(), "北岸"), (reserved(), "南岸")] {
+            let place = &uscc[2..8];
+            writeln!(
+                csv,
+                "{uscc},{number},{name},,1130,,K,2026-03-27,2026-05-12,2026-03-27,,{place},{place},,,,F5232,30,CNY,,,,,\
+                 2026-05-{day} 13:28:50"
+            )
+            .unwrap();
+        }
+        take_in(lab, "enterprise_registration", &csv);
     }
-    take_in(lab, "enterprise_registration", &csv);
 }
 
 fn take_in(lab: &Lab, feed: &str, csv: &str) {
@@ -376,12 +381,11 @@ const MAY_DIFFER: [(&str, &str); 6] = [
 /// Heads and why they may differ.
 const HEADERS_THAT_MAY_DIFFER: [(&str, &str); 2] =
     [("date", "the time"), ("qihui-access-id", "it is drawn")];
-/// The figures of queries. The others are left out: times (`_seconds`) are bounded, not equalised, and what they are of shows in
-/// their sums; connections are those of the moment; deliveries, the log, the process and the tables in all are of everybody, and
-/// for operators alone.
+/// Figures of queries. The others are left out: times (`_seconds`) are bounded, not equalised; connections are those of the
+/// moment; requests of other operations, deliveries, the log, the tables and the process are of everybody.
 const FIGURES: [&str; 3] = [
-    "qihui_queries_total",
-    "qihui_query_rows_total",
+    "qihui_queries_total{",
+    "qihui_query_rows_total ",
     "qihui_http_requests_total{operation=\"query\"",
 ];
 
@@ -415,7 +419,8 @@ struct Question {
     form: &'static str,
     /// Whether the order of the rows is no accident of threads.
     ordered: bool,
-    status: u16,
+    /// The code of the error that it meets; none: it is answered.
+    fails: Option<&'static str>,
 }
 
 impl Question {
@@ -425,7 +430,7 @@ impl Question {
             body,
             form: NDJSON,
             ordered: true,
-            status: 200,
+            fails: None,
         }
     }
 
@@ -441,16 +446,25 @@ impl Question {
         }
     }
 
-    fn is(self, status: u16) -> Self {
-        Self { status, ..self }
+    fn fails(self, code: &'static str) -> Self {
+        let fails = Some(code);
+        Self { fails, ..self }
     }
 
     fn strict(self) -> Self {
         self.with("strict", json!(true))
     }
 
-    fn about<const N: usize>(self, codes: [&str; N]) -> Self {
-        self.with("subjects", json!(codes.as_slice()))
+    fn written_as(self, form: &'static str) -> Self {
+        Self { form, ..self }
+    }
+
+    fn doing(self, action: &str) -> Self {
+        self.with("action", json!(action))
+    }
+
+    fn about(self, codes: &[&str]) -> Self {
+        self.with("subjects", json!(codes))
     }
 }
 
@@ -558,6 +572,12 @@ fn told(reply: &Reply) -> Told {
 }
 
 impl Told {
+    /// The code of the error that it is; none: it is an answer.
+    fn code(&self) -> Option<String> {
+        let fails = (self.status != 200).then(|| document(&self.body))?;
+        Some(fails["code"].as_str().unwrap().to_owned())
+    }
+
     /// Forgets the order of the lines, and so the hash of them.
     fn disordered(&mut self) {
         let mut lines: Vec<&[u8]> = self.body.split(|byte| *byte == b'\n').collect();
@@ -570,88 +590,118 @@ impl Told {
     }
 }
 
+const ALL: &str = "SELECT * FROM vat_declaration ORDER BY pzxh";
+const PLAIN: &str = "SELECT uscc, pzxh, xse FROM vat_declaration";
+/// Of a table whose rows are open to everybody.
+const REGISTRY: &str = "SELECT uscc, entname, regorg FROM enterprise_registration ORDER BY uscc";
+
+/// Rows and figures of all that may be seen.
+const OF_ALL: [&str; 13] = [
+    "SELECT count(*) AS n, count(DISTINCT uscc) AS e, sum(xse) AS s, avg(ynse) AS a, min(ynse) AS lo, max(ynse) AS hi, \
+     min(pzxh) AS first, max(pzxh) AS last, count(ynse) AS known FROM vat_declaration",
+    "SELECT skssqq, count(*) AS n, max(ynse) AS hi, min(xse) AS lo FROM vat_declaration GROUP BY skssqq ORDER BY skssqq",
+    "SELECT pzxh, row_number() OVER (ORDER BY xse, pzxh) AS n FROM vat_declaration ORDER BY n",
+    "SELECT count(*) AS n FROM vat_declaration WHERE skssqq < DATE '2025-01-01' OR xse = 0 OR ynse = 77",
+    "SELECT pzxh, xse FROM vat_declaration ORDER BY xse DESC, pzxh LIMIT 4",
+    "SELECT count(*) AS n FROM (SELECT FROM vat_declaration LIMIT 100) AS some",
+    // Cells that are withheld, among those that are not.
+    "SELECT pzxh FROM vat_declaration WHERE ynse IS NULL ORDER BY pzxh",
+    "SELECT pzxh, coalesce(ynse, 0) AS due FROM vat_declaration ORDER BY due, pzxh",
+    "SELECT a.pzxh, b.pzxh AS other FROM vat_declaration a JOIN vat_declaration b ON a.ynse = b.ynse \
+     ORDER BY a.pzxh, b.pzxh",
+    "SELECT uscc, pripid FROM enterprise_registration ORDER BY uscc",
+    "SELECT r.entname, v.pzxh, v.ynse FROM enterprise_registration r JOIN vat_declaration v ON v.uscc = r.uscc \
+     ORDER BY v.pzxh",
+    // These would fail on hidden values.
+    "SELECT max(cast(pzxh AS decimal(20, 0))) AS k, min(1 / (ynse - 77)) AS x FROM vat_declaration",
+    "SELECT count(*) AS n FROM vat_declaration WHERE 1 / xse > 0 OR ynse IS NULL",
+];
+
+/// Statements that are refused or fail, and the code of the error. Two fail on visible values.
+const FAILING: [(&str, &str); 12] = [
+    (
+        "SELECT cast(sbzl AS bigint) AS kind FROM vat_declaration",
+        "CastFailed",
+    ),
+    (
+        "SELECT 1 / (ynse - 1300) AS x FROM vat_declaration",
+        "DivisionByZero",
+    ),
+    ("DROP TABLE vat_declaration", "NotAllowed"),
+    (
+        "EXPLAIN ANALYZE SELECT uscc FROM vat_declaration",
+        "NotAllowed",
+    ),
+    ("SELECT * FROM nosuch", "UnknownDataset"),
+    (
+        "SELECT * FROM \"vat_declaration$snapshots\"",
+        "UnknownDataset",
+    ),
+    ("SELECT * FROM information_schema.tables", "UnknownDataset"),
+    ("SELECT * FROM tax_levy", "DatasetNotInAgreement"),
+    ("SELECT jxse FROM vat_declaration", "ColumnNotInAgreement"),
+    ("SELECT nosuch FROM vat_declaration", "UnknownColumn"),
+    ("SELECT random() FROM vat_declaration", "BadSql"),
+    ("SELEC", "BadSql"),
+];
+
 /// Everything that is asked over HTTP.
 fn questions() -> Vec<Question> {
-    let vat = "vat_declaration";
+    let of = Question::of;
+    let mut questions = vec![
+        of(ALL),
+        of(ALL).strict(),
+        of(ALL).written_as(CSV),
+        of(ALL).written_as(ARROW),
+        of(PLAIN).unordered(),
+        of(PLAIN).strict(),
+        of(PLAIN).strict().doing("store"),
+        of("SELECT pzxh FROM vat_declaration LIMIT 3").unordered(),
+        of("SELECT pzxh, skssqq FROM vat_declaration LIMIT 5 OFFSET 4").unordered(),
+        of(REGISTRY),
+        of(&repeated(ROWS / VISIBLE)),
+        of(&repeated(ROWS / VISIBLE + 1)).fails("TooManyRows"),
+        of(PLAIN)
+            .with("purpose", json!("policy.matching"))
+            .fails("OutOfReach"),
+        of(PLAIN)
+            .with("org", json!("river_bank"))
+            .fails("OutOfReach"),
+        of(PLAIN).with("wish", json!(1)).fails("BadRequest"),
+    ];
+    questions.extend(OF_ALL.map(of));
+    questions.extend(FAILING.map(|(sql, code)| of(sql).fails(code)));
+    questions.extend(about_single_enterprises());
+    questions
+}
+
+/// A statement by which every visible declaration passes the gate so many times.
+fn repeated(times: u64) -> String {
+    let times = usize::try_from(times).unwrap();
+    let parts = vec!["SELECT ynse FROM vat_declaration"; times].join(" UNION ALL ");
+    format!("SELECT count(*) AS n, count(ynse) AS known FROM ({parts})")
+}
+
+/// Those that name enterprises: visible ones, and one that one hub does not know and the other hides.
+fn about_single_enterprises() -> Vec<Question> {
     let of = Question::of;
     let (grantor, reserved, [newcomer, ..]) = (grantor(), reserved(), newcomers());
     let (grantor, reserved, newcomer) = (grantor.as_str(), reserved.as_str(), newcomer.as_str());
-    let all = format!("SELECT * FROM {vat} ORDER BY pzxh");
-    let plain = format!("SELECT uscc, pzxh, xse FROM {vat}");
-    let registry = "SELECT uscc, entname, regorg FROM enterprise_registration ORDER BY uscc";
-    let many = |times: u64| {
-        let parts = vec![format!("SELECT ynse FROM {vat}"); usize::try_from(times).unwrap()];
-        format!(
-            "SELECT count(*) AS n, count(ynse) AS known FROM ({})",
-            parts.join(" UNION ALL ")
-        )
-    };
-    let mut questions = vec![
-        of(&all),
-        Question {
-            form: CSV,
-            ..of(&all)
-        },
-        Question {
-            form: ARROW,
-            ..of(&all)
-        },
-        of(&all).strict(),
-        of(&plain).unordered(),
-        of(&plain).strict(),
-        of(&plain).with("action", json!("store")).strict(),
-        // Aggregates: all of them, of groups, over a window, over nothing.
-        of(&format!(
-            "SELECT count(*) AS n, count(DISTINCT uscc) AS e, sum(xse) AS s, avg(ynse) AS a, min(ynse) AS lo, max(ynse) AS hi, \
-             min(pzxh) AS first, max(pzxh) AS last, count(ynse) AS known FROM {vat}"
-        )),
-        of(&format!(
-            "SELECT skssqq, count(*) AS n, max(ynse) AS hi, min(xse) AS lo FROM {vat} GROUP BY skssqq ORDER BY skssqq"
-        )),
-        of(&format!(
-            "SELECT pzxh, row_number() OVER (ORDER BY xse, pzxh) AS n FROM {vat} ORDER BY n"
-        )),
-        of(&format!(
-            "SELECT count(*) AS n FROM {vat} WHERE skssqq < DATE '2025-01-01' OR xse = 70 OR ynse = 77"
-        )),
-        // LIMIT with an order, without one, from somewhere in the middle.
-        of(&format!(
-            "SELECT pzxh, xse FROM {vat} ORDER BY xse DESC, pzxh LIMIT 4"
-        )),
-        of(&format!("SELECT pzxh FROM {vat} LIMIT 3")).unordered(),
-        of(&format!("SELECT pzxh, skssqq FROM {vat} LIMIT 5 OFFSET 4")).unordered(),
-        of(&format!(
-            "SELECT count(*) AS n FROM (SELECT FROM {vat} LIMIT 100) AS some"
-        )),
-        // Cells that are withheld, among those that are not.
-        of(&format!(
-            "SELECT pzxh FROM {vat} WHERE ynse IS NULL ORDER BY pzxh"
-        )),
-        of(&format!(
-            "SELECT pzxh, coalesce(ynse, 0) AS due FROM {vat} ORDER BY due, pzxh"
-        )),
-        of(&format!(
-            "SELECT a.pzxh, b.pzxh AS other FROM {vat} a JOIN {vat} b ON a.ynse = b.ynse ORDER BY a.pzxh, b.pzxh"
-        )),
-        // A table whose rows are open to all.
-        of(registry),
-        of("SELECT uscc, pripid FROM enterprise_registration ORDER BY uscc"),
-        of(&format!(
-            "SELECT r.entname, v.pzxh, v.ynse FROM enterprise_registration r JOIN {vat} v ON v.uscc = r.uscc \
-             ORDER BY v.pzxh"
-        )),
-        // Single enterprises: visible, hidden here and unknown there, unknown everywhere.
-        of(&all).about([grantor]),
-        of(&all).about([reserved]).strict(),
-        of(&all).about([grantor, reserved]),
-        of(&all).about([grantor]).with("action", json!("view")),
-        of(&all).about([newcomer]).is(403),
-        of(&all).about([grantor, newcomer]).is(403),
-        of(&all)
-            .about([newcomer])
-            .with("action", json!("view"))
-            .is(403),
-        of(registry).about([newcomer]),
+    let refused = "InvalidConsentUse";
+    let vat = "vat_declaration";
+    vec![
+        of(ALL).about(&[grantor]),
+        of(ALL).about(&[reserved]).strict(),
+        of(ALL).about(&[grantor, reserved]),
+        of(ALL).about(&[grantor]).doing("view"),
+        of(ALL).about(&[newcomer]).fails(refused),
+        of(ALL).about(&[grantor, newcomer]).fails(refused),
+        of(ALL).about(&[newcomer]).doing("view").fails(refused),
+        of(REGISTRY).about(&[newcomer]),
+        of(&format!("EXPLAIN {PLAIN}"))
+            .about(&[newcomer])
+            .fails(refused),
+        of(PLAIN).about(&["91330000"]).fails("UsccLength"),
         of(&format!(
             "SELECT * FROM {vat} WHERE uscc = '{grantor}' ORDER BY pzxh"
         )),
@@ -662,40 +712,7 @@ fn questions() -> Vec<Question> {
         of(&format!(
             "EXPLAIN SELECT * FROM {vat} WHERE uscc = '{newcomer}' AND xse > 3"
         )),
-        of(&format!("EXPLAIN {plain}")).about([newcomer]).is(403),
-        // What fails on a visible value, and what would fail on a hidden one alone.
-        of(&format!("SELECT cast(sbzl AS bigint) AS kind FROM {vat}")).is(422),
-        of(&format!("SELECT 1 / (ynse - 1300) AS x FROM {vat}")).is(422),
-        of(&format!(
-            "SELECT max(cast(pzxh AS decimal(20, 0))) AS k, min(1 / (ynse - 77)) AS x FROM {vat}"
-        )),
-        of(&format!(
-            "SELECT count(*) AS n FROM {vat} WHERE 1 / (xse - 70) > 0 OR 1 / (xse - 0.5) > 0"
-        )),
-        // As many rows as may pass, and more.
-        of(&many(ROWS / VISIBLE)),
-        of(&many(ROWS / VISIBLE + 1)).is(422),
-        // Another purpose, and documents that are none.
-        of(&plain).with("purpose", json!("policy.matching")).is(403),
-        of(&plain).with("org", json!("river_bank")).is(403),
-        of(&plain).about(["91330000"]).is(400),
-        of(&plain).with("wish", json!(1)).is(400),
-    ];
-    // Refused.
-    let refused = [
-        "DROP TABLE vat_declaration",
-        "EXPLAIN ANALYZE SELECT uscc FROM vat_declaration",
-        "SELECT * FROM nosuch",
-        "SELECT * FROM \"vat_declaration$snapshots\"",
-        "SELECT * FROM information_schema.tables",
-        "SELECT * FROM tax_levy",
-        "SELECT jxse FROM vat_declaration",
-        "SELECT nosuch FROM vat_declaration",
-        "SELECT random() FROM vat_declaration",
-        "SELEC",
-    ];
-    questions.extend(refused.map(|sql| of(sql).is(422)));
-    questions
+    ]
 }
 
 /// A world with two more agreements of the bank, and some declarations that it has.
@@ -749,17 +766,10 @@ fn gate_2_two_hubs_with_the_same_views_answer_alike() {
     let (base, world) = base();
     let [sparse, crowded] =
         [Which::Sparse, Which::Crowded].map(|which| Hub::new(&base, which, &world));
-    let before = [&sparse, &crowded].map(Hub::figures);
-    assert_eq!(before[0], before[1]);
     let mut rows = 0;
     for question in questions() {
         let [one, other] = [&sparse, &crowded].map(|hub| hub.ask(&question));
-        assert_eq!(
-            one.status,
-            question.status,
-            "{question:?}: {}",
-            String::from_utf8_lossy(&one.body)
-        );
+        assert_eq!(one.code().as_deref(), question.fails, "{question:?}");
         assert_eq!(one.manifest.is_some(), one.status == 200, "{question:?}");
         assert_alike(&one, &other, &question);
         rows += one
@@ -783,10 +793,8 @@ fn gate_2_two_hubs_with_the_same_views_answer_alike() {
     }
     let [one, other] = [&sparse, &crowded].map(Hub::figures);
     assert_eq!(one, other);
-    assert!(
-        one.len() > before[0].len() && one.iter().any(|line| line.contains("TooManyRows")),
-        "{one:?}"
-    );
+    let begins = |figure: &&str| one.iter().any(|line| line.starts_with(*figure));
+    assert!(FIGURES.iter().all(begins), "{one:?}");
     // Last, since these are queries as well.
     differ_where_hidden(&sparse, &crowded, &world);
 }

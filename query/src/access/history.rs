@@ -175,7 +175,8 @@ pub struct Manifest {
     /// SHA-256 of these bytes, hexadecimal.
     pub sha256: Option<String>,
     /// What was decided per dataset: columns, contract version, commitment, basis. The version of the table is in the log
-    /// alone: there is another one whenever rows of anybody were landed.
+    /// alone: there is another one whenever rows of anybody were landed. The commitment is for whoever may look at every
+    /// access: it is to numbers, and who tries them all finds those of its own scope.
     pub decisions: Value,
     /// What was read per dataset: rows, enterprises with a row in it, cells withheld per column.
     pub datasets: Value,

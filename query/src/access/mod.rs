@@ -51,7 +51,7 @@ use qihui_catalog::{
     Action, Catalog, Coded, Contract, DatasetId, EnterpriseNo, EnterpriseNumbers, OrgId,
     PurposeCode, Timestamp, Uscc,
 };
-use qihui_consent::decision::{DatasetScope, DecisionRequest};
+use qihui_consent::decision::{DatasetScope, DecisionRequest, Form};
 use qihui_consent::ledger::MeteredUse;
 use qihui_consent::{Decision, Ledger};
 use qihui_warehouse::{Snapshot, Warehouse, WarehouseError};
@@ -157,8 +157,8 @@ pub struct Summary {
 /// What a query read of one dataset.
 #[derive(Debug, Clone, Serialize)]
 pub struct DatasetSummary {
-    /// Version of the table; -1 before anything was landed. None where not every row is open: a version is made whenever
-    /// rows of anybody are landed, and the log alone has it.
+    /// Version of the table; -1 before anything was landed. None where not every row and cell is open as it is: a version
+    /// is made whenever rows of anybody are landed, or corrected in what is closed, and the log alone has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_version: Option<i64>,
     /// How many enterprises the scope covers; none: every one.
@@ -826,9 +826,14 @@ impl Prepared {
     }
 }
 
-/// Whether every row of a dataset is open.
-fn every_row(scope: &DatasetScope) -> bool {
-    scope.all_rows && scope.subjects.is_none() && scope.contract.window.is_none()
+/// Whether every row of a dataset is open, and every cell in it as it is.
+fn every_cell(scope: &DatasetScope) -> bool {
+    let is_open = |name: &str| {
+        let mut columns = scope.columns.iter();
+        columns.any(|column| column.name == name && column.always && column.form == Form::Clear)
+    };
+    let every_row = scope.all_rows && scope.subjects.is_none() && scope.contract.window.is_none();
+    every_row && scope.contract.landed().all(|column| is_open(&column.name))
 }
 
 fn summary(
@@ -857,7 +862,7 @@ fn summary(
             let mut withheld: BTreeMap<String, u64> =
                 columns.into_iter().map(|column| (column, 0)).collect();
             withheld.extend(passed.withheld);
-            let of_all = figures.is_some() || every_row(scope);
+            let of_all = figures.is_some() || every_cell(scope);
             let table = prepared.tables.get(dataset);
             let summary = DatasetSummary {
                 table_version: of_all.then(|| table.map_or(-1, |table| table.version)),
