@@ -5,6 +5,10 @@
 //! over one batch holds up nobody but its own query, and the operating system shares the processors among queries that
 //! do not yield by themselves.
 //!
+//! A query that has run for [`LONG`] gives way: its threads get a lower priority, so that many such queries together leave
+//! most of the processors to one that is soon done ([`Engine::give_way`]). Who may lower a priority may not raise it again;
+//! so the place's next query gets new threads.
+//!
 //! The threads have deep stacks. The depth of a statement is bounded ([`super::statement`]) so that planning, running
 //! and dropping what was made of it cannot overflow them.
 
@@ -13,6 +17,7 @@ use std::panic;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::error::Result;
@@ -20,6 +25,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use rustix::process::{Pid, setpriority_process};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,13 +35,76 @@ use crate::error::QueryError;
 
 /// Stack of each thread; only what is used of it takes memory.
 pub const STACK_BYTES: usize = 64 << 20;
+/// What has run for so long is no quick question.
+pub const LONG: Duration = Duration::from_millis(100);
+/// The priority of what gives way (`nice`): a thread of it gets about a thirtieth of a processor that another one wants.
+const WAY_GIVEN: i32 = 15;
 /// Threads of a query that wait for files.
 const MOST_READERS: usize = 64;
 
 /// The threads of all places.
 pub struct Engine {
     threads: usize,
-    places: Mutex<Vec<Option<Runtime>>>,
+    places: Mutex<Vec<Option<Place>>>,
+}
+
+/// The threads of a place.
+struct Place {
+    runtime: Runtime,
+    crew: Arc<Crew>,
+}
+
+/// Who the threads of a place are to the system.
+#[derive(Default)]
+struct Crew {
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    /// Those that run. INVARIANT: none is in it that has ended, whose number may be another's.
+    threads: Vec<Pid>,
+    give_way: bool,
+}
+
+impl Crew {
+    fn join(&self) {
+        let Some(thread) = this_thread() else { return };
+        let mut members = self.members.lock();
+        members.threads.push(thread);
+        if members.give_way {
+            lower(thread);
+        }
+    }
+
+    fn leave(&self) {
+        let thread = this_thread();
+        let mut members = self.members.lock();
+        members.threads.retain(|other| Some(*other) != thread);
+    }
+
+    fn give_way(&self) {
+        let mut members = self.members.lock();
+        members.give_way = true;
+        members.threads.iter().copied().for_each(lower);
+    }
+
+    fn gives_way(&self) -> bool {
+        self.members.lock().give_way
+    }
+}
+
+/// The number of this thread; none where the system does not tell.
+fn this_thread() -> Option<Pid> {
+    let link = std::fs::read_link("/proc/thread-self").ok()?;
+    Pid::from_raw(link.file_name()?.to_str()?.parse().ok()?)
+}
+
+/// Lowers the priority of a thread. Where that is not allowed, queries share the processors evenly.
+fn lower(thread: Pid) {
+    if let Err(error) = setpriority_process(Some(thread), WAY_GIVEN) {
+        tracing::debug!(%error, "the priority of a query's thread cannot be lowered");
+    }
 }
 
 impl Engine {
@@ -52,29 +121,46 @@ impl Engine {
             what: "the threads of a query",
         };
         let mut places = self.places.lock();
-        let Some(runtime) = places.get_mut(place) else {
+        let Some(slot) = places.get_mut(place) else {
             return Err(failed);
         };
-        if let Some(runtime) = runtime {
-            return Ok(runtime.handle().clone());
+        // Of the query before, everything was given back when it gave up its place.
+        if let Some(old) = slot.take_if(|place| place.crew.gives_way()) {
+            old.runtime.shutdown_background();
         }
-        let made = Builder::new_multi_thread()
+        if let Some(place) = slot {
+            return Ok(place.runtime.handle().clone());
+        }
+        let crew = Arc::new(Crew::default());
+        let (joining, leaving) = (Arc::clone(&crew), Arc::clone(&crew));
+        let runtime = Builder::new_multi_thread()
             .worker_threads(self.threads)
             .max_blocking_threads(MOST_READERS)
             .thread_stack_size(STACK_BYTES)
             .thread_name(format!("query-{place}"))
+            .on_thread_start(move || joining.join())
+            .on_thread_stop(move || leaving.leave())
             .enable_all()
             .build();
-        let made = made.map_err(|_| failed)?;
-        Ok(runtime.insert(made).handle().clone())
+        let runtime = runtime.map_err(|_| failed)?;
+        let made = slot.insert(Place { runtime, crew });
+        Ok(made.runtime.handle().clone())
+    }
+
+    /// Lets the threads of a place run only when nobody else wants to.
+    pub(super) fn give_way(&self, place: usize) {
+        let places = self.places.lock();
+        if let Some(Some(place)) = places.get(place) {
+            place.crew.give_way();
+        }
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         // A runtime may not be waited for where this may be dropped.
-        for runtime in self.places.get_mut().drain(..).flatten() {
-            runtime.shutdown_background();
+        for place in self.places.get_mut().drain(..).flatten() {
+            place.runtime.shutdown_background();
         }
     }
 }
@@ -189,5 +275,43 @@ async fn make(
         if sender.send(batch).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use rustix::process::getpriority_process;
+
+    use super::*;
+
+    /// The number and the priority of a thread that works for a place now.
+    fn thread_of(engine: &Engine) -> (Pid, i32) {
+        let (sender, receiver) = channel();
+        engine.handle(0).unwrap().spawn(async move {
+            let thread = this_thread().unwrap();
+            let _ = sender.send((thread, getpriority_process(Some(thread)).unwrap()));
+        });
+        receiver.recv().unwrap()
+    }
+
+    #[test]
+    fn gate_5_what_has_run_for_long_gives_way_and_the_next_query_does_not() {
+        let engine = Engine::new(1, 1);
+        let (first, usual) = thread_of(&engine);
+        assert_eq!(thread_of(&engine), (first, usual), "threads are kept");
+        let old = engine.handle(0).unwrap();
+        engine.give_way(0);
+        assert_eq!(getpriority_process(Some(first)).unwrap(), WAY_GIVEN);
+        // So has what it starts from then on.
+        let (sender, receiver) = channel();
+        old.spawn_blocking(move || {
+            let _ = sender.send(getpriority_process(this_thread()).unwrap());
+        });
+        assert_eq!(receiver.recv().unwrap(), WAY_GIVEN);
+        let (second, priority) = thread_of(&engine);
+        assert_eq!(priority, usual);
+        assert_ne!(first, second);
     }
 }

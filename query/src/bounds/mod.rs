@@ -123,7 +123,7 @@ pub struct Bounds {
     limits: Limits,
     spill_dir: PathBuf,
     admission: Arc<Admission>,
-    engine: Engine,
+    engine: Arc<Engine>,
     memory: Arc<Gauge>,
     spilled: Arc<Gauge>,
 }
@@ -147,7 +147,7 @@ impl Bounds {
     pub fn new(limits: Limits, spill_dir: PathBuf) -> Self {
         Self {
             admission: Arc::new(Admission::new(&limits)),
-            engine: Engine::new(limits.running.max(1), limits.threads.max(1)),
+            engine: Arc::new(Engine::new(limits.running.max(1), limits.threads.max(1))),
             limits,
             spill_dir,
             memory: Arc::default(),
@@ -184,6 +184,15 @@ impl Bounds {
     ) -> Result<Turn, QueryError> {
         let ticket = Arc::new(self.admission.admit(org).await?);
         let handle = self.engine.handle(ticket.slot())?;
+        let (place, engine) = (ticket.slot(), Arc::downgrade(&self.engine));
+        let running = Arc::downgrade(&ticket);
+        tokio::spawn(async move {
+            tokio::time::sleep(engine::LONG).await;
+            // Held, so that the place is still this query's.
+            if let (Some(_ticket), Some(engine)) = (running.upgrade(), engine.upgrade()) {
+                engine.give_way(place);
+            }
+        });
         let stop = Arc::new(AtomicBool::new(false));
         let memory = QueryMemory::new(
             self.limits.memory_share(),
