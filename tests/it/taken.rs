@@ -160,11 +160,13 @@ struct Receiver<'h> {
 impl Outlet for Receiver<'_> {
     async fn ready(&mut self) -> io::Result<()> {
         tokio::time::sleep(self.slow).await;
-        if let Some(loss) = self.plan.get(&self.asked) {
-            self.hub.take(*loss).await;
-            self.taken = *loss != Loss::Expiry;
-        }
+        // First of all: a query that hears of the loss waits for this no longer, and would have it happen once more.
+        let loss = self.plan.remove(&self.asked);
         self.asked += 1;
+        if let Some(loss) = loss {
+            self.taken = loss != Loss::Expiry;
+            self.hub.take(loss).await;
+        }
         Ok(())
     }
 
