@@ -106,7 +106,7 @@ fn real_file() -> PathBuf {
 
 #[expect(clippy::print_stderr, reason = "the counts are for people")]
 #[test]
-#[ignore = "needs the real register in the folder QIHUI_REAL_DATA"]
+#[ignore = "real enterprises may not be copied into a repository: scripts/test runs this where QIHUI_REAL_DATA names their folder"]
 fn ing_1_every_row_of_the_real_register_is_accounted_for() {
     let fixture = shipped("registry_csv");
     let mut table = fixture.preview();
