@@ -15,41 +15,46 @@ use roaring::RoaringBitmap;
 
 use crate::mutations::{Mutation, mutated};
 
-/// A set of enterprise numbers as plain bits. Numbers beyond its end are not in it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A set of enterprise numbers as plain bits. Numbers before its beginning and beyond its end are not in it.
+#[derive(Debug, Clone, Default)]
 pub struct NumberSet {
+    /// What comes before the words, in words.
+    before: usize,
     words: Vec<u64>,
 }
 
 impl NumberSet {
     /// The set holding the numbers of `bitmap`.
     pub fn from_bitmap(bitmap: &RoaringBitmap) -> Self {
-        let Some(max) = bitmap.max() else {
+        let (Some(min), Some(max)) = (bitmap.min(), bitmap.max()) else {
             return Self::default();
         };
-        let mut words = vec![0_u64; max as usize / 64 + 1];
+        let before = min as usize / 64;
+        let mut words = vec![0_u64; max as usize / 64 - before + 1];
         for no in bitmap {
-            if let Some(word) = words.get_mut(no as usize / 64) {
+            if let Some(word) = words.get_mut(no as usize / 64 - before) {
                 *word |= 1 << (no % 64);
             }
         }
-        Self { words }
+        Self { before, words }
     }
 
-    /// The numbers with a shape that is among some: quicker than from a bitmap, for many numbers.
-    fn of_shapes(shape_of: &[u32], among: &[bool]) -> Self {
+    /// The numbers with a shape that is among some, where those of the shapes begin with `first`, which 64 divides.
+    fn of_shapes(first: usize, shape_of: &[u32], among: &[bool]) -> Self {
         let is_among = |shape: &u32| among.get(*shape as usize).copied().unwrap_or(false);
         let word = |shapes: &[u32]| {
             let last_first = shapes.iter().rev();
             last_first.fold(0, |word, shape| word << 1 | u64::from(is_among(shape)))
         };
         Self {
+            before: first / 64,
             words: shape_of.chunks(64).map(word).collect(),
         }
     }
 
     fn remove(&mut self, no: u32) {
-        if let Some(word) = self.words.get_mut(no as usize / 64) {
+        let at = (no as usize / 64).checked_sub(self.before);
+        if let Some(word) = at.and_then(|at| self.words.get_mut(at)) {
             *word &= !(1 << (no % 64));
         }
     }
@@ -60,8 +65,10 @@ impl NumberSet {
         let Ok(no) = usize::try_from(no) else {
             return false;
         };
+        // Beyond every end, where it is before the beginning.
+        let at = (no / 64).wrapping_sub(self.before);
         self.words
-            .get(no / 64)
+            .get(at)
             .is_some_and(|word| word >> (no % 64) & 1 == 1)
     }
 }
@@ -79,6 +86,8 @@ struct DayItem {
 pub struct DenseScope {
     scope: Arc<DatasetScope>,
     shapes: Vec<Vec<DayItem>>,
+    /// The first number that has a place in `shape_of`; 64 divides it.
+    first: usize,
     shape_of: Vec<u32>,
     /// What scans of certain columns may pass: it costs a walk over all members, so scans share it.
     sets: Mutex<Vec<(SetsKey, Arc<Sets>)>>,
@@ -98,6 +107,7 @@ impl Clone for DenseScope {
         Self {
             scope: Arc::clone(&self.scope),
             shapes: self.shapes.clone(),
+            first: self.first,
             shape_of: self.shape_of.clone(),
             sets: Mutex::default(),
             commitment: self.commitment.clone(),
@@ -105,47 +115,52 @@ impl Clone for DenseScope {
     }
 }
 
+/// Some enterprises: as a bitmap for ranges of numbers, and bit by bit for single ones.
+#[derive(Debug, Clone)]
+struct Members {
+    bitmap: RoaringBitmap,
+    bits: NumberSet,
+}
+
+impl Members {
+    fn new(bitmap: RoaringBitmap) -> Self {
+        Self {
+            bits: NumberSet::from_bitmap(&bitmap),
+            bitmap,
+        }
+    }
+
+    fn remove(&mut self, no: u32) {
+        self.bitmap.remove(no);
+        self.bits.remove(no);
+    }
+}
+
 /// Who is open, and who fully, to scans of certain columns.
 #[derive(Debug, Clone)]
 struct Sets {
     /// Enterprises at least one of whose rows may pass.
-    open: RoaringBitmap,
+    open: Members,
     /// Enterprises all of whose rows pass, with every needed column visible, whatever the event date.
-    full: RoaringBitmap,
-    open_bits: NumberSet,
-    full_bits: NumberSet,
+    full: Members,
     /// Whether `open` and `full` are the same.
     equal: bool,
 }
 
-impl Sets {
-    fn new(
-        (open, open_bits): (RoaringBitmap, NumberSet),
-        (full, full_bits): (RoaringBitmap, impl FnOnce() -> NumberSet),
-    ) -> Self {
-        let equal = open == full;
-        let full_bits = match equal {
-            true => open_bits.clone(),
-            false => full_bits(),
-        };
-        Self {
-            open,
-            full,
-            open_bits,
-            full_bits,
-            equal,
-        }
-    }
-}
+/// Where fewer than one number in so many is a member's, a walk over the members is quicker than one over all numbers.
+const NUMBERS_PER_MEMBER: u64 = 16;
 
 impl DenseScope {
-    /// Spreads the members of `scope` out; O(largest number + members).
+    /// Spreads the members of `scope` out; O(members and the numbers between them).
     pub fn new(scope: Arc<DatasetScope>) -> Self {
-        let max = scope.members.iter().filter_map(RoaringBitmap::max).max();
-        let mut shape_of = vec![0_u32; max.map_or(0, |m| m as usize + 1)];
+        let members = scope.members.iter();
+        let min = members.clone().filter_map(RoaringBitmap::min).min();
+        let max = members.filter_map(RoaringBitmap::max).max();
+        let first = min.map_or(0, |min| min as usize / 64 * 64);
+        let mut shape_of = vec![0_u32; max.map_or(0, |max| max as usize + 1 - first)];
         for (shape, members) in (0_u32..).zip(&scope.members) {
             for no in members {
-                if let Some(slot) = shape_of.get_mut(no as usize) {
+                if let Some(slot) = shape_of.get_mut(no as usize - first) {
                     *slot = shape;
                 }
             }
@@ -154,6 +169,7 @@ impl DenseScope {
         Self {
             scope,
             shapes,
+            first,
             shape_of,
             sets: Mutex::default(),
             commitment: OnceLock::new(),
@@ -171,22 +187,17 @@ impl DenseScope {
             kept.push(found);
             return sets;
         }
-        let shapes = self.scope.shapes.iter().zip(0..);
-        let is_full = |(shape, at): (&Shape, u32)| at > 0 && shape_is_full(shape, consented, dates);
-        let full_shapes: Vec<bool> = shapes.map(is_full).collect();
-        let open_shapes: Vec<bool> = (0..full_shapes.len()).map(|at| at > 0).collect();
-        let union_of = |among: &[bool]| {
-            let members = self.scope.members.iter().zip(among);
-            let mut union = RoaringBitmap::new();
-            for (members, _) in members.filter(|(_, among)| **among) {
-                union |= members;
-            }
-            union
+        let is_full = |(at, shape)| at > 0 && shape_is_full(shape, consented, dates);
+        let full: Vec<bool> = (0..).zip(&self.scope.shapes).map(is_full).collect();
+        let open: Vec<bool> = (0..full.len()).map(|at| at > 0).collect();
+        let mut of_shapes = open.iter().zip(&full).zip(&self.scope.members);
+        let equal = of_shapes.all(|((open, full), members)| open == full || members.is_empty());
+        let open = self.members_of(&open);
+        let full = match equal {
+            true => open.clone(),
+            false => self.members_of(&full),
         };
-        let bits_of = |among: &[bool]| NumberSet::of_shapes(&self.shape_of, among);
-        let open = (union_of(&open_shapes), bits_of(&open_shapes));
-        let full = (union_of(&full_shapes), || bits_of(&full_shapes));
-        let sets = Arc::new(Sets::new(open, full));
+        let sets = Arc::new(Sets { open, full, equal });
         if kept.len() >= MAX_SETS {
             kept.remove(0);
         }
@@ -194,9 +205,26 @@ impl DenseScope {
         sets
     }
 
+    /// The enterprises with a shape that is among some.
+    fn members_of(&self, among: &[bool]) -> Members {
+        let members = self.scope.members.iter().zip(among);
+        let mut bitmap = RoaringBitmap::new();
+        for (members, _) in members.filter(|(_, among)| **among) {
+            bitmap |= members;
+        }
+        if bitmap.len() * NUMBERS_PER_MEMBER < self.shape_of.len() as u64 {
+            return Members::new(bitmap);
+        }
+        Members {
+            bits: NumberSet::of_shapes(self.first, &self.shape_of, among),
+            bitmap,
+        }
+    }
+
     /// From now on, the grants of an enterprise count for nothing. [`scope`](Self::scope) stays what it was.
     fn leave_out(&mut self, no: u32) {
-        if let Some(shape) = self.shape_of.get_mut(no as usize) {
+        let at = (no as usize).checked_sub(self.first);
+        if let Some(shape) = at.and_then(|at| self.shape_of.get_mut(at)) {
             *shape = 0;
         }
     }
@@ -213,21 +241,16 @@ impl DenseScope {
 
     /// The shape of what an enterprise granted, as [`DatasetScope::shape_of`], in constant time.
     pub fn shape_of(&self, no: u32) -> usize {
-        let found = usize::try_from(no)
-            .ok()
-            .and_then(|no| self.shape_of.get(no));
+        let at = (no as usize).checked_sub(self.first);
+        let found = at.and_then(|at| self.shape_of.get(at));
         found.map_or(0, |shape| *shape as usize)
     }
 
     /// What the grants of enterprise `no` cover.
     #[inline]
     pub fn coverage(&self, no: i32) -> Coverage<'_> {
-        let shape = usize::try_from(no)
-            .ok()
-            .and_then(|no| self.shape_of.get(no))
-            .copied()
-            .unwrap_or(0);
-        let items = self.shapes.get(shape as usize);
+        let shape = u32::try_from(no).map_or(0, |no| self.shape_of(no));
+        let items = self.shapes.get(shape);
         Coverage(items.map_or(&[][..], Vec::as_slice))
     }
 }
@@ -462,13 +485,13 @@ impl ScanScope {
         };
         let mut sets = dense.sets(consented, dates);
         if let Some(narrow) = &narrow {
-            let open = match scope.all_rows {
+            let open = Members::new(match scope.all_rows {
                 true => narrow.clone(),
-                false => &sets.open & narrow,
-            };
-            let full = &sets.full & narrow;
-            let bits = (NumberSet::from_bitmap(&open), NumberSet::from_bitmap(&full));
-            sets = Arc::new(Sets::new((open, bits.0), (full, || bits.1)));
+                false => &sets.open.bitmap & narrow,
+            });
+            let full = Members::new(&sets.full.bitmap & narrow);
+            let equal = open.bitmap == full.bitmap;
+            sets = Arc::new(Sets { open, full, equal });
         }
         Self {
             dense: Arc::clone(dense),
@@ -488,10 +511,8 @@ impl ScanScope {
         for no in enterprises {
             if !self.all_rows {
                 sets.open.remove(*no);
-                sets.open_bits.remove(*no);
             }
             sets.full.remove(*no);
-            sets.full_bits.remove(*no);
         }
         // A row of an enterprise that is not open is not looked at further.
         if self.all_rows && !self.every_cell {
@@ -523,13 +544,13 @@ impl ScanScope {
     /// Whether some row of `no` may pass.
     #[inline]
     pub fn is_open(&self, no: i32) -> bool {
-        self.sets.open_bits.contains(no)
+        self.sets.open.bits.contains(no)
     }
 
     /// Whether all rows of `no` pass with every needed column visible.
     #[inline]
     pub fn is_full(&self, no: i32) -> bool {
-        self.sets.full_bits.contains(no)
+        self.sets.full.bits.contains(no)
     }
 
     /// Whether every open enterprise is full: then one bit decides about a row and its cells.
@@ -542,7 +563,7 @@ impl ScanScope {
         if self.all_open() {
             None
         } else {
-            Some(self.sets.open.len())
+            Some(self.sets.open.bitmap.len())
         }
     }
 
@@ -551,7 +572,7 @@ impl ScanScope {
         if self.all_open() {
             present.clone()
         } else {
-            present & &self.sets.open
+            present & &self.sets.open.bitmap
         }
     }
 
@@ -560,7 +581,7 @@ impl ScanScope {
         match (self.all_rows && self.every_cell, &self.narrow) {
             (true, None) => RoaringBitmap::new(),
             (true, Some(narrow)) => present - narrow,
-            (false, _) => present - &self.sets.full,
+            (false, _) => present - &self.sets.full.bitmap,
         }
     }
 }
@@ -628,6 +649,40 @@ mod tests {
     }
 
     #[test]
+    fn numbers_before_the_first_and_beyond_the_last_have_nothing() {
+        let dense = Arc::new(DenseScope::new(scope([200, 300], None)));
+        let numbers = [
+            0,
+            1,
+            63,
+            64,
+            191,
+            192,
+            199,
+            200,
+            201,
+            299,
+            300,
+            301,
+            320,
+            1 << 31,
+        ];
+        let shaped = numbers.into_iter().filter(|no| dense.shape_of(*no) > 0);
+        assert_eq!(shaped.collect::<Vec<_>>(), [200, 300]);
+        let among = NumberSet::of_shapes(dense.first, &dense.shape_of, &[false, true]);
+        let listed = NumberSet::from_bitmap(&dense.scope.members[1]);
+        for no in numbers.into_iter().filter_map(|no| i32::try_from(no).ok()) {
+            let member = [200, 300].contains(&no);
+            assert_eq!(
+                (among.contains(no), listed.contains(no)),
+                (member, member),
+                "{no}"
+            );
+        }
+        assert!(!listed.contains(-1));
+    }
+
+    #[test]
     fn what_is_one_request_s_own_or_costs_nothing_is_not_kept() {
         let kept = DenseScopes::default();
         for own in [scope([7], Some(7)), scope([], None)] {
@@ -642,7 +697,7 @@ mod tests {
             most_numbers: 2000,
             ..DenseScopes::default()
         };
-        let large: Vec<_> = (0..3).map(|_| scope([999], None)).collect();
+        let large: Vec<_> = (0..3).map(|_| scope([0, 999], None)).collect();
         kept.get(&large[0]);
         kept.get(&large[1]);
         let first = kept.get(&large[0]);

@@ -4,34 +4,27 @@
 //! not copied, and a place that stays empty is written as null over a zero; so is a null of the column itself, under which
 //! the reader leaves values of rows beside it.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBufferBuilder,
-    MutableArrayData, PrimitiveArray, StringViewArray, StringViewBuilder, downcast_primitive_array,
-    make_array,
+    PrimitiveArray, UInt32Array, downcast_primitive_array,
 };
-use arrow::array::{ByteView, MAX_INLINE_VIEW_LEN};
-use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::nullif;
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::compute::{nullif, take};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 use crate::mutations::{Mutation, mutated};
 
-/// The largest buffer of texts, in bytes: offsets into one are signed in some engines.
-const LARGEST_TEXTS: u32 = i32::MAX.unsigned_abs();
-
 /// Rows that stand together in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// The first.
-    pub start: usize,
-    /// How many.
-    pub rows: usize,
-    /// Whether their values are copied; otherwise as many nulls take their place.
-    pub shown: bool,
+struct Piece {
+    start: usize,
+    rows: usize,
+    shown: bool,
 }
 
 impl Piece {
@@ -40,43 +33,144 @@ impl Piece {
     }
 }
 
-/// A bit per row of some pieces: whether it is shown.
-pub fn shown(pieces: &[Piece]) -> BooleanBuffer {
-    let mut bits = BooleanBufferBuilder::new(rows_of(pieces));
-    for piece in pieces {
-        bits.append_n(piece.rows, piece.shown);
+/// Rows of a batch that are copied, in order; of some of them the values are, nulls take the place of the others'.
+#[derive(Debug, Default)]
+pub struct Selection {
+    pieces: Vec<Piece>,
+    rows: usize,
+    hidden: usize,
+    shown: OnceCell<BooleanBuffer>,
+    indices: OnceCell<UInt32Array>,
+}
+
+impl Selection {
+    /// Nothing yet, with room for so many groups of rows that stand together.
+    pub fn with_capacity(groups: usize) -> Self {
+        Self {
+            pieces: Vec::with_capacity(groups),
+            ..Self::default()
+        }
     }
-    bits.finish()
-}
 
-/// The pieces of a batch where a mask is set.
-pub fn pieces_of(mask: &BooleanBuffer) -> Vec<Piece> {
-    mask.set_slices()
-        .map(|(start, end)| Piece {
-            start,
-            rows: end - start,
-            shown: true,
+    /// Every row of a batch, with its values.
+    pub fn whole(rows: usize) -> Self {
+        let mut whole = Self::default();
+        whole.push(0, rows, true);
+        whole
+    }
+
+    /// The rows where a mask is set, with their values.
+    pub fn of_mask(mask: &BooleanBuffer) -> Self {
+        let mut selection = Self::default();
+        for (start, end) in mask.set_slices() {
+            selection.push(start, end - start, true);
+        }
+        selection
+    }
+
+    /// Adds rows that stand together from `start` on, with their values or without.
+    pub fn push(&mut self, start: usize, rows: usize, shown: bool) {
+        if rows == 0 {
+            return;
+        }
+        self.rows += rows;
+        self.hidden += if shown { 0 } else { rows };
+        match self.pieces.last_mut() {
+            Some(last) if last.range().end == start && last.shown == shown => last.rows += rows,
+            _ => self.pieces.push(Piece { start, rows, shown }),
+        }
+    }
+
+    /// How many rows are copied without their values.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// A bit per row: whether its value is copied. To be asked when all rows are in it.
+    pub fn shown(&self) -> &BooleanBuffer {
+        self.shown.get_or_init(|| {
+            let mut words = vec![0_u64; self.rows.div_ceil(64)];
+            let mut at = 0;
+            for piece in &self.pieces {
+                if piece.shown {
+                    set_bits(&mut words, at, piece.rows);
+                }
+                at += piece.rows;
+            }
+            BooleanBuffer::new(Buffer::from_vec(words), 0, self.rows)
         })
-        .collect()
+    }
+
+    /// The same rows, without values where a column has none.
+    fn where_valid(&self, nulls: &NullBuffer) -> Self {
+        let mut valid = Self::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            if !piece.shown {
+                valid.push(piece.start, piece.rows, false);
+                continue;
+            }
+            let mut done = 0;
+            let bits = nulls.inner().slice(piece.start, piece.rows);
+            for (from, to) in bits.set_slices() {
+                valid.push(piece.start + done, from - done, false);
+                valid.push(piece.start + from, to - from, true);
+                done = to;
+            }
+            valid.push(piece.start + done, piece.rows - done, false);
+        }
+        valid
+    }
+
+    /// The position of each row, null where its value is not copied.
+    fn indices(&self) -> &UInt32Array {
+        self.indices.get_or_init(|| {
+            let mut indices = Vec::with_capacity(self.rows);
+            let leaves_out = !mutated(Mutation::HiddenUnderNulls);
+            let index = |row: usize| u32::try_from(row).unwrap_or(u32::MAX);
+            for piece in &self.pieces {
+                match piece.shown || !leaves_out {
+                    true => indices.extend(index(piece.start)..index(piece.range().end)),
+                    // Beyond every batch: nothing but a null can come of it.
+                    false => indices.resize(indices.len() + piece.rows, u32::MAX),
+                }
+            }
+            let hides = self.hidden > 0 && leaves_out;
+            let nulls = hides.then(|| NullBuffer::new(self.shown().clone()));
+            UInt32Array::new(indices.into(), nulls)
+        })
+    }
 }
 
-/// The rows of `pieces` of a column, in their order.
+/// Sets some bits, at least one, from one on.
+fn set_bits(words: &mut [u64], first: usize, bits: usize) {
+    let last = first + bits - 1;
+    let (from, to) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
+    match words.get_mut(first / 64..=last / 64) {
+        Some([only]) => *only |= from & to,
+        Some([begin, middle @ .., end]) => {
+            *begin |= from;
+            middle.fill(u64::MAX);
+            *end |= to;
+        }
+        _ => {}
+    }
+}
+
+/// The rows of a column that are selected, in their order.
 ///
 /// # Errors
-/// When a piece reaches beyond the column.
-pub fn gather(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowError> {
-    if pieces.iter().any(|piece| piece.range().end > column.len()) {
+/// When a row is beyond the column.
+pub fn gather(column: &ArrayRef, selection: &Selection) -> Result<ArrayRef, ArrowError> {
+    let mut pieces = selection.pieces.iter();
+    if pieces.any(|piece| piece.range().end > column.len()) || u32::try_from(column.len()).is_err()
+    {
         return Err(ArrowError::ComputeError(
-            "a piece must lie in its column".into(),
+            "a selected row must be one of the column".into(),
         ));
     }
     Ok(downcast_primitive_array!(
-        column => Arc::new(primitives(column, pieces)?),
-        DataType::Utf8View => match texts(column.as_string_view(), pieces)? {
-            Some(texts) => Arc::new(texts),
-            None => compact(others(column, pieces)?),
-        },
-        _ => others(column, pieces)?,
+        column => Arc::new(primitives(column, selection)?),
+        _ => others(column, selection)?,
     ))
 }
 
@@ -90,138 +184,63 @@ pub fn compact(value: ArrayRef) -> ArrayRef {
     }
 }
 
-fn rows_of(pieces: &[Piece]) -> usize {
-    pieces.iter().map(|piece| piece.rows).sum()
-}
-
 fn primitives<T: ArrowPrimitiveType>(
     column: &PrimitiveArray<T>,
-    pieces: &[Piece],
+    selection: &Selection,
 ) -> Result<PrimitiveArray<T>, ArrowError> {
-    let rows = rows_of(pieces);
-    let mut values: Vec<T::Native> = Vec::with_capacity(rows);
-    for piece in pieces {
+    let mut values: Vec<T::Native> = Vec::with_capacity(selection.rows);
+    for piece in &selection.pieces {
         let copied = piece.shown || mutated(Mutation::HiddenUnderNulls);
         match column.values().get(piece.range()).filter(|_| copied) {
             Some(copied) => values.extend_from_slice(copied),
             None => values.resize(values.len() + piece.rows, T::Native::default()),
         }
     }
-    let nulls = nulls(column.nulls(), pieces, rows);
-    let blank = nulls.iter().filter(|_| !keeps_nulls());
-    for row in blank.flat_map(|nulls| (!nulls.inner()).set_indices().collect::<Vec<_>>()) {
-        if let Some(value) = values.get_mut(row) {
-            *value = T::Native::default();
+    let own = column.nulls().filter(|nulls| nulls.null_count() > 0);
+    let nulls = match own {
+        Some(own) => Some(nulls(own, selection)),
+        None => (selection.hidden > 0).then(|| NullBuffer::new(selection.shown().clone())),
+    };
+    if let Some(nulls) = nulls.as_ref().filter(|_| own.is_some() && !keeps_nulls()) {
+        let blank = !nulls.inner();
+        for row in blank.set_indices() {
+            if let Some(value) = values.get_mut(row) {
+                *value = T::Native::default();
+            }
         }
     }
     let gathered = PrimitiveArray::try_new(values.into(), nulls)?;
     Ok(gathered.with_data_type(column.data_type().clone()))
 }
 
-fn nulls(column: Option<&NullBuffer>, pieces: &[Piece], rows: usize) -> Option<NullBuffer> {
-    let column = column.filter(|nulls| nulls.null_count() > 0);
-    if column.is_none() && pieces.iter().all(|piece| piece.shown) {
-        return None;
-    }
-    let mut valid = BooleanBufferBuilder::new(rows);
-    for piece in pieces {
-        match column.filter(|_| piece.shown) {
-            Some(nulls) => {
-                let bits = nulls.inner();
-                let range = piece.range();
-                let from = range.start + bits.offset()..range.end + bits.offset();
-                valid.append_packed_range(from, bits.values());
-            }
-            None => valid.append_n(piece.rows, piece.shown),
+/// Which of the selected rows of a column are null.
+fn nulls(column: &NullBuffer, selection: &Selection) -> NullBuffer {
+    let bits = column.inner();
+    let mut valid = BooleanBufferBuilder::new(selection.rows);
+    for piece in &selection.pieces {
+        if piece.shown {
+            let range = piece.range();
+            let from = range.start + bits.offset()..range.end + bits.offset();
+            valid.append_packed_range(from, bits.values());
+        } else {
+            valid.append_n(piece.rows, false);
         }
     }
-    Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0)
+    NullBuffer::new(valid.finish())
 }
 
-/// Texts, some of which are too long to stand in their views: these are copied into one buffer. `None` when all are short.
-fn texts(
-    column: &StringViewArray,
-    pieces: &[Piece],
-) -> Result<Option<StringViewArray>, ArrowError> {
-    if mutated(Mutation::TextNotCompacted) || keeps_nulls() {
-        return Ok(None);
+/// Any other type; of texts, those that are too long to stand in their views are copied into a buffer of their own.
+fn others(column: &ArrayRef, selection: &Selection) -> Result<ArrayRef, ArrowError> {
+    let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
+    let valid = nulls.filter(|_| !keeps_nulls());
+    let valid = valid.map(|nulls| selection.where_valid(nulls));
+    let selection = valid.as_ref().unwrap_or(selection);
+    let gathered = take(column, selection.indices(), None)?;
+    if mutated(Mutation::HiddenUnderNulls) {
+        let hidden = BooleanArray::new(!selection.shown(), None);
+        return nullif(&compact(gathered), &hidden);
     }
-    let pieces = where_valid(column.nulls(), pieces);
-    let views = column.views();
-    let shown = pieces.iter().filter(|piece| piece.shown);
-    let shown = shown.flat_map(|piece| views.get(piece.range()).unwrap_or_default());
-    let lengths = shown.map(|view| ByteView::from(*view).length);
-    let long = lengths.filter(|length| *length > MAX_INLINE_VIEW_LEN);
-    let bytes: u64 = long.map(u64::from).sum();
-    if bytes == 0 {
-        return Ok(None);
-    }
-    let block = u32::try_from(bytes)
-        .unwrap_or(LARGEST_TEXTS)
-        .min(LARGEST_TEXTS);
-    let mut texts = StringViewBuilder::with_capacity(rows_of(&pieces)).with_fixed_block_size(block);
-    for piece in &pieces {
-        for row in piece.range() {
-            match piece.shown {
-                true => texts.try_append_value(column.value(row))?,
-                false => texts.append_null(),
-            }
-        }
-    }
-    Ok(Some(texts.finish()))
-}
-
-/// Any type: of string views, the buffers are still those of the whole column.
-fn others(column: &ArrayRef, pieces: &[Piece]) -> Result<ArrayRef, ArrowError> {
-    let data = column.to_data();
-    let pieces = where_valid(column.nulls(), pieces);
-    let hides = pieces.iter().any(|piece| !piece.shown);
-    let mut gathered = MutableArrayData::new(vec![&data], hides, rows_of(&pieces));
-    let kept = mutated(Mutation::HiddenUnderNulls);
-    for piece in &pieces {
-        match piece.shown || kept {
-            true => gathered.try_extend(0, piece.start, piece.start + piece.rows)?,
-            false => gathered.try_extend_nulls(piece.rows)?,
-        }
-    }
-    let gathered = make_array(gathered.freeze());
-    if kept {
-        let hidden = BooleanArray::new(!&shown(&pieces), None);
-        return nullif(&gathered, &hidden);
-    }
-    Ok(gathered)
-}
-
-/// The pieces without the nulls of a column.
-fn where_valid(nulls: Option<&NullBuffer>, pieces: &[Piece]) -> Vec<Piece> {
-    let nulls = nulls.filter(|nulls| nulls.null_count() > 0 && !keeps_nulls());
-    let Some(nulls) = nulls else {
-        return pieces.to_vec();
-    };
-    let mut valid = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        if !piece.shown {
-            valid.push(*piece);
-            continue;
-        }
-        let mut part = |from: usize, to: usize, shown| {
-            if from < to {
-                valid.push(Piece {
-                    start: piece.start + from,
-                    rows: to - from,
-                    shown,
-                });
-            }
-        };
-        let mut done = 0;
-        for (from, to) in nulls.inner().slice(piece.start, piece.rows).set_slices() {
-            part(done, from, false);
-            part(from, to, true);
-            done = to;
-        }
-        part(done, piece.rows, false);
-    }
-    valid
+    Ok(compact(gathered))
 }
 
 /// Whether what lies under nulls stays there.
@@ -235,28 +254,19 @@ mod tests {
 
     use super::*;
 
-    const PIECES: [Piece; 3] = [
-        Piece {
-            start: 1,
-            rows: 2,
-            shown: true,
-        },
-        Piece {
-            start: 3,
-            rows: 1,
-            shown: false,
-        },
-        Piece {
-            start: 4,
-            rows: 1,
-            shown: true,
-        },
-    ];
+    /// The second to the fifth row, the fourth of them without its value.
+    fn some() -> Selection {
+        let mut selection = Selection::default();
+        selection.push(1, 2, true);
+        selection.push(3, 1, false);
+        selection.push(4, 1, true);
+        selection
+    }
 
     fn gathered(column: impl Array + 'static) -> ArrayRef {
         // Not at the beginning of its buffers.
         let column: ArrayRef = Arc::new(column);
-        gather(&column.slice(1, column.len() - 1), &PIECES).unwrap()
+        gather(&column.slice(1, column.len() - 1), &some()).unwrap()
     }
 
     #[test]
@@ -319,11 +329,7 @@ mod tests {
     #[test]
     fn what_lies_under_nulls_is_overwritten() {
         let nulls = NullBuffer::from(vec![true, false, false, true, true, false]);
-        let whole = [Piece {
-            start: 0,
-            rows: 6,
-            shown: true,
-        }];
+        let whole = Selection::whole(6);
         let days = Date32Array::new(vec![1, 7, 7, 2, 3, 7].into(), Some(nulls.clone()));
         let days = gather(&(Arc::new(days) as ArrayRef), &whole).unwrap();
         assert_eq!(
@@ -347,14 +353,45 @@ mod tests {
     #[test]
     fn what_reaches_beyond_is_refused() {
         let column: ArrayRef = Arc::new(Date32Array::from(vec![0]));
-        assert!(gather(&column, &PIECES).is_err());
-        assert_eq!(gather(&column, &[]).unwrap().len(), 0);
+        assert!(gather(&column, &some()).is_err());
+        assert_eq!(gather(&column, &Selection::default()).unwrap().len(), 0);
     }
 
     #[test]
-    fn pieces_are_where_a_mask_is_set() {
+    fn bits_are_set_within_words_and_across() {
+        for (first, bits) in [
+            (0, 1),
+            (3, 60),
+            (3, 61),
+            (3, 62),
+            (63, 1),
+            (60, 200),
+            (64, 128),
+        ] {
+            let mut words = [0; 5];
+            set_bits(&mut words, first, bits);
+            let set = |bit: usize| words[bit / 64] >> (bit % 64) & 1 == 1;
+            let expected = |bit| (first..first + bits).contains(&bit);
+            assert!(
+                (0..320).all(|bit| set(bit) == expected(bit)),
+                "{first} {bits}"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_that_stand_together_are_one_piece() {
         let mask = BooleanBuffer::from(vec![true, true, false, true]);
-        let places: Vec<_> = pieces_of(&mask).iter().map(|piece| piece.range()).collect();
-        assert_eq!(places, [0..2, 3..4]);
+        let mut selection = Selection::of_mask(&mask);
+        selection.push(4, 1, true);
+        selection.push(5, 0, false);
+        selection.push(5, 2, false);
+        let ranges: Vec<_> = selection.pieces.iter().map(|piece| piece.range()).collect();
+        assert_eq!(ranges, [0..2, 3..5, 5..7]);
+        assert_eq!((selection.rows, selection.hidden()), (6, 2));
+        assert_eq!(
+            selection.shown(),
+            &BooleanBuffer::from(vec![true, true, true, true, false, false])
+        );
     }
 }

@@ -4,7 +4,6 @@
 //! rows are filtered out, hidden cells are overwritten, and string views are compacted, so that neither a
 //! kernel that looks under nulls nor a writer that copies whole buffers can meet a hidden value.
 
-use std::cell::LazyCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use roaring::RoaringBitmap;
 
 use crate::dense::{Coverage, ScanScope, Span};
 use crate::forms;
-use crate::gather::{self, Piece, compact, gather, pieces_of};
+use crate::gather::{Selection, compact, gather};
 use crate::mutations::{Mutation, mutated};
 
 /// A column that a scan delivers or filters on, and where its parts stand in the batches read.
@@ -144,36 +143,30 @@ impl Verdict {
     }
 
     /// The rows that pass, those where a column that needs a grant does not show without their values.
-    fn pieces(&self, column: Option<usize>) -> Vec<Piece> {
-        let pieces = self.places.iter().map(|place| Piece {
-            start: place.start,
-            rows: place.rows,
-            shown: column.is_none_or(|column| place.columns.contains(column)),
-        });
-        pieces.collect()
+    fn selection(&self, column: Option<usize>) -> Selection {
+        let mut selection = Selection::with_capacity(self.places.len());
+        for place in &self.places {
+            let shown = column.is_none_or(|column| place.columns.contains(column));
+            selection.push(place.start, place.rows, shown);
+        }
+        selection
     }
 
     /// The same by a bit per row that passes.
-    fn pieces_by(&self, visible: &BooleanBuffer) -> Vec<Piece> {
-        let mut pieces = Vec::with_capacity(self.places.len());
+    fn selection_by(&self, visible: &BooleanBuffer) -> Selection {
+        let mut selection = Selection::with_capacity(self.places.len());
         let mut before = 0;
         for place in &self.places {
             let mut done = 0;
-            let mut push = |start: usize, rows: usize, shown| {
-                if rows > 0 {
-                    let start = place.start + start;
-                    pieces.push(Piece { start, rows, shown });
-                }
-            };
             for (from, to) in visible.slice(before, place.rows).set_slices() {
-                push(done, from - done, false);
-                push(from, to - from, true);
+                selection.push(place.start + done, from - done, false);
+                selection.push(place.start + from, to - from, true);
                 done = to;
             }
-            push(done, place.rows - done, false);
+            selection.push(place.start + done, place.rows - done, false);
             before += place.rows;
         }
-        pieces
+        selection
     }
 }
 
@@ -189,14 +182,15 @@ impl RowGate {
     /// When a kernel refuses the batch, which would be a defect of the gate.
     pub fn check(&self, batch: &RecordBatch) -> Result<Checked, ArrowError> {
         let verdict = self.verdict(batch);
-        let every = LazyCell::new(|| verdict.pieces(None));
+        let every = verdict.selection(None);
         let mut columns = Vec::with_capacity(self.columns.len());
-        // The pieces of a column, where it does not show everywhere.
-        let mut withheld: Vec<Option<Vec<Piece>>> = vec![None; self.columns.len()];
-        for (column, hidden) in self.columns.iter().zip(&mut withheld) {
-            *hidden = self.shown(column, &verdict, batch, &every)?;
-            let pieces = hidden.as_ref().unwrap_or_else(|| &every);
-            let value = gather(batch.column(column.value), pieces)?;
+        // What is selected of a column, where it does not show everywhere.
+        let mut partly = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let shown = self.shown(column, &verdict, batch, &every)?;
+            let selection = shown.as_ref().unwrap_or(&every);
+            let value = gather(batch.column(column.value), selection)?;
+            partly.push(shown);
             columns.push(match column.form {
                 Form::Clear => value,
                 // What a form leaves out must not stay in a buffer.
@@ -209,9 +203,9 @@ impl RowGate {
         if self.traced {
             let numbers = gather(batch.column(self.number), &every)?;
             let numbers = numbers.as_primitive();
-            return self.deliver_traced(&checked, numbers, &withheld, verdict.counts);
+            return self.deliver_traced(&checked, numbers, &partly, verdict.counts);
         }
-        self.deliver(&checked, verdict.counts, &withheld)
+        self.deliver(&checked, verdict.counts, &partly)
     }
 
     /// Applies the forms to a batch of the inside scan: every row passes, every cell shows.
@@ -243,7 +237,7 @@ impl RowGate {
         &self,
         checked: &RecordBatch,
         counts: Vec<Run>,
-        pieces: &[Option<Vec<Piece>>],
+        partly: &[Option<Selection>],
     ) -> Result<Checked, ArrowError> {
         let mut keep: Option<BooleanBuffer> = None;
         let again = !mutated(Mutation::RecheckSkipped);
@@ -260,16 +254,16 @@ impl RowGate {
         }
         let passed = keep.as_ref();
         let passed = passed.filter(|_| !mutated(Mutation::WithheldUnpassed));
-        let withheld = self.withheld(pieces, passed);
+        let withheld = self.withheld(partly, passed);
         let indices: Vec<usize> = (0..self.delivered).collect();
         let delivered = checked.project(&indices)?;
         let Some(keep) = keep else {
             return Ok(Checked::new(delivered, counts, withheld));
         };
-        let pieces = pieces_of(&keep);
+        let kept = Selection::of_mask(&keep);
         let columns = delivered.columns().iter();
         let columns: Result<Vec<ArrayRef>, ArrowError> =
-            columns.map(|column| gather(column, &pieces)).collect();
+            columns.map(|column| gather(column, &kept)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(keep.count_set_bits()));
         let batch =
             RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &options)?;
@@ -281,15 +275,12 @@ impl RowGate {
     }
 
     /// Cells withheld per delivered column, in the rows that `keep` leaves.
-    fn withheld(&self, pieces: &[Option<Vec<Piece>>], keep: Option<&BooleanBuffer>) -> Vec<u64> {
-        let delivered = pieces.iter().take(self.delivered);
-        let cells = delivered.map(|pieces| match (pieces, keep) {
+    fn withheld(&self, partly: &[Option<Selection>], keep: Option<&BooleanBuffer>) -> Vec<u64> {
+        let delivered = partly.iter().take(self.delivered);
+        let cells = delivered.map(|selection| match (selection, keep) {
             (None, _) => 0,
-            (Some(pieces), None) => {
-                let hidden = pieces.iter().filter(|piece| !piece.shown);
-                hidden.map(|piece| piece.rows).sum()
-            }
-            (Some(pieces), Some(keep)) => (&!&gather::shown(pieces) & keep).count_set_bits(),
+            (Some(selection), None) => selection.hidden(),
+            (Some(selection), Some(keep)) => (&!selection.shown() & keep).count_set_bits(),
         });
         cells.map(|cells| cells as u64).collect()
     }
@@ -299,12 +290,12 @@ impl RowGate {
         &self,
         checked: &RecordBatch,
         numbers: &Int32Array,
-        pieces: &[Option<Vec<Piece>>],
+        partly: &[Option<Selection>],
         counts: Vec<Run>,
     ) -> Result<Checked, ArrowError> {
         let indices: Vec<usize> = (0..self.delivered).collect();
-        let delivered = self.with_trace(&checked.project(&indices)?, numbers, pieces)?;
-        let withheld = self.withheld(pieces, None);
+        let delivered = self.with_trace(&checked.project(&indices)?, numbers, partly)?;
+        let withheld = self.withheld(partly, None);
         Ok(Checked::new(delivered, counts, withheld))
     }
 
@@ -313,12 +304,12 @@ impl RowGate {
         &self,
         delivered: &RecordBatch,
         numbers: &Int32Array,
-        pieces: &[Option<Vec<Piece>>],
+        partly: &[Option<Selection>],
     ) -> Result<RecordBatch, ArrowError> {
         let mut marks = vec![0_u128; numbers.len()];
-        for (bit, pieces) in (0..u128::BITS).zip(pieces.iter().take(self.delivered)) {
-            let Some(pieces) = pieces else { continue };
-            for row in (!&gather::shown(pieces)).set_indices() {
+        for (bit, selection) in (0..u128::BITS).zip(partly.iter().take(self.delivered)) {
+            let Some(selection) = selection else { continue };
+            for row in (!selection.shown()).set_indices() {
                 if let Some(marks) = marks.get_mut(row) {
                     *marks |= 1 << bit;
                 }
@@ -366,7 +357,12 @@ impl RowGate {
         let every = ColumnSet(u128::MAX);
         let by_number = self.is_decided_by_number();
         let days = Days::new(numbers.values(), dates);
-        let mut verdict = Verdict::default();
+        let few = numbers.len() / ROWS_OF_MOST;
+        let mut verdict = Verdict {
+            places: Vec::with_capacity(few),
+            counts: Vec::with_capacity(few),
+            rows: 0,
+        };
         let mut start = 0;
         for run in numbers.values().chunk_by(|a, b| a == b) {
             let rows = run.len();
@@ -427,22 +423,22 @@ impl RowGate {
         self.scope.is_uniform() || (self.scope.every_cell() && self.scope.all_rows())
     }
 
-    /// The rows that pass, each with whether a column shows in it; `None`: it shows everywhere.
+    /// What is selected of a column; `None`: it shows in every row that passes.
     fn shown(
         &self,
         column: &OutputColumn,
         verdict: &Verdict,
         batch: &RecordBatch,
-        every: &LazyCell<Vec<Piece>, impl FnOnce() -> Vec<Piece>>,
-    ) -> Result<Option<Vec<Piece>>, ArrowError> {
+        every: &Selection,
+    ) -> Result<Option<Selection>, ArrowError> {
         let everywhere = column.always || mutated(Mutation::CellsUncovered);
         if everywhere || (column.by_grant && self.is_decided_by_number()) {
             return Ok(None);
         }
-        let mut by_grant = verdict.pieces(Some(column.scope_index));
-        if !column.by_grant {
-            by_grant.iter_mut().for_each(|piece| piece.shown = false);
-        }
+        let by_grant = match column.by_grant {
+            true => verdict.selection(Some(column.scope_index)),
+            false => verdict.selection_by(&BooleanBuffer::new_unset(verdict.rows)),
+        };
         let Some(flag) = column.flag else {
             return Ok(Some(by_grant));
         };
@@ -454,8 +450,8 @@ impl RowGate {
             }
             flag => only_true(flag),
         };
-        let visible = &gather::shown(&by_grant) | &flag;
-        Ok(Some(verdict.pieces_by(&visible)))
+        let visible = by_grant.shown() | &flag;
+        Ok(Some(verdict.selection_by(&visible)))
     }
 
     /// Rows inside the disclosure window; `None` when all are.
@@ -501,11 +497,7 @@ fn only_true(array: &BooleanArray) -> BooleanBuffer {
 /// # Errors
 /// When the columns make no batch, which would be a defect of the gate.
 pub fn compacted(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let every = [Piece {
-        start: 0,
-        rows: batch.num_rows(),
-        shown: true,
-    }];
+    let every = Selection::whole(batch.num_rows());
     let columns = batch.columns().iter();
     let columns: Result<Vec<ArrayRef>, ArrowError> =
         columns.map(|column| gather(column, &every)).collect();
@@ -568,6 +560,9 @@ impl<'a> Days<'a> {
 
 /// See [`Days::end_of`].
 const FEW_ROWS: usize = 64;
+
+/// Rows that stand together, of one enterprise, in most tables: what a batch comes to seldom needs more room than this says.
+const ROWS_OF_MOST: usize = 8;
 
 /// Rows of one enterprise that stand together.
 #[derive(Debug, Clone, Copy)]
