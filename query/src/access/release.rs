@@ -217,6 +217,9 @@ impl<'a> Release<'a> {
         }
         let ready = self.out.ready().await;
         ready.map_err(|error| self.refused(&error))?;
+        // What was lost until now is worked through before the lock, which everybody's releases hang on: under it, this is
+        // nearly always one look.
+        self.epochs.check()?;
         let lock = self.epochs.lock();
         let _reading = match mutated(Mutation::ReleaseUnlocked) {
             true => None,

@@ -6,7 +6,7 @@
 //! do not yield by themselves.
 //!
 //! A query that has run for [`LONG`] gives way: its threads get a lower priority, so that many such queries together leave
-//! most of the processors to one that is soon done ([`Engine::give_way`]). Who may lower a priority may not raise it again;
+//! most of the processors to one that is soon done ([`Crew::give_way`]). Who may lower a priority may not raise it again;
 //! so the place's next query gets new threads.
 //!
 //! The threads have deep stacks. The depth of a statement is bounded ([`super::statement`]) so that planning, running
@@ -37,15 +37,15 @@ use crate::error::QueryError;
 pub const STACK_BYTES: usize = 64 << 20;
 /// What has run for so long is no quick question.
 pub const LONG: Duration = Duration::from_millis(100);
-/// The priority of what gives way (`nice`): a thread of it gets about a thirtieth of a processor that another one wants.
-const WAY_GIVEN: i32 = 15;
+/// The priority of what gives way (`nice`): a thread of it gets about a tenth of a processor that another one wants.
+pub(super) const WAY_GIVEN: i32 = 10;
 /// Threads of a query that wait for files.
 const MOST_READERS: usize = 64;
 
 /// The threads of all places.
 pub struct Engine {
     threads: usize,
-    places: Mutex<Vec<Option<Place>>>,
+    places: Vec<Mutex<Option<Place>>>,
 }
 
 /// The threads of a place.
@@ -56,7 +56,7 @@ struct Place {
 
 /// Who the threads of a place are to the system.
 #[derive(Default)]
-struct Crew {
+pub(super) struct Crew {
     members: Mutex<Members>,
 }
 
@@ -83,7 +83,8 @@ impl Crew {
         members.threads.retain(|other| Some(*other) != thread);
     }
 
-    fn give_way(&self) {
+    /// Lets the threads have a processor when hardly anybody else wants it, those that are yet to start as well.
+    pub(super) fn give_way(&self) {
         let mut members = self.members.lock();
         members.give_way = true;
         members.threads.iter().copied().for_each(lower);
@@ -95,7 +96,7 @@ impl Crew {
 }
 
 /// The number of this thread; none where the system does not tell.
-fn this_thread() -> Option<Pid> {
+pub(super) fn this_thread() -> Option<Pid> {
     let link = std::fs::read_link("/proc/thread-self").ok()?;
     Pid::from_raw(link.file_name()?.to_str()?.parse().ok()?)
 }
@@ -114,25 +115,25 @@ impl Engine {
     pub(super) fn new(places: usize, threads: usize) -> Self {
         Self {
             threads,
-            places: Mutex::new((0..places).map(|_| None).collect()),
+            places: (0..places).map(|_| Mutex::default()).collect(),
         }
     }
 
     /// The threads of a place.
-    pub(super) fn handle(&self, place: usize) -> Result<Handle, QueryError> {
+    pub(super) fn handle(&self, place: usize) -> Result<(Handle, Arc<Crew>), QueryError> {
         let failed = QueryError::Internal {
             what: "the threads of a query",
         };
-        let mut places = self.places.lock();
-        let Some(slot) = places.get_mut(place) else {
+        let Some(slot) = self.places.get(place) else {
             return Err(failed);
         };
+        let mut slot = slot.lock();
         // Of the query before, everything was given back when it gave up its place.
         if let Some(old) = slot.take_if(|place| place.crew.gives_way()) {
             old.runtime.shutdown_background();
         }
-        if let Some(place) = slot {
-            return Ok(place.runtime.handle().clone());
+        if let Some(place) = &*slot {
+            return Ok((place.runtime.handle().clone(), Arc::clone(&place.crew)));
         }
         let crew = Arc::new(Crew::default());
         let (joining, leaving) = (Arc::clone(&crew), Arc::clone(&crew));
@@ -147,22 +148,15 @@ impl Engine {
             .build();
         let runtime = runtime.map_err(|_| failed)?;
         let made = slot.insert(Place { runtime, crew });
-        Ok(made.runtime.handle().clone())
-    }
-
-    /// Lets the threads of a place run only when nobody else wants to.
-    pub(super) fn give_way(&self, place: usize) {
-        let places = self.places.lock();
-        if let Some(Some(place)) = places.get(place) {
-            place.crew.give_way();
-        }
+        Ok((made.runtime.handle().clone(), Arc::clone(&made.crew)))
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         // A runtime may not be waited for where this may be dropped.
-        for place in self.places.get_mut().drain(..).flatten() {
+        let places = self.places.iter_mut();
+        for place in places.filter_map(|place| place.get_mut().take()) {
             place.runtime.shutdown_background();
         }
     }
@@ -290,7 +284,7 @@ mod tests {
     /// The number and the priority of a thread that works for a place now.
     fn thread_of(engine: &Engine) -> (Pid, i32) {
         let (sender, receiver) = channel();
-        engine.handle(0).unwrap().spawn(async move {
+        engine.handle(0).unwrap().0.spawn(async move {
             let thread = this_thread().unwrap();
             let _ = sender.send((thread, getpriority_process(Some(thread)).unwrap()));
         });
@@ -302,8 +296,8 @@ mod tests {
         let engine = Engine::new(1, 1);
         let (first, usual) = thread_of(&engine);
         assert_eq!(thread_of(&engine), (first, usual), "threads are kept");
-        let old = engine.handle(0).unwrap();
-        engine.give_way(0);
+        let (old, crew) = engine.handle(0).unwrap();
+        crew.give_way();
         // The tests themselves may run with a low priority.
         let given = WAY_GIVEN.max(usual);
         assert_eq!(getpriority_process(Some(first)).unwrap(), given);

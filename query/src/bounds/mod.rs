@@ -123,7 +123,7 @@ pub struct Bounds {
     limits: Limits,
     spill_dir: PathBuf,
     admission: Arc<Admission>,
-    engine: Arc<Engine>,
+    engine: Engine,
     memory: Arc<Gauge>,
     spilled: Arc<Gauge>,
 }
@@ -147,7 +147,7 @@ impl Bounds {
     pub fn new(limits: Limits, spill_dir: PathBuf) -> Self {
         Self {
             admission: Arc::new(Admission::new(&limits)),
-            engine: Arc::new(Engine::new(limits.running.max(1), limits.threads.max(1))),
+            engine: Engine::new(limits.running.max(1), limits.threads.max(1)),
             limits,
             spill_dir,
             memory: Arc::default(),
@@ -183,14 +183,13 @@ impl Bounds {
         stores: Arc<dyn ObjectStoreRegistry>,
     ) -> Result<Turn, QueryError> {
         let ticket = Arc::new(self.admission.admit(org).await?);
-        let handle = self.engine.handle(ticket.slot())?;
-        let (place, engine) = (ticket.slot(), Arc::downgrade(&self.engine));
+        let (handle, crew) = self.engine.handle(ticket.slot())?;
         let running = Arc::downgrade(&ticket);
         tokio::spawn(async move {
             tokio::time::sleep(engine::LONG).await;
             // Held, so that the place is still this query's.
-            if let (Some(_ticket), Some(engine)) = (running.upgrade(), engine.upgrade()) {
-                engine.give_way(place);
+            if let Some(_ticket) = running.upgrade() {
+                crew.give_way();
             }
         });
         let stop = Arc::new(AtomicBool::new(false));
@@ -270,5 +269,34 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // What still computes for this query finds out between two rows.
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use datafusion::execution::object_store::DefaultObjectStoreRegistry;
+    use rustix::process::getpriority_process;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn gate_5_a_turn_that_takes_long_gives_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds::new(Limits::default(), folder.path().to_owned());
+        let stores = Arc::new(DefaultObjectStoreRegistry::new());
+        let org = "bank".parse().unwrap();
+        let turn = bounds.turn(&org, stores).await.unwrap();
+        let priority = || {
+            let now = async { Ok(getpriority_process(engine::this_thread()).unwrap()) };
+            turn.run(now)
+        };
+        let begun = Instant::now();
+        // As low as it goes: the tests themselves may run with a low one.
+        while priority().await.unwrap() < engine::WAY_GIVEN {
+            assert!(begun.elapsed() < 100 * engine::LONG, "it never gave way");
+            tokio::time::sleep(engine::LONG / 10).await;
+        }
     }
 }
