@@ -723,11 +723,11 @@ impl Gate {
             body: decided(recipient, view, page, &access_id),
             subjects: RoaringBitmap::new(),
         };
-        let decided = self.record(&decided).await?;
+        let (decided, without_end) = self.record_decision(&decided).await?;
         let (sent, handed_over) = self.let_go(view, sink).await;
         let ended = (sent.as_ref().err(), handed_over);
         let finished = finished(recipient, page, &access_id, decided, ended);
-        let finished = self.record(&finished).await;
+        let finished = self.record_end(&finished, without_end).await;
         sent?;
         Ok(Released {
             decided,

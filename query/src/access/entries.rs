@@ -9,17 +9,16 @@
 //! before it was read, what is not known is null (see `refused`). The enterprises touched are the
 //! entry's subjects, and those whose consent was used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::LogicalPlan;
-use qihui_audit::{Entry, LogError, Subjects};
+use qihui_audit::{Entry, LogError, Pending, Subjects};
 use qihui_catalog::{Coded, DatasetId, EnterpriseNo, EnterpriseNumbers};
 use qihui_consent::ledger::Holding;
 use ring::rand::{SecureRandom, SystemRandom};
 use roaring::RoaringBitmap;
 use serde_json::{Value, json};
 
+use super::unfinished::WithoutEnd;
 use super::{AccessRequest, Figures, Gate, Prepared, unreadable};
 use crate::account::Account;
 use crate::error::QueryError;
@@ -195,36 +194,58 @@ fn printable(sql: &str) -> String {
         .collect()
 }
 
-/// The columns that a plan reads of each table.
-pub fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
-    let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    // The walk only collects, so it cannot fail.
-    let _ = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            let columns = read.entry(scan.table_name.table().to_owned()).or_default();
-            columns.extend(
-                scan.projected_schema
-                    .fields()
-                    .iter()
-                    .map(|field| field.name().clone()),
-            );
-            for filter in &scan.filters {
-                columns.extend(
-                    filter
-                        .column_refs()
-                        .iter()
-                        .map(|column| column.name.clone()),
-                );
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    read
+fn unavailable(error: LogError) -> QueryError {
+    QueryError::LogUnavailable {
+        message: error.to_string(),
+        code: error.code(),
+    }
+}
+
+/// The index of an entry that was handed to the log, once it is durable.
+async fn durable(submitted: Pending) -> Result<u64, QueryError> {
+    let receipts = submitted.await.map_err(unavailable)?;
+    let receipt = receipts.first().ok_or(QueryError::Internal {
+        what: "the receipt of a log entry",
+    })?;
+    Ok(receipt.index)
 }
 
 impl Gate {
     /// Appends an entry and waits until it is durable; gives its index.
     pub(super) async fn record(&self, record: &Record) -> Result<u64, QueryError> {
+        durable(self.submit(record)?).await
+    }
+
+    /// Records a decision; with its index comes what [`record_end`](Self::record_end) wants.
+    pub(super) async fn record_decision(
+        &self,
+        record: &Record,
+    ) -> Result<(u64, WithoutEnd), QueryError> {
+        let begun = WithoutEnd::begin(&self.parts.unfinished, self.parts.log.size());
+        let submitted = match self.submit(record) {
+            Ok(submitted) => submitted,
+            Err(error) => {
+                // It is no entry and will be none.
+                begun.ended();
+                return Err(error);
+            }
+        };
+        Ok((durable(submitted).await?, begun))
+    }
+
+    /// Records how an access ended that this process decided.
+    pub(super) async fn record_end(
+        &self,
+        record: &Record,
+        begun: WithoutEnd,
+    ) -> Result<u64, QueryError> {
+        let index = self.record(record).await?;
+        begun.ended();
+        Ok(index)
+    }
+
+    /// Hands an entry to the log.
+    fn submit(&self, record: &Record) -> Result<Pending, QueryError> {
         let body =
             serde_json_canonicalizer::to_vec(&record.body).map_err(|_| QueryError::Internal {
                 what: "the form of a log entry",
@@ -234,34 +255,7 @@ impl Gate {
             body: &body,
             subjects: Subjects::from(record.subjects.clone()),
         };
-        let unavailable = |error: LogError| QueryError::LogUnavailable {
-            message: error.to_string(),
-            code: error.code(),
-        };
-        let (log, unfinished) = (&self.parts.log, &self.parts.unfinished);
-        let size = log.size();
-        if record.kind == DECIDED {
-            unfinished.begin(size);
-        }
-        let receipts = log
-            .submit(&[entry])
-            .map_err(unavailable)?
-            .await
-            .map_err(unavailable)?;
-        let index = receipts
-            .first()
-            .map(|receipt| receipt.index)
-            .ok_or(QueryError::Internal {
-                what: "the receipt of a log entry",
-            })?;
-        if record.kind == DECIDED {
-            unfinished.decided(size, index);
-        }
-        let of = record.body.get("decided").and_then(Value::as_u64);
-        if let Some(decided) = of.filter(|_| record.kind == FINISHED) {
-            unfinished.finished(decided);
-        }
-        Ok(index)
+        self.parts.log.submit(&[entry]).map_err(unavailable)
     }
 
     /// Records a refusal. If the log fails, that is the error: an unrecorded refusal is no answer either.
@@ -302,10 +296,6 @@ impl Gate {
     /// [`QueryError::LogUnavailable`] when the log cannot be read or appended to.
     pub async fn close_interrupted(&self, from: u64) -> Result<u64, QueryError> {
         let mut open: BTreeMap<u64, Value> = BTreeMap::new();
-        let unavailable = |error: LogError| QueryError::LogUnavailable {
-            message: error.to_string(),
-            code: error.code(),
-        };
         for entry in self.parts.log.scan(from..self.parts.log.size()) {
             let entry = entry.map_err(unavailable)?;
             match entry.leaf.kind.as_str() {

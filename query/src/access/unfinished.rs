@@ -6,6 +6,7 @@
 //! ([`Gate::close_interrupted`](super::Gate::close_interrupted)).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -22,35 +23,35 @@ impl Unfinished {
     pub fn first(&self) -> Option<u64> {
         self.open.lock().keys().next().copied()
     }
-
-    /// A decision is handed to a log of `size` entries.
-    pub(super) fn begin(&self, size: u64) {
-        add(&mut self.open.lock(), size);
-    }
-
-    /// The decision that was handed over at `size` became the entry `index`.
-    pub(super) fn decided(&self, size: u64, index: u64) {
-        let mut open = self.open.lock();
-        add(&mut open, index);
-        remove(&mut open, size);
-    }
-
-    /// The access that was decided with the entry `index` has its end.
-    pub(super) fn finished(&self, index: u64) {
-        remove(&mut self.open.lock(), index);
-    }
 }
 
-fn add(open: &mut BTreeMap<u64, u32>, index: u64) {
-    let count = open.entry(index).or_default();
-    *count = count.saturating_add(1);
+/// An access that was decided, or is about to be, and has no end in the log. If it never gets one, it stays known.
+#[must_use]
+pub(super) struct WithoutEnd {
+    among: Arc<Unfinished>,
+    least: u64,
 }
 
-fn remove(open: &mut BTreeMap<u64, u32>, index: u64) {
-    if let Some(count) = open.get_mut(&index) {
-        *count -= 1;
-        if *count == 0 {
-            open.remove(&index);
+impl WithoutEnd {
+    /// A decision is about to be handed to a log of `size` entries.
+    pub(super) fn begin(among: &Arc<Unfinished>, size: u64) -> Self {
+        let count = &mut *among.open.lock();
+        let count = count.entry(size).or_default();
+        *count = count.saturating_add(1);
+        Self {
+            among: Arc::clone(among),
+            least: size,
+        }
+    }
+
+    /// Its end is in the log, or it never was.
+    pub(super) fn ended(self) {
+        let mut open = self.among.open.lock();
+        if let Some(count) = open.get_mut(&self.least) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.least);
+            }
         }
     }
 }
@@ -61,24 +62,19 @@ mod tests {
 
     #[test]
     fn the_first_without_an_end_is_known_from_before_it_is_recorded() {
-        let unfinished = Unfinished::default();
-        assert_eq!(unfinished.first(), None);
-        // Two at once: the second becomes the earlier entry, and the index of the one is the size at the other.
-        unfinished.begin(5);
-        unfinished.begin(5);
-        unfinished.decided(5, 6);
-        assert_eq!(unfinished.first(), Some(5));
-        unfinished.begin(6);
-        unfinished.decided(5, 5);
-        unfinished.finished(5);
-        assert_eq!(unfinished.first(), Some(6));
-        unfinished.finished(6);
-        assert_eq!(unfinished.first(), Some(6), "one is still on its way");
-        unfinished.decided(6, 9);
-        assert_eq!(unfinished.first(), Some(9));
-        unfinished.finished(9);
-        // The end of an access of an earlier process.
-        unfinished.finished(2);
-        assert_eq!(unfinished.first(), None);
+        let unfinished = Arc::default();
+        assert_eq!(Unfinished::first(&unfinished), None);
+        // Two at once: which of them becomes the earlier entry is not known.
+        let (one, other) = [5, 5]
+            .map(|size| WithoutEnd::begin(&unfinished, size))
+            .into();
+        let later = WithoutEnd::begin(&unfinished, 7);
+        one.ended();
+        assert_eq!(unfinished.first(), Some(5), "one is still on its way");
+        other.ended();
+        assert_eq!(unfinished.first(), Some(7));
+        // What went away without an end is found by the next start.
+        drop(later);
+        assert_eq!(unfinished.first(), Some(7));
     }
 }
