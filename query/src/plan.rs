@@ -11,6 +11,7 @@
 //!    there would tell how many hidden rows lie between the visible ones. Such queries run in strict mode.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -266,16 +267,23 @@ pub fn complete_order(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// # Errors
 /// When the engine cannot rebuild a node.
 pub fn name_compared(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut names = 0_usize;
+    let mut taken = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::SubqueryAlias(alias) = node {
+            taken.insert(alias.alias.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let mut names = (1_usize..).map(|number| format!("__compared_{number}"));
     plan.transform_up_with_subqueries(|node| {
         node.map_expressions(|expr| {
             expr.transform_up(|expr| match expr {
                 Expr::SetComparison(mut compared)
                     if compared.subquery.outer_ref_columns.is_empty() =>
                 {
-                    names += 1;
+                    let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
                     let plan = compared.subquery.subquery.as_ref().clone();
-                    let named = LogicalPlanBuilder::from(plan).alias(format!("__compared_{names}"));
+                    let named = LogicalPlanBuilder::from(plan).alias(name);
                     compared.subquery.subquery = Arc::new(named?.build()?);
                     Ok(Transformed::yes(Expr::SetComparison(compared)))
                 }
@@ -325,6 +333,33 @@ fn complete_sort_below(plan: &Arc<LogicalPlan>) -> Result<Option<LogicalPlan>> {
         }
         _ => Ok(None),
     }
+}
+
+/// The columns that a plan reads of each table.
+pub fn columns_read(plan: &LogicalPlan) -> BTreeMap<String, BTreeSet<String>> {
+    let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // The walk only collects, so it cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let columns = read.entry(scan.table_name.table().to_owned()).or_default();
+            columns.extend(
+                scan.projected_schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().clone()),
+            );
+            for filter in &scan.filters {
+                columns.extend(
+                    filter
+                        .column_refs()
+                        .iter()
+                        .map(|column| column.name.clone()),
+                );
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    read
 }
 
 /// Whether the order in which rows are read is one that they show: files are sorted by enterprise, then by event date. (Then

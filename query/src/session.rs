@@ -1,7 +1,7 @@
 //! A session per query: its only catalogue is the gated one, its only functions are the listed ones, and it can
 //! reach no file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -151,8 +151,8 @@ pub struct Planned {
     pub account: Arc<Account>,
     /// The logical plan as the statement was written, for EXPLAIN.
     pub written: LogicalPlan,
-    /// The optimised logical plan.
-    pub logical: LogicalPlan,
+    /// The columns that it reads of each table.
+    pub read: BTreeMap<String, BTreeSet<String>>,
     /// Whether strict mode is on.
     pub strict: bool,
 }
@@ -227,7 +227,7 @@ pub async fn plan(query: &ParsedQuery, setup: SessionSetup) -> Result<Planned, Q
         context,
         account,
         written,
-        logical,
+        read: plan::columns_read(&logical),
         strict,
     })
 }
@@ -475,5 +475,110 @@ fn not_open(error: QueryError, scopes: &BTreeMap<DatasetId, Arc<DenseScope>>) ->
             column: column.clone(),
         },
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use arrow::array::Int32Array;
+    use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+    use async_trait::async_trait;
+    use datafusion::catalog::Session;
+    use datafusion::execution::SendableRecordBatchStream;
+    use datafusion::logical_expr::{Expr, TableType};
+    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+    use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+    use futures::StreamExt;
+
+    use super::*;
+
+    /// A table that counts how often a reader of it is started.
+    #[derive(Debug)]
+    struct Counted {
+        rows: RecordBatch,
+        started: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl TableProvider for Counted {
+        fn schema(&self) -> SchemaRef {
+            self.rows.schema()
+        }
+
+        fn table_type(&self) -> TableType {
+            TableType::Base
+        }
+
+        async fn scan(
+            &self,
+            _: &dyn Session,
+            projection: Option<&Vec<usize>>,
+            _: &[Expr],
+            _: Option<usize>,
+        ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+            let reader = Arc::new(Reader(self.rows.clone(), Arc::clone(&self.started)));
+            let scan = StreamingTableExec::try_new(
+                self.schema(),
+                vec![reader],
+                projection,
+                None,
+                false,
+                None,
+            );
+            Ok(Arc::new(scan?))
+        }
+    }
+
+    #[derive(Debug)]
+    struct Reader(RecordBatch, Arc<AtomicUsize>);
+
+    impl PartitionStream for Reader {
+        fn schema(&self) -> &SchemaRef {
+            self.0.schema_ref()
+        }
+
+        fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let rows = futures::stream::iter([Ok(self.0.clone())]);
+            Box::pin(RecordBatchStreamAdapter::new(self.0.schema(), rows))
+        }
+    }
+
+    /// Where the first side of a join is empty, most kinds ask nothing of the other; the engine starts both all the same.
+    #[tokio::test]
+    async fn gate_2_a_side_of_a_join_starts_when_it_is_asked() {
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int32, true)]));
+        for (join, asks) in [
+            ("JOIN r ON l.id = r.id", [1, 0]),
+            ("JOIN r ON l.id < r.id", [1, 1]),
+            ("CROSS JOIN r", [1, 0]),
+        ] {
+            let side = |ids: Vec<i32>| {
+                let ids = Arc::new(Int32Array::from(ids));
+                let rows = RecordBatch::try_new(Arc::clone(&schema), vec![ids]).unwrap();
+                let started = Arc::<AtomicUsize>::default();
+                let table = Counted {
+                    rows,
+                    started: Arc::clone(&started),
+                };
+                (Arc::new(table) as Arc<dyn TableProvider>, started)
+            };
+            let ((left, first), (right, second)) = (side(vec![]), side(vec![1]));
+            let tables = vec![("l".to_owned(), left), ("r".to_owned(), right)];
+            let query = parse(&format!("SELECT l.id FROM l {join}")).unwrap();
+            let runtime = Arc::new(RuntimeEnv::default());
+            let strict = AtomicBool::new(false);
+            let planned = plan_over(&query, tables, Timestamp(0), runtime, 1, &strict);
+            let (physical, _, context) = planned.await.unwrap();
+            let started = || [&first, &second].map(|started| started.load(Ordering::Relaxed));
+            let mut rows = physical.execute(0, context).unwrap();
+            assert_eq!(started(), [0, 0], "{join}: nobody has asked yet");
+            while let Some(rows) = rows.next().await {
+                assert_eq!(rows.unwrap().num_rows(), 0);
+            }
+            assert_eq!(started(), asks, "{join}");
+        }
     }
 }

@@ -515,7 +515,7 @@ impl Gate {
             at,
             scopes,
             tables,
-            read: entries::columns_read(&planned.logical),
+            read: planned.read.clone(),
             planned,
             epochs,
             decide_again: false,
@@ -582,8 +582,8 @@ impl Gate {
         turn: &Turn,
     ) -> Result<Summary, (QueryError, bool)> {
         let accessed = Accessed::new(request, access_id, &prepared);
-        let decided = self
-            .record(&accessed.decided())
+        let (decided, without_end) = self
+            .record_decision(&accessed.decided())
             .await
             .map_err(|error| (error, false))?;
         let gone = out.gone();
@@ -627,7 +627,8 @@ impl Gate {
             uses: uses.iter().map(named).collect(),
             holding: holding.as_ref(),
         };
-        let finished = self.record(&accessed.finished(&finish)).await;
+        let finished = accessed.finished(&finish);
+        let finished = self.record_end(&finished, without_end).await;
         let kept = holding.map(|held| (held.document.holding_id, held.keep_until));
         let terms = Terms::new(request.action, prepared.is_open_data(), kept);
         match (error, finished) {

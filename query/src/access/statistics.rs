@@ -226,7 +226,7 @@ impl Gate {
                 context: planned.context,
                 account,
                 written: planned.written,
-                logical: planned.logical,
+                read: read.clone(),
                 strict: strict.load(Ordering::Relaxed),
             },
             epochs,

@@ -101,8 +101,6 @@ pub fn parts(scopes: &BTreeMap<DatasetId, Arc<DatasetScope>>) -> Result<Option<P
 /// A statement over a dataset of figures, as far as it can be planned before it is known what it is made of.
 pub(crate) struct Statement {
     draft: Draft,
-    /// As it was written, with its order completed.
-    written: LogicalPlan,
     /// What it asks.
     pub(crate) question: Question,
     schema: SchemaRef,
@@ -216,11 +214,11 @@ pub(crate) async fn read(
         span: statistics.terms.period,
         today: at.shanghai_date(),
     };
-    let written = draft.logical.clone();
-    let (question, core) = statement::question(&written, &asked, draft.state())?;
+    let ordered = draft.logical.clone();
+    let (question, core) = statement::question(&ordered, &asked, draft.state())?;
     let schema = statement::released_schema(core);
     let released = Arc::new(EmptyTable::new(Arc::clone(&schema)));
-    draft.logical = statement::over_released(written.clone(), core, &stand_in(core, released)?)?;
+    draft.logical = statement::over_released(ordered.clone(), core, &stand_in(core, released)?)?;
     if statement::reads_more(&draft.logical, RELEASED) {
         return Err(refused("another table beside the figures"));
     }
@@ -237,7 +235,6 @@ pub(crate) async fn read(
     ]);
     Ok(Statement {
         draft,
-        written: written.clone(),
         question,
         schema,
         terms: Terms {
@@ -300,8 +297,6 @@ pub(crate) struct PlannedStatistic {
     pub(crate) context: Arc<TaskContext>,
     /// As it was written.
     pub(crate) written: LogicalPlan,
-    /// The same with its order completed.
-    pub(crate) logical: LogicalPlan,
 }
 
 impl Statement {
@@ -345,7 +340,6 @@ impl Statement {
             physical,
             context,
             written,
-            logical: self.written,
         })
     }
 
