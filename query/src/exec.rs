@@ -500,12 +500,11 @@ impl ExecutionPlan for OrderedExec {
 }
 
 /// The rule that lets nothing be known of the sides of outer joins that nulls may stand for, of grouping sets, which leave
-/// keys out, nor of the branches of a union: what is constant in each (a literal) the engine keeps for constant in all, and
-/// drops it from the keys above.
+/// keys out, nor of the branches of a union.
 ///
-/// The engine keeps constants of such a side (a literal in a subquery, a column that a filter pins) for constants of the
-/// join, which then holds nulls as well, and drops them from the keys of a sort or a grouping above: with a LIMIT, rows
-/// are missing that should be there, and which ones depends on how the query was planned.
+/// The engine keeps what is constant there (a literal in a subquery, a column that a filter pins) for constant above, where
+/// nulls or other values stand beside it, and drops it from the keys of a sort or a grouping: with a LIMIT, rows are missing
+/// that should be there, and which ones depends on how the query was planned.
 #[derive(Debug)]
 pub struct FalseConstants;
 
@@ -880,6 +879,11 @@ impl Stream for GateStream {
                     this.inputs.pop_front();
                 }
                 Some(batch) => {
+                    if batch.is_err() {
+                        // The engine's words may quote values.
+                        let version = this.scan.readers.table().version;
+                        tracing::error!(dataset = %this.scan.dataset, version, "rows of a table cannot be read");
+                    }
                     let admitted = batch.and_then(|batch| this.admit(inside, &batch));
                     if let Err(error) = admitted {
                         return this.fail(error);
