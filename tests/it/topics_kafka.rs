@@ -131,7 +131,7 @@ async fn under_way(
     tokio::task::JoinHandle<Result<Delivered, TopicError>>,
     tokio::sync::OwnedRwLockWriteGuard<()>,
 ) {
-    let lock = world.ledger.release_lock().write_owned().await;
+    let lock = world.ledger.losses().release_lock().write_owned().await;
     let gate = std::sync::Arc::clone(&world.gate);
     let topics = world.topics.acting_as(gate, "local:test");
     let (settings, id) = (settings.clone(), world.subscription.subscription_id.clone());

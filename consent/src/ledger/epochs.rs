@@ -9,7 +9,6 @@
 use std::collections::{HashMap, VecDeque};
 
 use qihui_catalog::{DatasetId, EnterpriseNo};
-use roaring::RoaringBitmap;
 
 use super::EpochKey;
 
@@ -21,8 +20,10 @@ const REMEMBERED: usize = 16_384;
 pub enum Taken {
     /// Possibly everything: an agreement, a purpose or a contract changed, or it is too long ago to say.
     Everything,
-    /// Something that these enterprises had granted; of no one, if it is empty.
-    From(RoaringBitmap),
+    /// Something that these enterprises had granted; of no one, if it is empty. In the order in which it was taken, an
+    /// enterprise as often as it lost something: it is copied while whoever takes something away waits, so that nothing is
+    /// made of it here.
+    From(Vec<EnterpriseNo>),
 }
 
 /// What an event takes away.
@@ -74,12 +75,14 @@ impl Epochs {
             return Taken::Everything;
         }
         let Some(history) = self.keys.get(key) else {
-            return Taken::From(RoaringBitmap::new());
+            return Taken::From(Vec::new());
         };
         // In the order of positions: what is asked for is at the end.
-        let losses = history.losses.iter().rev();
-        let losses = losses.take_while(|(position, _)| *position > epoch);
-        Taken::From(losses.map(|(_, no)| no.0).collect())
+        let known = history
+            .losses
+            .partition_point(|(position, _)| *position <= epoch);
+        let losses = history.losses.range(known..);
+        Taken::From(losses.map(|(_, no)| *no).collect())
     }
 
     /// Notes that the event at `position` took something away from a key.
@@ -136,12 +139,13 @@ mod tests {
         );
         assert_eq!(
             epochs.taken_since(&key("tax"), 11),
-            Taken::From([9].into_iter().collect())
+            Taken::From(vec![EnterpriseNo(9)])
         );
         assert_eq!(
-            epochs.taken_since(&key("tax"), 12),
-            Taken::From(RoaringBitmap::new())
+            epochs.taken_since(&key("tax"), 10),
+            Taken::From(vec![EnterpriseNo(7), EnterpriseNo(9)])
         );
+        assert_eq!(epochs.taken_since(&key("tax"), 12), Taken::From(Vec::new()));
         assert_eq!(
             epochs.taken_since(&key("tax"), 9),
             Taken::Everything,
@@ -149,10 +153,7 @@ mod tests {
         );
         epochs.bump(13, key("tax"), Loss::Everything);
         assert_eq!(epochs.taken_since(&key("tax"), 12), Taken::Everything);
-        assert_eq!(
-            epochs.taken_since(&key("tax"), 13),
-            Taken::From(RoaringBitmap::new())
-        );
+        assert_eq!(epochs.taken_since(&key("tax"), 13), Taken::From(Vec::new()));
     }
 
     #[test]
@@ -166,7 +167,12 @@ mod tests {
         assert_eq!(epochs.taken_since(&key("tax"), 900), Taken::Everything);
         assert_eq!(
             epochs.taken_since(&key("tax"), last - 10),
-            Taken::From([1].into_iter().collect())
+            Taken::From(vec![EnterpriseNo(1); 10])
+        );
+        assert_eq!(
+            epochs.taken_since(&key("tax"), last - REMEMBERED as u64),
+            Taken::From(vec![EnterpriseNo(1); REMEMBERED]),
+            "everything that is remembered"
         );
     }
 

@@ -7,8 +7,8 @@
 //! - What takes away (pause, withdrawal, revocation, narrowing …) is in force when the operation commits; what gives
 //!   (an agreement, a consent that became active, a resumption, a purpose, a contract version) only once its event is
 //!   in the audit log ([`Drainer`]).
-//! - After something that takes away returned, no reader that holds the [release lock](Ledger::release_lock) has a
-//!   decision whose [epoch](Ledger::epoch) is still current.
+//! - After something that takes away returned, no reader that holds the [release lock](Losses::release_lock) has a
+//!   decision whose [epoch](Losses::epoch) is still current.
 //!
 //! Limits: one process owns a ledger (its directory is locked by the hub); inside it [`Ledger`] is cheap to clone and
 //! every clone shares one writer. Writers of several handles on one file are serialised by SQLite, but epochs are of
@@ -69,7 +69,6 @@ pub use uses::{MeteredUse, UsesLeft};
 use crate::{
     error::{LedgerError, Result},
     store::{self, events},
-    sync::ReleaseLock,
     text,
 };
 use grants::GrantCache;
@@ -219,13 +218,6 @@ impl Ledger {
     #[must_use]
     pub fn losses(&self) -> Arc<Losses> {
         Arc::clone(&self.inner.losses)
-    }
-
-    /// The lock that whoever releases rows holds for reading from the last look at the epoch until the bytes are out.
-    /// An operation that takes away returns only after it has held it for writing.
-    #[must_use]
-    pub fn release_lock(&self) -> Arc<ReleaseLock> {
-        self.inner.losses.release_lock()
     }
 
     /// Closes the files. Without it they are closed when the last clone is gone.

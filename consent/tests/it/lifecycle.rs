@@ -53,7 +53,7 @@ async fn gate_4_giving_waits_for_the_log_and_taking_away_does_not() {
         .ledger
         .losses()
         .taken_since(&bank(), &purpose("credit.loan"), &vat(), epoch);
-    assert_eq!(taken, Taken::From([signed.no.0].into_iter().collect()));
+    assert_eq!(taken, Taken::From(vec![signed.no]));
     let error = hub.drainer.drain().await.unwrap_err();
     assert_eq!(
         (error.code(), error.kind()),
@@ -74,7 +74,7 @@ async fn gate_4_a_release_in_progress_delays_the_acknowledgement_of_a_withdrawal
     let hub = Hub::new().await;
     hub.enterprise(1, 1, 1).await;
     let id = hub.granted(1, &[]).await.document.consent_id;
-    let lock = hub.ledger.release_lock();
+    let lock = hub.ledger.losses().release_lock();
     let releasing = lock.read().await;
     let (ledger, catalog) = (hub.ledger.clone(), hub.catalog.clone());
     let withdrawal = tokio::spawn(async move {

@@ -751,7 +751,7 @@ impl Gate {
             return (Err(error), false);
         }
         let sent = {
-            let lock = self.parts.ledger.release_lock();
+            let lock = epochs.lock();
             let _reading = lock.read().await;
             if time_left() <= sink.longest() {
                 return (Err(too_slow()), false);

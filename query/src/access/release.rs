@@ -123,7 +123,8 @@ impl Epochs {
             Taken::From(enterprises) => {
                 let scope = scopes.get(dataset);
                 let concerned = |no: &u32| scope.is_none_or(|scope| scope.shape_of(*no) > 0);
-                let concerned: RoaringBitmap = enterprises.iter().filter(concerned).collect();
+                let enterprises = enterprises.iter().map(|no| no.0);
+                let concerned: RoaringBitmap = enterprises.filter(concerned).collect();
                 concerned.is_empty() || account.drop_untouched(dataset, &concerned)
             }
             Taken::Everything => false,

@@ -226,7 +226,7 @@ async fn gate_3_a_panic_leaves_no_access_without_its_end() {
     assert_eq!(error.unwrap_err().code(), "InternalError");
     assert_eq!(kinds(&hub.log), ["access.decided", "access.finished"]);
     // Nothing is left locked: who takes something away does not wait, and the next query runs.
-    drop(hub.ledger.release_lock().try_write().unwrap());
+    drop(hub.ledger.losses().release_lock().try_write().unwrap());
     hub.gate
         .query(&request(sql), &mut Vec::new())
         .await
