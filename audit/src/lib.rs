@@ -8,6 +8,8 @@
 //! - **AUD-1 durable.** A [`Receipt`] is given only after the entry's bytes were fsynced ([`AuditLog::append`]).
 //! - **AUD-2 append-only.** Any edit, deletion, reordering or truncation of what is on disk is found by [`verify()`],
 //!   and where the one who did it holds the log's keys, against a checkpoint kept elsewhere.
+//! - **AUD-4 yours.** The entries that touch a number are found, all of them and no others ([`AuditLog::entries_touching`]);
+//!   [`verify()`] derives these lists anew from all entries.
 //! - **AUD-5 never lost.** A writer that is killed, or whose disk fails or fills up, loses no entry for which it gave a
 //!   receipt; what it was about to write is there whole or not at all.
 //!

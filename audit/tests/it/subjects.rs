@@ -34,7 +34,7 @@ fn full_block(dir: &Path, without: Option<u64>) -> AuditLog {
 }
 
 #[test]
-fn the_entries_of_a_subject_are_found_in_full_and_growing_blocks() {
+fn aud_4_all_and_only_the_entries_of_a_subject_are_found_in_full_and_growing_blocks() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("log");
     let log = full_block(&dir, None);

@@ -8,7 +8,7 @@ use qihui_consent::signing::SigningKey;
 use serde_json::{Value, json};
 
 use super::shared::{Service, ask_bank};
-use crate::support::{Lab, agreement, request};
+use crate::support::{Lab, agreement, query, request};
 
 /// Signs an operation as the owner does: outside, over the text that the hub gives.
 fn operate(service: &Service, lab: &Lab, id: &str, wish: &Value) -> Value {
@@ -199,6 +199,59 @@ pub fn proven(service: &Service, token: &str, uscc: &str) -> Vec<Value> {
             None => return all,
         }
     }
+}
+
+/// Two enterprises, and accesses that touched one, the other, both or neither: each is in the lists of exactly those whose
+/// rows passed or who were named, with its proof; and `verify` derives the same lists anew from all entries.
+#[test]
+fn aud_4_an_enterprise_gets_all_and_only_its_accesses() {
+    let lab = Lab::world();
+    let one = lab.subject();
+    let all = lab.tax("SELECT DISTINCT uscc FROM vat_declaration").done();
+    let all = all.json()["rows"].as_array().unwrap().clone();
+    let mut codes = all.iter().map(|row| row["uscc"].as_str().unwrap());
+    let other = codes.find(|code| *code != one).unwrap().to_owned();
+    let entries = || lab.json(&["audit", "verify"]).done().json()["entries"].clone();
+    let begun = entries().as_u64().unwrap();
+    let mut expected = [Vec::new(), Vec::new()];
+    for (condition, touched) in [
+        (format!("uscc = '{one}'"), [true, false]),
+        (format!("uscc = '{other}'"), [false, true]),
+        (format!("uscc IN ('{one}', '{other}')"), [true, true]),
+        (format!("uscc NOT IN ('{one}', '{other}')"), [true, true]),
+        ("uscc IS NOT NULL".to_owned(), [true, true]),
+        ("uscc = '91330000142911651L'".to_owned(), [false, false]),
+    ] {
+        let sql = format!("SELECT count(*) AS n FROM vat_declaration WHERE {condition}");
+        let answer = lab.tax(&sql).done().json();
+        let index = answer["access"]["finished"].as_u64().unwrap();
+        for (list, touched) in expected.iter_mut().zip(touched) {
+            list.extend(touched.then_some(index));
+        }
+    }
+    // The bank has no consent: it sees nobody, and hears no for whom it names.
+    lab.bank("SELECT count(*) AS n FROM vat_declaration").done();
+    let named = [
+        "--subject",
+        &other,
+        "SELECT count(*) AS n FROM vat_declaration",
+    ];
+    let denied = lab.run(&query("city_bank", "policy.matching", &named));
+    denied.fails(3, "InvalidConsentUse", &[]);
+    expected[1].push(entries().as_u64().unwrap() - 1);
+    let service = Service::start(&lab);
+    for (code, expected) in [&one, &other].into_iter().zip(expected) {
+        let role = ["--role", "enterprise", "--subject", "owner"];
+        let token = lab.token(&[&role[..], &["--uscc", code]].concat());
+        let listed = proven(&service, &token, code);
+        let listed = listed
+            .iter()
+            .map(|access| access["index"].as_u64().unwrap());
+        let listed: Vec<u64> = listed.filter(|index| *index >= begun).collect();
+        assert_eq!(listed, expected);
+    }
+    service.stop();
+    lab.run(&["audit", "verify"]).done();
 }
 
 #[test]
