@@ -112,7 +112,8 @@ pub(crate) fn days_after(at: Timestamp, days: u32) -> Timestamp {
 }
 
 /// For how many days a release may be kept: the shortest of what the purpose, the statutes and the consents behind it
-/// allow, as they were at its decision; none where it rests on none of them, being of open data alone.
+/// allow, as they were at its decision; none where it rests on none of them, being of open data alone. The answer is the
+/// same whenever it is asked, so that nobody who writes has to wait for it.
 async fn life_of(connection: &mut SqliteConnection, new: &Released) -> Result<Option<u32>> {
     let (_, consenting) = new.everybody();
     if new.basis.is_empty() && consenting.is_empty() {
@@ -160,6 +161,11 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be written.
     pub async fn record_holding(&self, new: Released) -> Result<Holding> {
+        let mut reader = self.inner.reader().await?;
+        let life = life_of(&mut reader, &new).await?;
+        let mut ended = marks::Ended::since(new.decided_at);
+        ended.look(&mut reader, (&new.org, &new.purpose)).await?;
+        drop(reader);
         let mut change = self.change().await?;
         let known = holdings::of_access(change.connection(), &new.access_id).await?;
         if let Some(known) = known {
@@ -168,7 +174,6 @@ impl Ledger {
         }
         let (members, consenting) = new.everybody();
         let chunks = chunks(&members, &consenting);
-        let life = life_of(change.connection(), &new).await?;
         let at = change.now;
         let (rows, bytes, sha256) = match new.came_to {
             Some((rows, bytes, sha256)) => (rows, Some(bytes), Some(sha256)),
@@ -200,7 +205,7 @@ impl Ledger {
         for chunk in &chunks {
             holdings::insert_members(change.connection(), seq, chunk).await?;
         }
-        marks::taken_meanwhile(&mut change, &document, new.decided_at).await?;
+        marks::taken_meanwhile(&mut change, &document, ended).await?;
         let id = document.holding_id;
         change.commit().await?;
         self.holding(&id).await

@@ -9,10 +9,13 @@
 //! more and leave what was given: its life goes on, and a resumption changes nothing of it. What still covers it, but
 //! for a shorter time, ends its life sooner. A revoked agreement makes everything due that rests on it.
 
-use qihui_catalog::{Action, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+use qihui_catalog::{Action, OrgId, PurposeCode, Timestamp};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 use serde_json::json;
+use sqlx::SqliteConnection;
 
 use super::{
     ByConsent, HoldingDocument,
@@ -285,19 +288,58 @@ pub(super) async fn lives_over(change: &mut Change) -> Result<u64> {
     Ok(over.len() as u64)
 }
 
+/// What ended since a decision.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// Versions of consents to the organisation for the purpose, by the position of the event that ended each.
+    consents: BTreeMap<u64, (String, u32)>,
+    agreements: BTreeSet<AgreementId>,
+    /// It was looked for up to here, at least.
+    position: u64,
+}
+
+impl Ended {
+    /// Nothing yet since a decision that was made at `position`.
+    pub(super) fn since(position: u64) -> Self {
+        Self {
+            position,
+            ..Self::default()
+        }
+    }
+
+    /// Adds what ended since it was last looked for. Many events may be between a decision and the end of its release; who
+    /// looks outside a transaction first keeps nobody waiting but for the last few.
+    pub(super) async fn look(
+        &mut self,
+        connection: &mut SqliteConnection,
+        about: (&OrgId, &PurposeCode),
+    ) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Revoked {
+            agreement_id: AgreementId,
+        }
+        let last = events::last(connection).await?;
+        let after = self.position;
+        let ended = events::consents_ended_after(connection, about, after).await?;
+        self.consents.extend(ended);
+        for body in events::bodies_after(connection, after, "agreement.revoked").await? {
+            let Revoked { agreement_id } = parsed(&body, "a revocation")?;
+            self.agreements.insert(agreement_id);
+        }
+        self.position = last.map_or(after, |(position, _, _)| position);
+        Ok(())
+    }
+}
+
 /// Marks what was taken away between the decision of a release and its record.
 pub(super) async fn taken_meanwhile(
     change: &mut Change,
     document: &HoldingDocument,
-    decided_at: u64,
+    mut ended: Ended,
 ) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Revoked {
-        agreement_id: AgreementId,
-    }
     let about = (&document.org, &document.purpose);
-    let ended = events::consents_ended_after(change.connection(), about, decided_at).await?;
-    for (id, version) in ended {
+    ended.look(change.connection(), about).await?;
+    for (id, version) in ended.consents.into_values() {
         let Some(row) = consents::version(change.connection(), &id, version).await? else {
             continue;
         };
@@ -305,14 +347,15 @@ pub(super) async fn taken_meanwhile(
             State::Superseded => {
                 let by = consents::successor(change.connection(), &row).await?;
                 if let Some(by) = by {
-                    replaced(change, &row, &by, "narrowed").await?;
+                    let is_next = by.consent_id == row.document.consent_id;
+                    let reason = if is_next { "narrowed" } else { "superseded" };
+                    replaced(change, &row, &by, reason).await?;
                 }
             }
             _ => taken_back(change, &row).await?,
         }
     }
-    for body in events::bodies_after(change.connection(), decided_at, "agreement.revoked").await? {
-        let Revoked { agreement_id } = parsed(&body, "a revocation")?;
+    for agreement_id in ended.agreements {
         let held = holdings::find(change.connection(), &document.holding_id).await?;
         if let Some(held) = held {
             agreement_ended(change, &held, &agreement_id).await?;

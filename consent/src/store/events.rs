@@ -167,14 +167,14 @@ pub(crate) async fn first_active(
 }
 
 /// The versions of consents to an organisation for a purpose that ended after a position by an act of somebody, or were
-/// replaced.
+/// replaced, each with the position of that event.
 pub(crate) async fn consents_ended_after(
     connection: &mut SqliteConnection,
     (org, purpose): (&OrgId, &PurposeCode),
     position: u64,
-) -> Result<Vec<(String, u32)>> {
+) -> Result<Vec<(u64, (String, u32))>> {
     let rows = sqlx::query(
-        "SELECT DISTINCT consent_id, version FROM event WHERE position > ? AND kind IN
+        "SELECT position, consent_id, version FROM event WHERE position > ? AND kind IN
          ('consent.withdrawn', 'consent.revoked', 'consent.invalidated', 'consent.superseded')
          AND json_extract(body, '$.org') = ? AND json_extract(body, '$.purpose') = ?",
     )
@@ -184,7 +184,10 @@ pub(crate) async fn consents_ended_after(
     .fetch_all(connection)
     .await?;
     rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .map(|row| {
+            let position = fit(row.try_get::<i64, _>(0)?, "a position")?;
+            Ok((position, (row.try_get(1)?, row.try_get(2)?)))
+        })
         .collect()
 }
 

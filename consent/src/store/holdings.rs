@@ -532,9 +532,27 @@ pub(crate) async fn storable(
     let (org, purpose, dataset) = decided.grantee;
     let position = fit::<_, i64>(decided.position, "a position")?;
     // As in `grants::all`: a row per 65,536 numbers, not one per grant. What nothing happened to since the decision is as
-    // it was; of the few others the last event before it says how they stood.
+    // it was; of the few others the last event before it says how they stood. A version that a narrowing made since has
+    // none, though its grants count as given when those of the version before it were.
     let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT data_life, metered, group_concat(no, ' ') FROM grant_row
+        "WITH since (consent, was_active) AS MATERIALIZED (
+             SELECT c.seq, 'ACTIVE' IS (SELECT json_extract(b.body, '$.state') FROM event AS b
+                 WHERE b.consent_id = e.consent_id AND b.version = e.version AND b.position <= ",
+    );
+    query.push_bind(position).push(
+        " ORDER BY b.position DESC LIMIT 1)
+             FROM (SELECT DISTINCT consent_id, version FROM event WHERE position > ",
+    );
+    query.push_bind(position).push(
+        " AND consent_id IS NOT NULL) AS e
+             CROSS JOIN consent AS c ON c.consent_id = e.consent_id AND c.version = e.version WHERE c.org = ",
+    );
+    query
+        .push_bind(org.as_str().to_owned())
+        .push(" AND c.purpose = ");
+    query.push_bind(purpose.as_str().to_owned()).push(
+        ")
+         SELECT data_life, metered, group_concat(no, ' ') FROM grant_row
          WHERE grantee = (SELECT id FROM grantee WHERE org = ",
     );
     query
@@ -547,20 +565,11 @@ pub(crate) async fn storable(
         .push_bind(dataset.as_str().to_owned())
         .push(") AND actions & 4 <> 0 AND starts <= ");
     query.push_bind(decided.at.0).push(" AND expires > ");
-    query
-        .push_bind(decided.at.0)
-        .push(" AND ((status = 2 AND given <= ");
-    query.push_bind(position).push(
-        ") OR consent IN (SELECT c.seq FROM event AS e CROSS JOIN consent AS c
-             ON c.consent_id = e.consent_id AND c.version = e.version WHERE e.position > ",
+    query.push_bind(decided.at.0).push(
+        " AND CASE WHEN consent IN (SELECT consent FROM since)
+             THEN consent IN (SELECT consent FROM since WHERE was_active) ELSE status = 2 AND given <= ",
     );
-    query.push_bind(position).push(
-        " AND 'ACTIVE' = (SELECT json_extract(b.body, '$.state') FROM event AS b
-             WHERE b.consent_id = e.consent_id AND b.version = e.version AND b.position <= ",
-    );
-    query
-        .push_bind(position)
-        .push(" ORDER BY b.position DESC LIMIT 1)))");
+    query.push_bind(position).push(" END");
     if let Some(numbers) = numbers {
         query.push(" AND no IN (SELECT value FROM json_each(");
         query.push_bind(text::canonical(&numbers)?).push("))");

@@ -30,6 +30,27 @@ async fn stored(hub: &Hub, n: u32, more: &[(&str, &str)]) -> Consent {
     hub.granted(n, &[&[STORE], more].concat()).await
 }
 
+/// What remains of a consent that no longer covers sales.
+const LESS: &str =
+    "scope: [{dataset: vat, columns: [uscc], data_range: {from: 2024-01-01, to: 2026-01-01}}]";
+
+/// Narrows a consent of enterprise `n`.
+async fn narrow(hub: &Hub, (id, n): (&ConsentId, u32), wish: &str) {
+    let wish = NarrowRequest::parse(wish).unwrap();
+    let signed = hub.sign(id, n, 1, Operation::Narrow, Some(wish));
+    signed.await.unwrap();
+}
+
+/// Another consent of enterprise `n` in the place of one, which no longer covers sales.
+async fn replace(hub: &Hub, (id, n): (&ConsentId, u32)) -> Consent {
+    let instead = format!("expires: 2026-06-01\nsupersedes: {{consent_id: {id}}}");
+    let less = [
+        ("expires: 2026-06-01", instead.as_str()),
+        ("columns: [uscc, sales]", "columns: [uscc]"),
+    ];
+    stored(hub, n, &less).await
+}
+
 fn set(members: &[EnterpriseNo]) -> RoaringBitmap {
     members.iter().map(|no| no.0).collect()
 }
@@ -365,13 +386,6 @@ async fn only_what_is_no_longer_covered_is_due() {
 async fn a_pause_and_a_resumption_change_nothing_of_what_is_due_later() {
     let hub = Hub::new().await;
     hub.enterprise(1, 1, 1).await;
-    let narrow = async |id: &ConsentId| {
-        let wish = "scope: [{dataset: vat, columns: [uscc], data_range: {from: 2024-01-01, to: 2026-01-01}}]";
-        let wish = NarrowRequest::parse(wish).unwrap();
-        hub.sign(id, 1, 1, Operation::Narrow, Some(wish))
-            .await
-            .unwrap();
-    };
     for act in ["withdrawn", "revoked", "narrowed", "superseded"] {
         let consent = stored(&hub, 1, &[]).await;
         let id = &consent.document.consent_id;
@@ -382,15 +396,8 @@ async fn a_pause_and_a_resumption_change_nothing_of_what_is_due_later() {
         match act {
             "withdrawn" => drop(hub.hold(id, Operation::Withdraw).await.unwrap()),
             "revoked" => drop(hub.ledger.revoke_consent(id, "steward").await.unwrap()),
-            "narrowed" => narrow(id).await,
-            _ => {
-                let instead = format!("expires: 2026-06-01\nsupersedes: {{consent_id: {id}}}");
-                let less = [
-                    ("expires: 2026-06-01", instead.as_str()),
-                    ("columns: [uscc, sales]", "columns: [uscc]"),
-                ];
-                stored(&hub, 1, &less).await;
-            }
+            "narrowed" => narrow(&hub, (id, 1), LESS).await,
+            _ => drop(replace(&hub, (id, 1)).await),
         }
         let standing = now(&hub, &held).await;
         assert_eq!(standing.state, HoldingState::DeletionDue, "{act}");
@@ -493,6 +500,22 @@ async fn what_was_taken_away_while_it_was_released_is_due_from_the_start() {
     assert_eq!(held.state, HoldingState::DeletionDue);
     let due: Vec<_> = held.due.iter().map(|part| part.no).collect();
     assert_eq!(due, [Some(first.no)]);
+    for reason in ["narrowed", "superseded"] {
+        let third = stored(&hub, 3, &[]).await;
+        let id = &third.document.consent_id;
+        let on_the_way = released(&hub, reason, &[third.no]).await;
+        let last = match reason {
+            "narrowed" => {
+                narrow(&hub, (id, 3), LESS).await;
+                id.clone()
+            }
+            _ => replace(&hub, (id, 3)).await.document.consent_id,
+        };
+        let held = hub.ledger.record_holding(on_the_way).await.unwrap();
+        assert_eq!(held.due.len(), 1, "{reason}");
+        assert_eq!(held.due[0].reason, reason);
+        hub.hold(&last, Operation::Withdraw).await.unwrap();
+    }
     let on_the_way = released(&hub, "revoked", &[second.no]).await;
     hub.ledger
         .revoke_agreement(&"vat-loan".into(), "steward")
@@ -578,7 +601,7 @@ async fn a_life_is_that_of_the_consents_at_the_decision() {
         "expires: 2026-01-20\ndata_life_days: 20",
     );
     let no = stored(&hub, 2, &[]).await.no;
-    for act in ["pause", "withdraw", "narrow", "expire", "give"] {
+    for act in ["pause", "withdraw", "narrow", "shorten", "expire", "give"] {
         let consent = match act {
             "give" => None,
             _ => Some(stored(&hub, 1, &[short]).await),
@@ -589,11 +612,8 @@ async fn a_life_is_that_of_the_consents_at_the_decision() {
         match (act, &id) {
             ("pause", Some(id)) => drop(hub.hold(id, Operation::Pause).await.unwrap()),
             ("withdraw", Some(id)) => drop(hub.hold(id, Operation::Withdraw).await.unwrap()),
-            ("narrow", Some(id)) => {
-                let wish = NarrowRequest::parse("actions: [QUERY]").unwrap();
-                let signed = hub.sign(id, 1, 1, Operation::Narrow, Some(wish));
-                signed.await.unwrap();
-            }
+            ("narrow", Some(id)) => narrow(&hub, (id, 1), "actions: [QUERY]").await,
+            ("shorten", Some(id)) => narrow(&hub, (id, 1), "data_life_days: 7").await,
             ("give", _) => {
                 let short = (
                     "expires: 2026-06-01",
@@ -609,10 +629,15 @@ async fn a_life_is_that_of_the_consents_at_the_decision() {
         let held = hub.ledger.record_holding(on_the_way).await.unwrap();
         let life = if act == "give" { 90 } else { 20 };
         assert_eq!(held.document.data_life_days, Some(life), "{act}");
+        // What was narrowed since covers it for less time, which is an event of its own.
+        let left = if act == "shorten" { 7 } else { life };
+        let end = held.document.at.0 + days(left);
+        assert_eq!(held.keep_until.unwrap().0, end, "{act}");
         if let Some(id) = id {
             drop(hub.hold(&id, Operation::Withdraw).await);
         }
     }
+    hub.ledger.check().await.unwrap();
 }
 
 /// A province: a holding of a million enterprises is recorded, found by one of them, and marked, in little time and room.
