@@ -566,6 +566,49 @@ async fn who_took_back_before_the_next_start_is_in_the_holding_all_the_same() {
     }
 }
 
+/// Whose rows were retracted before the next start, but not its consent: it is in the holding all the same, and hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lost_its_rows_before_the_next_start_is_in_the_holding_all_the_same() {
+    let open_rows = Look {
+        row_level: Level::L1,
+        ..Look::PLAIN
+    };
+    let by_law = Some(&["uscc", "id", "name"][..]);
+    for (look, law, members, due) in [
+        (Look::PLAIN, None, 2, 1),
+        (open_rows, None, 3, 1),
+        (Look::PLAIN, by_law, 3, 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut world, consents) = world_of(&dir, look, Action::Store, 4).await;
+        world.land(&[Record::plain(3, 0, "name")]).await;
+        if let Some(columns) = law {
+            world.agree_on("law", columns, true).await;
+        }
+        broken_off(&world).await;
+        let gone = (0..4).map(|id| Record {
+            retract: true,
+            ..Record::plain(1, id, "name")
+        });
+        world.land(&gone.collect::<Vec<_>>()).await;
+        assert_eq!(world.gate.close_interrupted(0).await.unwrap(), 1);
+        let filter = HoldingFilter::default();
+        let (held, _) = world.ledger.holdings(&filter).await.unwrap();
+        let [held] = held.as_slice() else {
+            panic!("{held:?}")
+        };
+        let id = &held.document.holding_id;
+        let case = (look.row_level, law);
+        assert_eq!(held.document.enterprises, members, "{case:?}");
+        let no = EnterpriseNo(world.number(1));
+        assert!(world.ledger.is_held(id, no).await.unwrap(), "{case:?}");
+        world.sign(1, &consents[0], Operation::Withdraw, None).await;
+        let named = world.ledger.holdings_due_to(&consents[0]).await.unwrap();
+        assert_eq!(named.len(), due, "{case:?}");
+        world.ledger.check().await.unwrap();
+    }
+}
+
 /// Sets the clock back when the last byte has left, so that the ledger takes no holding.
 struct SetBack(Arc<Offset>);
 

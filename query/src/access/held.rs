@@ -3,8 +3,11 @@
 //! The holding is in the ledger after the last byte left and before `access.finished`. When it cannot be recorded, the
 //! access gets no end: the next start closes it, and records the holding then, as it does for an access whose process
 //! was killed. Who is in such a holding is not known; it is said to be everybody who could be: whose consent was in force
-//! at the decision, or, where rows were open without one, everybody with a row. What became of consents and agreements
-//! since makes nobody less a member; what was taken away is due from the start.
+//! at the decision, and, where rows were open without one, everybody with a row. What became of consents, agreements and
+//! rows since makes nobody less a member; what was taken away is due from the start.
+//!
+//! Limit: that start may be much later, and the rows are those that it finds. Who was in an answer without a consent and
+//! has no row any more is not in the holding.
 
 use std::collections::BTreeSet;
 
@@ -107,11 +110,14 @@ impl Gate {
         for read in &decided.datasets {
             let present = self.present(&read.dataset).await?;
             let granted = self.granted_then(&decided, &read.dataset).await? | &used;
+            // Whose rows were retracted since had them at the decision: of those who granted that is known, and they have
+            // to be in it, or a withdrawal would not find what is kept of them. So the rows of now take nobody out who
+            // granted; they only add those whose rows were open anyhow, also where consents opened nothing more.
             let (members, by_consent) = match self.opened_then(read, &agreements) {
-                Some(ByConsent::Rows) => (present & &granted, ByConsent::Rows),
-                Some(less) => (present, less),
+                Some(ByConsent::Rows) => (granted.clone(), ByConsent::Rows),
+                Some(less) => (present | &granted, less),
                 // The contract is gone, and with it how much of it is public.
-                None => (present, ByConsent::Rows),
+                None => (present | &granted, ByConsent::Rows),
             };
             let consenting = if by_consent == ByConsent::Nothing {
                 RoaringBitmap::new()
