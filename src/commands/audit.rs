@@ -4,9 +4,10 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use qihui_audit::{LogKeys, VerifyError, verify};
+use qihui_audit::{LogKeys, Verified, VerifyError, verify};
+use qihui_consent::ledger::Checked;
 use qihui_query::access::{AccessRecord, accesses_of};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, enterprise, with_hub};
 use crate::cli::AuditCommand;
@@ -42,30 +43,25 @@ fn checkpoint(hub: &Hub) -> Result<Report, Failure> {
     Ok(Report::new(json, note.trim_end()).note(format!("verifier key: {key}")))
 }
 
-/// Verifies without opening the log for writing: what was tampered with must not be repaired first.
+/// Verifies the log, and then the ledger, without opening either for writing: what was tampered with must not be repaired
+/// first.
 async fn verified(outside: Option<&Path>, context: &Context<'_>) -> Result<Report, Failure> {
     let outside = outside
         .map(|path| read_document("checkpoint", path))
         .transpose()?;
-    let found = match &context.opening.shared {
-        Some(hub) => hub.log().verify(outside.as_deref()),
+    let opening = &context.opening;
+    // The directory is held until the ledger was checked as well.
+    let (found, _lock) = match &opening.shared {
+        Some(hub) => (hub.log().verify(outside.as_deref()), None),
         None => {
-            let layout = &context.opening.layout;
-            let _lock = context.opening.lock().await?;
-            let keys = LogKeys::load(&layout.keys())?;
-            verify(&layout.log(), &keys, outside.as_deref())
+            let lock = opening.lock().await?;
+            let keys = LogKeys::load(&opening.layout.keys())?;
+            let found = verify(&opening.layout.log(), &keys, outside.as_deref());
+            (found, Some(lock))
         }
     };
     match found {
-        Ok(found) => {
-            let root = hex::encode(found.root);
-            let text = format!(
-                "the log is whole: {} entries, {} signed heads, root {root}",
-                found.entries, found.heads
-            );
-            let json = json!({ "entries": found.entries, "root": root, "ok": true });
-            Ok(Report::new(json, text))
-        }
+        Ok(found) => whole(&found, opening.check_ledger().await),
         Err(VerifyError::Tampered(found)) => {
             let finding = json!({
                 "file": found.file,
@@ -78,6 +74,40 @@ async fn verified(outside: Option<&Path>, context: &Context<'_>) -> Result<Repor
         }
         Err(error) => Err(Failure::from(error).with("ok", json!(false))),
     }
+}
+
+/// The log is whole; what of the ledger, if there is one beside it?
+fn whole(log: &Verified, ledger: Result<Option<Checked>, Failure>) -> Result<Report, Failure> {
+    let root = hex::encode(log.root);
+    let (entries, heads) = (log.entries, log.heads);
+    let ledger = ledger.map_err(|failure| {
+        let failure = failure.with("ok", json!(false));
+        failure
+            .with("entries", json!(entries))
+            .with("root", json!(root))
+    })?;
+    let (standing, ledger) = match ledger {
+        Some(checked) => standing(&checked),
+        None => ("there is no ledger beside it".to_owned(), Value::Null),
+    };
+    let text = format!(
+        "the log is whole: {entries} entries, {heads} signed heads, root {root}\n{standing}"
+    );
+    let json = json!({ "entries": entries, "root": root, "ok": true, "ledger": ledger });
+    Ok(Report::new(json, text))
+}
+
+fn standing(checked: &Checked) -> (String, Value) {
+    let (events, consents, holdings) = (checked.events, checked.consents, checked.holdings);
+    let hash = hex::encode(checked.head);
+    let text = format!(
+        "the ledger stands as its events say: {events} events (versions of consents: {consents}, \
+         holdings: {holdings}), last hash {hash}"
+    );
+    let json = json!({
+        "events": events, "consents": consents, "holdings": holdings, "hash": hash,
+    });
+    (text, json)
 }
 
 /// The proof for people is a C2SP tlog-proof, which other tools of such logs read.

@@ -34,6 +34,7 @@ use qihui_audit::{AuditLog, Clock, LogKeys};
 use qihui_catalog::{
     Artefact, Catalog, CatalogErrors, DatasetId, EnterpriseNo, EnterpriseNumbers, TopicSpec, Uscc,
 };
+use qihui_consent::ledger::Checked;
 use qihui_consent::{Drainer, Ledger};
 use qihui_ingest::IngestContext;
 use qihui_pipelines::topics::Topics;
@@ -84,6 +85,28 @@ impl Opening {
     async fn ledger(&self) -> Result<Ledger, Failure> {
         let ledger = Ledger::open(&self.layout.ledger(), Arc::clone(&self.clock)).await?;
         Ok(ledger.acting_as(&principal::local()))
+    }
+
+    /// Checks the ledger against its events, without opening it for writing. None: there is none, and this is no hub but a
+    /// copy of a log and its keys.
+    ///
+    /// # Errors
+    /// What the check finds; [`ProgramError::LedgerMissing`].
+    pub(crate) async fn check_ledger(&self) -> Result<Option<Checked>, Failure> {
+        if let Some(hub) = &self.shared {
+            return Ok(Some(hub.ledger.check().await?));
+        }
+        let path = self.layout.ledger();
+        if !path.is_file() {
+            return match self.layout.catalog().is_dir() {
+                true => Err(self.ledger_missing().into()),
+                false => Ok(None),
+            };
+        }
+        let ledger = Ledger::follow(&path, Arc::clone(&self.clock)).await?;
+        let checked = ledger.check().await;
+        ledger.close().await;
+        Ok(Some(checked?))
     }
 
     fn ledger_missing(&self) -> ProgramError {

@@ -4,6 +4,8 @@ use std::fs;
 
 use qihui_synth::Manifest;
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::support::{Lab, copy, files, query, request};
 
@@ -288,6 +290,70 @@ fn the_log_proves_itself_and_a_forgery_is_caught() {
     put_back
         .run(&["org", "list"])
         .fails(3, "LogTruncated", &["backup"]);
+}
+
+/// With the log, the ledger: what somebody changes in its file by hand is caught.
+#[tokio::test]
+async fn the_ledger_is_verified_with_the_log() {
+    let lab = Lab::world();
+    lab.granted_with("uscc, skssqq, xse", "actions: [STORE]");
+    let keep = ["--action", "store", "SELECT xse FROM vat_declaration"];
+    lab.run(&query("city_bank", "policy.matching", &keep))
+        .done();
+    let verified = lab.json(&["audit", "verify"]).done().json();
+    let ledger = &verified["ledger"];
+    assert_eq!(
+        (&ledger["consents"], &ledger["holdings"]),
+        (&1.into(), &1.into())
+    );
+    let log = lab.hub().join("log");
+    let before = files(&log);
+    for (change, words) in [
+        (
+            "UPDATE holding SET keep_until = keep_until + 1",
+            "does not stand as",
+        ),
+        (
+            "UPDATE grant_row SET expires = expires + 86400000",
+            "opens something else",
+        ),
+        ("DELETE FROM holding", "is gone"),
+    ] {
+        let forged = Lab::bare();
+        copy(&lab.hub(), &forged.hub());
+        let options = SqliteConnectOptions::new()
+            .filename(forged.hub().join("ledger/ledger.db"))
+            .foreign_keys(false);
+        let mut file = SqliteConnection::connect_with(&options).await.unwrap();
+        let done = sqlx::query(change).execute(&mut file).await.unwrap();
+        assert_eq!(done.rows_affected(), 1, "{change}");
+        file.close().await.unwrap();
+        let caught = forged.json(&["audit", "verify"]);
+        caught.fails(1, "LedgerCorrupt", &[words, "restore it from a backup"]);
+        let (caught, entries) = (caught.json(), &verified["entries"]);
+        assert_eq!(
+            (&caught["ok"], &caught["entries"]),
+            (&false.into(), entries)
+        );
+    }
+    assert_eq!(files(&log), before, "whoever verifies writes nothing");
+
+    // Of a hub it is missed; a copy of the log and its keys has none.
+    let gone = Lab::bare();
+    copy(&lab.hub(), &gone.hub());
+    fs::remove_dir_all(gone.hub().join("ledger")).unwrap();
+    let missed = gone.json(&["audit", "verify"]);
+    missed.fails(1, "LedgerMissing", &["backup"]);
+    assert_eq!(missed.json()["ok"], false);
+    let part = Lab::bare();
+    for folder in ["log", "keys"] {
+        copy(&lab.hub().join(folder), &part.hub().join(folder));
+    }
+    let verified = part.json(&["audit", "verify"]).done().json();
+    assert_eq!(
+        (&verified["ok"], &verified["ledger"]),
+        (&true.into(), &Value::Null)
+    );
 }
 
 fn check_proof(proof: &Value) {

@@ -1,7 +1,8 @@
-//! Holdings as the fold over their events.
+//! Holdings and agreements as the fold over their events.
 //!
 //! What the tables say of a holding (until when it may be kept, what of it is due and was deleted) can be computed from the
-//! events `holding.recorded`, `holding.shortened`, `holding.due` and `holding.deleted`. A check computes it again.
+//! events `holding.recorded`, `holding.shortened`, `holding.due` and `holding.deleted`; what they say of an agreement, from
+//! `agreement.added` and `agreement.revoked`. A check computes it again.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{HoldingDocument, holdings::days_after};
 use crate::{
+    decision::{Agreement, AgreementId},
     error::{LedgerError, Result},
     store::{
+        agreements::AgreementRow,
         events::EventRow,
         holdings::{DueRow, EVERYTHING},
         parsed,
@@ -42,10 +45,21 @@ impl Folded {
     }
 }
 
-/// Every holding by its name.
+/// Every holding and every agreement by its name.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     pub(super) holdings: BTreeMap<String, Folded>,
+    pub(super) agreements: BTreeMap<AgreementId, AgreementRow>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    agreement: Agreement,
+}
+
+#[derive(Deserialize)]
+struct Revoked {
+    agreement_id: AgreementId,
 }
 
 #[derive(Deserialize)]
@@ -81,8 +95,32 @@ impl Fold {
             "holding.shortened" => self.shortened(event),
             "holding.due" => self.due(event),
             "holding.deleted" => self.deleted(event),
+            "agreement.added" => self.added(event),
+            "agreement.revoked" => self.revoked(event),
             _ => Ok(()),
         }
+    }
+
+    fn added(&mut self, event: &EventRow) -> Result<()> {
+        let Added { agreement } = parsed(&event.body, "an event")?;
+        let id = agreement.id.clone();
+        let row = AgreementRow {
+            agreement,
+            added: event.position,
+            revoked: false,
+        };
+        match self.agreements.insert(id, row) {
+            None => Ok(()),
+            Some(_) => Err(broken(event, "adds an agreement again")),
+        }
+    }
+
+    fn revoked(&mut self, event: &EventRow) -> Result<()> {
+        let Revoked { agreement_id } = parsed(&event.body, "an event")?;
+        let row = self.agreements.get_mut(&agreement_id);
+        let row = row.ok_or_else(|| broken(event, "is about an agreement that was never added"))?;
+        row.revoked = true;
+        Ok(())
     }
 
     fn recorded(&mut self, event: &EventRow) -> Result<()> {

@@ -73,6 +73,16 @@ pub(crate) async fn of_org(
     rows.iter().map(read).collect()
 }
 
+/// An agreement whose columns say something else than its document; none: there is no such agreement.
+pub(crate) async fn contradicting(connection: &mut SqliteConnection) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT id FROM agreement
+         WHERE id IS NOT json_extract(document, '$.id') OR org IS NOT json_extract(document, '$.org') LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
 pub(crate) async fn all(connection: &mut SqliteConnection) -> Result<Vec<AgreementRow>> {
     let rows = sqlx::query("SELECT document, added, revoked FROM agreement ORDER BY id")
         .fetch_all(connection)

@@ -150,6 +150,24 @@ pub(crate) async fn all(
     rows.iter().map(read).collect()
 }
 
+/// A consent of which a version that events are about is not there, or whose columns say something else than its document
+/// and its progress; none: there is no such consent.
+pub(crate) async fn contradicting(connection: &mut SqliteConnection) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT consent_id FROM consent WHERE consent_id IS NOT json_extract(document, '$.consent_id')
+             OR version IS NOT json_extract(document, '$.version')
+             OR org IS NOT json_extract(document, '$.consumer.org')
+             OR purpose IS NOT json_extract(document, '$.purpose.code')
+             OR state IS NOT json_extract(progress, '$.state')
+         UNION ALL
+         SELECT consent_id FROM (SELECT consent_id, version FROM event WHERE consent_id IS NOT NULL
+             EXCEPT SELECT consent_id, version FROM consent)
+         LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
 /// Consents whose time is over and that do not yet say so.
 pub(crate) async fn due(
     connection: &mut SqliteConnection,

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use qihui_catalog::{DatasetId, OrgId, PurposeCode, Timestamp};
+use qihui_catalog::{DatasetId, EnterpriseNo, OrgId, PurposeCode, Timestamp};
 use sqlx::{Row, SqliteConnection};
 
-use super::{fit, parsed};
+use super::{fit, named, parsed};
 use crate::{
     decision::{ActionSet, ScopeItem},
     error::{LedgerError, Result},
@@ -234,6 +234,61 @@ pub(crate) async fn of(
                 given: fit(row.try_get::<i64, _>(6)?, "a position")?,
             };
             Ok((entry, row.try_get(7)?))
+        })
+        .collect()
+}
+
+/// What decisions look up of a version of a consent and one dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GrantRow {
+    pub(crate) org: OrgId,
+    pub(crate) purpose: PurposeCode,
+    pub(crate) dataset: DatasetId,
+    pub(crate) no: EnterpriseNo,
+    pub(crate) items: Vec<ScopeItem>,
+    pub(crate) starts: Timestamp,
+    pub(crate) expires: Timestamp,
+    pub(crate) actions: ActionSet,
+    pub(crate) metered: bool,
+    pub(crate) data_life: u32,
+    pub(crate) given: u64,
+    pub(crate) status: i64,
+}
+
+/// Everything that decisions look up of a version of a consent, in force or not.
+pub(crate) async fn of_consent(
+    connection: &mut SqliteConnection,
+    consent: i64,
+) -> Result<Vec<GrantRow>> {
+    let rows = sqlx::query(
+        "SELECT g.org, g.purpose, g.dataset, r.no, t.items, r.starts, r.expires, r.actions, r.metered, r.data_life,
+             r.given, r.status
+         FROM grant_row AS r LEFT JOIN grantee AS g ON g.id = r.grantee LEFT JOIN terms AS t ON t.id = r.terms
+         WHERE r.consent = ?",
+    )
+    .bind(consent)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let word = |index: usize| -> Result<&str> {
+                row.try_get::<Option<&str>, _>(index)?
+                    .ok_or_else(|| LedgerError::Corrupt("a grant is torn".to_owned()))
+            };
+            Ok(GrantRow {
+                org: named(word(0)?, "an organisation")?,
+                purpose: named(word(1)?, "a purpose")?,
+                dataset: named(word(2)?, "a dataset")?,
+                no: EnterpriseNo(row.try_get(3)?),
+                items: parsed(word(4)?, "the terms of a grant")?,
+                starts: Timestamp(row.try_get(5)?),
+                expires: Timestamp(row.try_get(6)?),
+                actions: ActionSet::from_bits(row.try_get(7)?),
+                metered: row.try_get(8)?,
+                data_life: row.try_get(9)?,
+                given: fit(row.try_get::<i64, _>(10)?, "a position")?,
+                status: row.try_get(11)?,
+            })
         })
         .collect()
 }

@@ -4,14 +4,16 @@ use std::sync::atomic::Ordering;
 
 use qihui_catalog::{Coded, Kind};
 use qihui_consent::{
-    LedgerError,
+    Ledger, LedgerError,
+    agreement::AgreementFile,
     document::NarrowRequest,
-    ledger::{ConsentOperation, Taken},
+    ledger::{Checked, ConsentOperation, Taken},
     signing::{Operation, SignedOperation},
     state::State,
 };
+use sqlx::Connection;
 
-use crate::fixture::{DAY_MS, Hub, bank, key, purpose, uscc, vat};
+use crate::fixture::{AGREEMENT, DAY_MS, Hub, bank, key, purpose, uscc, vat};
 
 fn code<T: std::fmt::Debug>(result: Result<T, LedgerError>) -> &'static str {
     result.unwrap_err().code()
@@ -438,4 +440,107 @@ async fn the_clock_never_goes_back() {
     );
     hub.advance(3_600_000);
     hub.request(1, &[]).await.unwrap();
+}
+
+/// Makes a change in a copy of a ledger, as somebody would who has the file; what its check then finds.
+async fn changed(hub: &Hub, change: &str) -> Result<Checked, LedgerError> {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ledger.sqlite", "ledger.sqlite-wal"] {
+        let from = hub.dir.path().join(name);
+        if from.exists() {
+            std::fs::copy(from, dir.path().join(name)).unwrap();
+        }
+    }
+    let copy = dir.path().join("ledger.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&copy)
+        .foreign_keys(false);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(change.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert!(done.rows_affected() > 0, "{change}");
+    connection.close().await.unwrap();
+    let ledger = Ledger::open(&copy, hub.clock.clone()).await.unwrap();
+    let checked = ledger.check().await;
+    ledger.close().await;
+    checked
+}
+
+/// Whatever decisions look up, somebody who changes it in the file is found out: by hand nothing can be opened.
+#[tokio::test]
+async fn a_changed_agreement_or_consent_is_found() {
+    let hub = Hub::new().await;
+    for n in 1..=4 {
+        hub.enterprise(n, 1, 1).await;
+    }
+    let narrowed = hub.granted(1, &[]).await.document.consent_id;
+    let wish = NarrowRequest::parse("data_life_days: 30").unwrap();
+    let signed = hub.sign(&narrowed, 1, 1, Operation::Narrow, Some(wish));
+    signed.await.unwrap();
+    let withdrawn = hub.granted(2, &[]).await.document.consent_id;
+    hub.hold(&withdrawn, Operation::Withdraw).await.unwrap();
+    // Suspended, and narrowed while it is: it opens nothing until it is resumed.
+    let paused = hub.granted(3, &[]).await.document.consent_id;
+    hub.hold(&paused, Operation::Pause).await.unwrap();
+    let wish = NarrowRequest::parse("data_life_days: 30").unwrap();
+    let signed = hub.sign(&paused, 3, 1, Operation::Narrow, Some(wish));
+    signed.await.unwrap();
+    let another = AGREEMENT.replace("vat-loan", "vat-watch");
+    let another = AgreementFile::parse(&another).unwrap();
+    hub.ledger
+        .add_agreement(&hub.catalog, another)
+        .await
+        .unwrap();
+    let ended = "vat-watch".into();
+    let revoked = hub.ledger.revoke_agreement(&ended, "steward");
+    revoked.await.unwrap();
+    hub.drain().await;
+    let waiting = hub.request(4, &[]).await.unwrap().document.consent_id;
+    let signed = hub.sign(&waiting, 4, 1, Operation::Give, None);
+    signed.await.unwrap();
+    hub.ledger.check().await.unwrap();
+    hub.ledger.close().await;
+    let nothing = "UPDATE consent SET nonce = nonce";
+    assert_eq!(changed(&hub, nothing).await.unwrap().consents, 6);
+    for change in [
+        "UPDATE agreement SET document = replace(document, '2027-', '2037-')",
+        "UPDATE agreement SET document = '{'",
+        "UPDATE agreement SET org = 'other' WHERE id = 'vat-loan'",
+        "UPDATE agreement SET revoked = NULL WHERE revoked IS NOT NULL",
+        "INSERT INTO agreement SELECT 'mine', org, replace(document, 'vat-loan', 'mine'), added, NULL FROM agreement LIMIT 1",
+        "DELETE FROM agreement",
+        "UPDATE consent SET document = replace(document, '\"sales\"', '\"tax\"') WHERE no = 1",
+        "UPDATE consent SET document = '{'",
+        "UPDATE consent SET progress = replace(progress, 'WITHDRAWN', 'ACTIVE'), state = 'ACTIVE' WHERE state = 'WITHDRAWN'",
+        "UPDATE consent SET state = 'ACTIVE' WHERE state = 'WITHDRAWN'",
+        "UPDATE consent SET no = 77 WHERE state = 'ACTIVE'",
+        "UPDATE consent SET org = 'other'",
+        "UPDATE consent SET purpose = 'credit.watch'",
+        "DELETE FROM consent WHERE state = 'WITHDRAWN'",
+        // Open what was withdrawn, what is narrower now, what waits for the log; or what nobody granted.
+        "UPDATE grant_row SET status = 2 WHERE status = 0",
+        "UPDATE grant_row SET status = 2 WHERE status = 1",
+        "UPDATE grant_row SET given = 1 WHERE status = 1",
+        "UPDATE grant_row SET expires = expires + 1 WHERE status = 2",
+        "UPDATE grant_row SET starts = starts - 1 WHERE status = 2",
+        "UPDATE grant_row SET actions = 15 WHERE status = 2",
+        "UPDATE grant_row SET data_life = 90 WHERE status = 2",
+        "UPDATE grant_row SET metered = 1 WHERE status = 2",
+        "UPDATE grant_row SET no = 77 WHERE status = 2",
+        "UPDATE terms SET items = replace(items, '\"sales\"', '\"tax\"')",
+        "UPDATE grantee SET purpose = 'credit.watch'",
+        "INSERT INTO grant_row SELECT 99, no, consent, terms, actions, starts, expires, metered, status, given, revision,
+             data_life FROM grant_row WHERE status = 2",
+        "INSERT INTO grantee (id, org, purpose, dataset) VALUES (99, 'bank', 'credit.loan', 'registry');
+         INSERT INTO grant_row SELECT 99, no, consent, terms, actions, starts, expires, metered, status, given, revision,
+             data_life FROM grant_row WHERE status = 2",
+        "DELETE FROM grant_row WHERE status = 2",
+    ] {
+        let found = changed(&hub, change).await.expect_err(change);
+        assert_eq!(found.code(), "LedgerCorrupt", "{change}: {found}");
+    }
 }

@@ -140,6 +140,7 @@ fn what_changes_something_changes_it_through_the_service() {
     );
     let verified = forwarded(&lab, &["audit", "verify"]).json();
     assert_eq!(verified["ok"], true);
+    assert_eq!(verified["ledger"]["consents"], 3);
     let checkpoint = forwarded(&lab, &["audit", "checkpoint"]).json();
     fs::write(
         lab.path().join("kept"),
