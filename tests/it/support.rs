@@ -283,7 +283,9 @@ columns:
 
 /// A request of the bank for a consent that holds for so many days.
 pub fn request(principal: &str, columns: &str, days: i64) -> String {
-    let expires = chrono::Utc::now().date_naive() + chrono::TimeDelta::days(days);
+    // Dates are those of Asia/Shanghai.
+    let now = chrono::Utc::now() + chrono::TimeDelta::hours(8);
+    let expires = now.date_naive() + chrono::TimeDelta::days(days);
     format!(
         "principal: {principal}
 consumer: {{org: city_bank}}
