@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use qihui_audit::{Entry, LogError, Pending, Subjects};
-use qihui_catalog::{Coded, DatasetId, EnterpriseNo, EnterpriseNumbers};
+use qihui_catalog::{DatasetId, EnterpriseNo};
 use qihui_consent::ledger::Holding;
 use ring::rand::{SecureRandom, SystemRandom};
 use roaring::RoaringBitmap;
@@ -187,7 +187,7 @@ fn follow(body: &mut Value, uses: &[(String, EnterpriseNo)], holding: Option<&Ho
 }
 
 /// A statement as the log can hold it: bodies have no NUL.
-fn printable(sql: &str) -> String {
+pub(super) fn printable(sql: &str) -> String {
     sql.chars()
         .take(crate::bounds::statement::MAX_STATEMENT_BYTES)
         .map(|c| if c == '\0' { '\u{fffd}' } else { c })
@@ -256,37 +256,6 @@ impl Gate {
             subjects: Subjects::from(record.subjects.clone()),
         };
         self.parts.log.submit(&[entry]).map_err(unavailable)
-    }
-
-    /// Records a refusal. If the log fails, that is the error: an unrecorded refusal is no answer either.
-    pub(super) async fn denied(
-        &self,
-        request: &AccessRequest,
-        access_id: &str,
-        error: QueryError,
-    ) -> QueryError {
-        let subjects = self
-            .parts
-            .ledger
-            .lookup(&request.subjects)
-            .unwrap_or_default();
-        let record = Record {
-            kind: DENIED,
-            body: json!({
-                "access_id": access_id,
-                "principal": request.principal,
-                "org": request.org,
-                "purpose": request.purpose,
-                "action": request.action,
-                "statement": printable(&request.sql),
-                "code": error.code(),
-            }),
-            subjects: subjects.into_iter().flatten().map(|no| no.0).collect(),
-        };
-        match self.record(&record).await {
-            Ok(_) => error,
-            Err(log) => log,
-        }
     }
 
     /// Closes the decisions in `log[from..]` that have no finish: their outcome is `interrupted`, and they touch

@@ -176,12 +176,23 @@ pub struct Manifest {
     pub sha256: Option<String>,
     /// What was decided per dataset: columns, contract version, commitment, basis. The version of the table is in the log
     /// alone: there is another one whenever rows of anybody were landed. The commitment is for whoever may look at every
-    /// access: it is to numbers, and who tries them all finds those of its own scope.
+    /// access: see [`Manifest::for_one_organisation`].
     pub decisions: Value,
     /// What was read per dataset: rows, enterprises with a row in it, cells withheld per column.
     pub datasets: Value,
     /// What the receiver may do with the answer; none where there is none.
     pub terms: Option<Terms>,
+}
+
+impl Manifest {
+    /// The manifest for an organisation that may look at its own accesses only: without the commitments to the scopes. A
+    /// commitment is to numbers of enterprises: who tries them all finds those in its own scope, and so how many of their
+    /// county the hub heard of before.
+    #[must_use]
+    pub fn for_one_organisation(mut self) -> Self {
+        strip(&mut self.decisions, "commitment");
+        self
+    }
 }
 
 /// Looks for an access among the last `newest` entries, newest first.
@@ -208,13 +219,12 @@ pub fn manifest_of(
     Ok(None)
 }
 
-fn without_versions(mut datasets: Value) -> Value {
-    for dataset in datasets.as_array_mut().into_iter().flatten() {
-        dataset
-            .as_object_mut()
-            .and_then(|dataset| dataset.remove("table_version"));
+/// Takes a field out of what is said of each dataset.
+fn strip(datasets: &mut Value, field: &str) {
+    let datasets = datasets.as_array_mut().into_iter().flatten();
+    for dataset in datasets.filter_map(Value::as_object_mut) {
+        dataset.remove(field);
     }
-    datasets
 }
 
 fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manifest, QueryError> {
@@ -232,6 +242,11 @@ fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manif
     let number = |key: &str| end.get(key).and_then(Value::as_u64);
     let words = |key: &str| end.get(key).and_then(Value::as_str).map(str::to_owned);
     let part = |of: &Value| of.get("datasets").cloned().unwrap_or(Value::Null);
+    let mut decisions = match kind {
+        DENIED => Value::Null,
+        _ => part(&decision),
+    };
+    strip(&mut decisions, "table_version");
     let terms = (kind == FINISHED).then(|| terms(&decision, end)).flatten();
     Ok(Manifest {
         access_id: text(end, "access_id"),
@@ -249,11 +264,7 @@ fn manifest(log: &AuditLog, index: u64, kind: &str, end: &Value) -> Result<Manif
         rows: number("rows"),
         bytes: number("bytes"),
         sha256: words("sha256"),
-        decisions: if kind == DENIED {
-            Value::Null
-        } else {
-            without_versions(part(&decision))
-        },
+        decisions,
         datasets: if kind == FINISHED {
             part(end)
         } else {

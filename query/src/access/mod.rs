@@ -303,50 +303,76 @@ impl Gate {
         request: &AccessRequest,
         scopes: BTreeMap<DatasetId, DatasetScope>,
     ) -> Result<Vec<(DatasetId, RecordBatch)>, QueryError> {
+        let turn = match self.turn(request, future::pending().boxed()).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.refused(&request.into(), error.code()).await?;
+                return Err(error);
+            }
+        };
         let mut shown = Vec::new();
-        let turn = self.turn(request, future::pending().boxed()).await?;
         for (dataset, scope) in scopes {
             if scope.columns.is_empty() {
                 continue;
             }
-            let access_id = entries::new_access_id()?;
             let request = AccessRequest {
                 sql: format!("SELECT * FROM {dataset}"),
                 ..request.clone()
             };
-            let query = session::parse(&request.sql)?;
-            let decision = Decision {
-                ledger_position: self.ledger(self.parts.ledger.position().await)?,
-                logged_position: 0,
-                epochs: BTreeMap::new(),
-                scopes: BTreeMap::from([(dataset.clone(), Arc::new(scope))]),
-                uses: Vec::new(),
-            };
-            let prepared = self
-                .plan(&request, query, decision, self.now(), &turn)
-                .await?;
-            let mut batches = Vec::new();
-            let schema = prepared.planned.physical.schema();
-            self.run_with(
-                &request,
-                &access_id,
-                prepared,
-                &mut std::io::sink(),
-                &mut |batch| {
-                    batches.push(batch.clone());
-                },
-                &turn,
-            )
-            .await
-            .map_err(|(error, _)| error)?;
-            let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|_| {
-                QueryError::Internal {
-                    what: "joining a preview's batches",
-                }
-            })?;
-            shown.push((dataset, batch));
+            let rows = self.preview_of(&request, (&dataset, scope), &turn).await?;
+            shown.push((dataset, rows));
         }
         Ok(shown)
+    }
+
+    /// The rows of one dataset that a hypothetical scope shows.
+    async fn preview_of(
+        &self,
+        request: &AccessRequest,
+        about: (&DatasetId, DatasetScope),
+        turn: &Turn,
+    ) -> Result<RecordBatch, QueryError> {
+        let access_id = entries::new_access_id()?;
+        let planned = survive(Box::pin(self.plan_preview(request, about, turn))).await;
+        let prepared = match planned {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(self.denied(request, &access_id, error).await),
+        };
+        let mut batches = Vec::new();
+        let schema = prepared.planned.physical.schema();
+        self.run_with(
+            request,
+            &access_id,
+            prepared,
+            &mut std::io::sink(),
+            &mut |batch| {
+                batches.push(batch.clone());
+            },
+            turn,
+        )
+        .await
+        .map_err(|(error, _)| error)?;
+        arrow::compute::concat_batches(&schema, &batches).map_err(|_| QueryError::Internal {
+            what: "joining a preview's batches",
+        })
+    }
+
+    /// Plans a preview over its hypothetical scope, as if that had been decided.
+    async fn plan_preview(
+        &self,
+        request: &AccessRequest,
+        (dataset, scope): (&DatasetId, DatasetScope),
+        turn: &Turn,
+    ) -> Result<Prepared, QueryError> {
+        let query = session::parse(&request.sql)?;
+        let decision = Decision {
+            ledger_position: self.ledger(self.parts.ledger.position().await)?,
+            logged_position: 0,
+            epochs: BTreeMap::new(),
+            scopes: BTreeMap::from([(dataset.clone(), Arc::new(scope))]),
+            uses: Vec::new(),
+        };
+        self.plan(request, query, decision, self.now(), turn).await
     }
 
     /// Waits for the turn of a request, until its receiver is `gone`.

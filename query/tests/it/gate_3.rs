@@ -1,5 +1,6 @@
 //! GATE-3: nothing is released before its record is durable. On the real ledger, log and warehouse.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,9 +11,12 @@ use qihui_catalog::{Action, Catalog, Coded, Contract, EnterpriseNumbers, NumberR
 use qihui_consent::ledger::{Organisation, OrganisationKind};
 use qihui_consent::{Drainer, Ledger, OutboxItem, Sink};
 use qihui_query::QueryError;
-use qihui_query::access::{AccessRequest, Bounds, Gate, GateParts, Limits, accesses_of};
+use qihui_query::access::{
+    AccessRequest, Bounds, Gate, GateParts, Limits, RefusedRequest, accesses_of, manifest_of,
+};
 use qihui_query::formats::Format;
 use qihui_warehouse::{Incoming, Warehouse, incoming_schema};
+use sqlx::Connection as _;
 
 pub struct LogSink(pub Arc<AuditLog>);
 
@@ -202,6 +206,15 @@ async fn gate_3_an_answer_stands_between_two_durable_entries() {
         ("bank", "allowed", Some(1))
     );
     assert_eq!(access.columns, ["enterprise_registration.uscc"]);
+    // The commitment to the scope is for whoever may look at every access.
+    let manifest = manifest_of(&hub.log, &summary.access_id, 10).unwrap();
+    let manifest = manifest.unwrap();
+    let commitment = manifest.decisions[0]["commitment"].as_str();
+    assert_eq!(commitment.map(str::len), Some(64), "{manifest:?}");
+    let own = manifest.clone().for_one_organisation();
+    let keys = |value: &serde_json::Value| value[0].as_object().unwrap().len();
+    assert!(own.decisions[0].get("commitment").is_none(), "{own:?}");
+    assert_eq!(keys(&own.decisions) + 1, keys(&manifest.decisions));
 }
 
 /// Panics when it is written to, as a defect of the engine would.
@@ -323,4 +336,56 @@ async fn gate_3_refusals_are_recorded_and_interrupted_accesses_closed() {
         accesses.last().map(|access| access.decision.as_str()),
         Some("interrupted")
     );
+}
+
+/// A preview that does not get as far as its decision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aud_3_a_preview_that_gets_no_turn_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub(dir.path()).await;
+    let long = AccessRequest {
+        subjects: vec![hub.subject],
+        ..request(&" ".repeat(1 << 20))
+    };
+    let shown = hub.gate.preview(&long, BTreeMap::new()).await;
+    assert_eq!(shown.unwrap_err().code(), "StatementTooLong");
+    assert_eq!(kinds(&hub.log), ["access.denied"]);
+    let no = hub.ledger.lookup(&[hub.subject]).unwrap()[0].unwrap();
+    let accesses = accesses_of(&hub.log, no).unwrap();
+    assert_eq!(accesses[0].decision, "denied");
+}
+
+/// While nobody can say who was named, there is no refusal that those who were named would not hear of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aud_3_a_refusal_waits_for_the_numbers_of_whom_it_is_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub(dir.path()).await;
+    // One that nobody knows is looked for in the file.
+    let path = dir.path().join("ledger.db");
+    let change = async |statement: &'static str| {
+        let url = format!("sqlite:{}", path.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let changed = sqlx::query(statement).execute(&mut connection).await;
+        changed.unwrap();
+        connection.close().await.unwrap();
+    };
+    let unknown = Uscc::from_parts('9', '1', "330100", "99999999").unwrap();
+    let named = AccessRequest {
+        subjects: vec![hub.subject, unknown],
+        ..request("DROP TABLE enterprise_registration")
+    };
+    let unread = RefusedRequest::from(&named);
+    let said = async || {
+        let asked = hub.gate.query(&named, &mut Vec::new()).await;
+        let refused = hub.gate.refused(&unread, "BadRequest").await;
+        [asked.err(), refused.err()].map(|error| error.map(|error| error.code()))
+    };
+    change("ALTER TABLE number_block RENAME TO away").await;
+    assert_eq!(said().await, [Some("NumbersUnavailable"); 2]);
+    assert!(kinds(&hub.log).is_empty());
+    change("ALTER TABLE away RENAME TO number_block").await;
+    assert_eq!(said().await, [Some("NotAllowed"), None]);
+    assert_eq!(kinds(&hub.log), ["access.denied"; 2]);
+    let no = hub.ledger.lookup(&[hub.subject]).unwrap()[0].unwrap();
+    assert_eq!(accesses_of(&hub.log, no).unwrap().len(), 2);
 }

@@ -58,24 +58,18 @@ pub(crate) async fn show(
     caller
         .may_on(&about)
         .map_err(|_| ServeError::UnknownAccess)?;
+    let reaches_all = caller.may_on(&About::default()).is_ok();
+    let manifest = if reaches_all {
+        manifest
+    } else {
+        manifest.for_one_organisation()
+    };
     let mut document = json!(manifest);
-    if caller.may_on(&About::default()).is_err() {
-        without_commitments(&mut document);
-    }
     if let Some(summary) = service.summary(&id) {
         document["columns"] = json!(summary.columns);
         document["summary"] = json!(summary.datasets);
     }
     Ok(document_of(&document))
-}
-
-/// Takes the commitments to scopes out of a manifest, for whoever may not look at every access. A commitment is to numbers of
-/// enterprises: who tries them all finds those in its own scope, and so how many of their county the hub heard of before.
-fn without_commitments(manifest: &mut Value) {
-    let decisions = manifest["decisions"].as_array_mut().into_iter().flatten();
-    for decision in decisions.filter_map(Value::as_object_mut) {
-        decision.remove("commitment");
-    }
 }
 
 /// List who accessed an enterprise's data, oldest first, each with the proof that it is in the log.
