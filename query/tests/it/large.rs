@@ -468,24 +468,25 @@ async fn gate_2_how_threads_share_many_rows_tells_nothing() {
     assert_eq!(tally.answered, tally.run, "{tally:?}");
 }
 
-/// Statements that keep most of what they read, and how many mebibytes they get: some put rows aside with that, some fail.
+/// Statements that keep most of what they read, and how many mebibytes they get. By where it lies in its range each fails
+/// for want of memory, puts rows aside or needs to do neither; the windows of the fourth put nothing aside.
 const KEEPING: [(&str, std::ops::Range<usize>); 5] = [
-    ("SELECT id, name FROM t ORDER BY note, id", 24..44),
+    ("SELECT id, name FROM t ORDER BY note, id", 24..42),
     (
         "SELECT count(*) AS g, max(m) AS m FROM (SELECT DISTINCT note, name AS m FROM t) AS x",
-        12..20,
+        12..16,
     ),
     (
         "SELECT kind, count(DISTINCT note) AS g FROM t GROUP BY kind",
-        12..24,
+        17..34,
     ),
     (
         "SELECT sum(r) AS g FROM (SELECT row_number() OVER (PARTITION BY kind ORDER BY note) AS r FROM t) AS x",
-        12..60,
+        42..52,
     ),
     (
         "SELECT t.id, u.id AS i FROM t JOIN u ON t.name = u.name ORDER BY t.note, u.note",
-        28..48,
+        36..52,
     ),
 ];
 
@@ -512,6 +513,6 @@ async fn gate_2_what_is_put_aside_tells_nothing() {
         check_memory(seed, &mut tally).await;
     }
     println!("GATE-2 (spill): {tally:?}");
-    assert!(tally.spilled * 6 > tally.run, "{tally:?}");
+    assert!(tally.spilled * 3 > tally.run, "{tally:?}");
     assert!(tally.short * 8 > tally.run, "{tally:?}");
 }
