@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::grammar::Grammar;
 use crate::reference::{View, view};
-use crate::run::{Failed, Gated, run_physical, seeds, sorted};
+use crate::run::{Failed, Gated, many, run_physical, seeds, sorted};
 use crate::world::World;
 
 const QUERIES: u64 = 8;
@@ -116,7 +116,9 @@ fn assert_quotes_nothing(failed: &Failed, views: &[(String, View)], sql: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gate_1_a_query_sees_exactly_the_authorised_view() {
     let mut tally = Tally::default();
-    for seed in seeds(1200, QUERIES) {
+    let seeds = seeds(1200, QUERIES);
+    let asked = seeds.len() as u64 * QUERIES;
+    for seed in seeds {
         check(seed, &mut tally).await;
     }
     let Tally {
@@ -129,7 +131,7 @@ async fn gate_1_a_query_sees_exactly_the_authorised_view() {
         "GATE-1: {run} queries agreed in {rows} rows, {failed} of them by the same error, {strict} in strict mode"
     );
     assert!(
-        run < 100 || failed * 100 < run * 30,
+        !many(asked, run) || failed * 100 < run * 30,
         "too many statements fail for the test to say much"
     );
 }

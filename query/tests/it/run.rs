@@ -513,6 +513,15 @@ pub fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     rows
 }
 
+/// Whether so many queries were asked that shares of them say something, and not a few seeds run again. Then most of them
+/// have to be run: a property that skips what it draws shows nothing.
+#[track_caller]
+pub fn many(asked: u64, run: u64) -> bool {
+    let many = asked >= 200;
+    assert!(!many || run * 4 > asked * 3, "{run} of {asked} queries run");
+    many
+}
+
 /// Seeds of a property: `QIHUI_SEED` alone, or `0..QIHUI_CASES / per_seed`.
 pub fn seeds(default_cases: u64, per_seed: u64) -> Vec<u64> {
     let number = |name: &str| {
