@@ -20,8 +20,6 @@
 mod accounts;
 #[path = "../it/canary.rs"]
 mod canary;
-#[path = "../it/coverage.rs"]
-mod coverage;
 #[path = "../it/gate_1.rs"]
 mod gate_1;
 #[path = "../it/gate_2.rs"]
@@ -42,10 +40,4 @@ mod run;
 mod world;
 
 mod caught;
-#[path = "../it/leaks.rs"]
-mod leaks;
 mod ordered;
-#[path = "../it/slt.rs"]
-mod slt;
-#[path = "../it/town.rs"]
-mod town;
