@@ -230,17 +230,8 @@ impl Hub {
         if which.crowded() {
             others(&lab);
         }
-        let analyst = [
-            "--role",
-            "analyst",
-            "--subject",
-            "an.lee",
-            "--org",
-            "city_bank",
-            "--purpose",
-            PURPOSE,
-        ];
-        let (analyst, operator) = (lab.token(&analyst), lab.token(&["--role", "operator"]));
+        let analyst = lab.analyst_of("an.lee", "city_bank", PURPOSE);
+        let operator = lab.token(&["--role", "operator"]);
         Self {
             lab,
             service,

@@ -267,19 +267,15 @@ impl Lab {
         issued.json()["token"].as_str().unwrap().to_owned()
     }
 
+    /// One of an organisation's analyst, for a purpose.
+    pub fn analyst_of(&self, subject: &str, org: &str, purpose: &str) -> String {
+        let who = ["--role", "analyst", "--subject", subject];
+        self.token(&[&who[..], &["--org", org, "--purpose", purpose]].concat())
+    }
+
     /// One of the bank's analyst.
     pub fn analyst(&self) -> String {
-        let arguments = [
-            "--role",
-            "analyst",
-            "--subject",
-            "an.lee",
-            "--org",
-            "city_bank",
-            "--purpose",
-            "policy.matching",
-        ];
-        self.token(&arguments)
+        self.analyst_of("an.lee", "city_bank", "policy.matching")
     }
 
     /// One of the enterprise with a signatory.
@@ -296,17 +292,7 @@ impl Lab {
 
     /// One of the tax bureau's analyst, who sees every declaration by law.
     pub fn inspector(&self) -> String {
-        let arguments = [
-            "--role",
-            "analyst",
-            "--subject",
-            "inspector",
-            "--org",
-            "tax_bureau",
-            "--purpose",
-            "supervision.tax",
-        ];
-        self.token(&arguments)
+        self.analyst_of("inspector", "tax_bureau", "supervision.tax")
     }
 }
 
