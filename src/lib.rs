@@ -32,6 +32,8 @@ mod progress;
 mod report;
 mod run;
 pub mod serve;
+#[cfg(test)]
+mod testing;
 
 pub use failure::{Failure, ProgramError};
 pub use report::Report;

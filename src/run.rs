@@ -190,11 +190,9 @@ async fn dispatch_over(
     if let Some(principal) = &principal
         && let Err(refusal) = authorise(principal, &hub, &command).await
     {
-        return Err(match &command {
-            Command::Query(args) => {
-                commands::query::refused(&hub, Some(principal), args, refusal).await
-            }
-            _ => refusal,
+        return Err(match commands::access(&hub, principal, &command).await? {
+            Some(asked) => hub.refused(asked, refusal).await,
+            None => refusal,
         });
     }
     context.opening.shared = Some(hub);

@@ -21,9 +21,9 @@ pub(crate) mod topic;
 use std::path::Path;
 
 use qihui_catalog::Uscc;
-use qihui_query::access::Outlet;
+use qihui_query::access::{Outlet, RefusedRequest};
 
-use crate::cli::Command;
+use crate::cli::{Command, ConsentCommand, SubscriptionCommand};
 use crate::failure::{Failure, ProgramError};
 use crate::hub::{Hub, Opening};
 use crate::identity::Principal;
@@ -72,6 +72,24 @@ pub(crate) async fn dispatch(
         )
         .into()),
     }
+}
+
+/// What is known of the access that a principal asks for with a command, before it is done; none: it shows no rows.
+pub(crate) async fn access(
+    hub: &Hub,
+    principal: &Principal,
+    command: &Command,
+) -> Result<Option<RefusedRequest>, Failure> {
+    Ok(match command {
+        Command::Query(args) => Some(query::asked(hub, Some(principal), args)),
+        Command::Subscription(SubscriptionCommand::Pull(_)) => {
+            Some(subscription::asked(hub, Some(principal)))
+        }
+        Command::Consent(ConsentCommand::Preview { id }) => {
+            Some(preview::asked(hub, Some(principal), id).await?)
+        }
+        _ => None,
+    })
 }
 
 /// Opens the hub, works, and closes it if the work succeeded; or works on the one that this process has open.

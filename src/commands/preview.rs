@@ -1,7 +1,7 @@
 //! `consent preview`: the exact columns and cells that a consent would open, before it is given.
 //!
 //! The columns come from the decision with the consent and without it; the cells from running the gate over the scope
-//! that the decision would have. Looking is an access like any other and is recorded as one.
+//! that the decision would have. Looking is an access like any other and is recorded as one, also when it is refused.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,10 @@ use arrow::json::WriterBuilder;
 use arrow::json::writer::JsonArray;
 use arrow::util::pretty::pretty_format_batches;
 use qihui_catalog::{Action, ConsentId, DatasetId, OrgId, PurposeCode, Timestamp};
+use qihui_consent::LedgerError;
+use qihui_consent::decision::DatasetScope;
 use qihui_consent::ledger::{DatasetPreview, Preview, PreviewColumn};
-use qihui_query::access::AccessRequest;
+use qihui_query::access::{AccessRequest, RefusedRequest};
 use qihui_query::formats::Format;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -19,6 +21,7 @@ use serde_json::value::RawValue;
 use super::{Context, with_hub};
 use crate::failure::{Failure, ProgramError};
 use crate::hub::Hub;
+use crate::identity::Principal;
 use crate::report::{Report, table};
 
 /// Who looks, as the enterprise's list of accesses shows it: not the organisation that asks, which sees nothing.
@@ -30,19 +33,56 @@ pub(super) async fn run(id: &ConsentId, context: &Context<'_>) -> Result<Report,
 
 /// Looks at what a consent would open.
 pub(crate) async fn look(hub: &Hub, id: &ConsentId) -> Result<Report, Failure> {
-    hub.require_recorded(|artefact| artefact.kind != "feed")
-        .await?;
-    let preview = hub.ledger().preview(hub.catalog()?, id).await?;
-    let cells = Box::pin(cells(hub, id, &preview)).await?;
-    report(&preview, &cells)
+    let wish = match wish(hub, id).await {
+        Ok(wish) => wish,
+        Err(failure) => {
+            let asked = asked(hub, None, id).await?;
+            return Err(hub.refused(asked, failure).await);
+        }
+    };
+    let gate = hub.gate()?;
+    let cells = Box::pin(gate.preview(&wish.request, wish.scopes)).await?;
+    report(&wish.preview, &cells.into_iter().collect())
 }
 
-async fn cells(
+/// What is known of a preview that is refused before the gate is asked. The organisation is that of the principal's token,
+/// if it is one's; the enterprise is the one that is asked for the consent.
+pub(crate) async fn asked(
     hub: &Hub,
+    principal: Option<&Principal>,
     id: &ConsentId,
-    preview: &Preview,
-) -> Result<BTreeMap<DatasetId, RecordBatch>, Failure> {
+) -> Result<RefusedRequest, Failure> {
+    let document = match hub.ledger().consent(id).await {
+        Ok(consent) => Some(consent.document),
+        Err(LedgerError::UnknownConsent(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let org = match principal.and_then(|principal| principal.org.clone()) {
+        Some(org) => org,
+        None => OrgId::new(LOOKER)?,
+    };
+    let purpose = document.as_ref().map(|document| &document.purpose.code);
+    Ok(RefusedRequest {
+        principal: hub.principal().to_owned(),
+        org: Some(org),
+        purpose: purpose.cloned(),
+        action: None,
+        subjects: document.iter().map(|document| document.principal).collect(),
+    })
+}
+
+/// What is asked of the gate.
+struct Wish {
+    preview: Preview,
+    request: AccessRequest,
+    scopes: BTreeMap<DatasetId, DatasetScope>,
+}
+
+async fn wish(hub: &Hub, id: &ConsentId) -> Result<Wish, Failure> {
+    hub.require_recorded(|artefact| artefact.kind != "feed")
+        .await?;
     let ledger = hub.ledger();
+    let preview = ledger.preview(hub.catalog()?, id).await?;
     let found = ledger
         .hypothetical(hub.catalog()?, id, preview.action)
         .await?;
@@ -61,8 +101,11 @@ async fn cells(
         // Rows in a fixed order, for whoever compares.
         strict: true,
     };
-    let shown = hub.gate()?.preview(&request, scopes).await?;
-    Ok(shown.into_iter().collect())
+    Ok(Wish {
+        preview,
+        request,
+        scopes,
+    })
 }
 
 /// The document: what the ledger says, without the hub's own number of the enterprise, and the cells as the engine

@@ -28,7 +28,7 @@ pub(super) async fn run(args: QueryArgs, context: &mut Context<'_>) -> Result<Re
     with_hub(&context.opening, async |hub| {
         let request = match question(hub, &args, embedded) {
             Ok(request) => request,
-            Err(failure) => return Err(refused(hub, None, &args, failure).await),
+            Err(failure) => return Err(hub.refused(asked(hub, None, &args), failure).await),
         };
         match &args.output {
             Some(path) => Box::pin(into_file(hub, &request, path)).await,
@@ -74,16 +74,11 @@ fn question(hub: &Hub, args: &QueryArgs, embedded: bool) -> Result<AccessRequest
     })
 }
 
-/// Records that a question was refused before the gate was asked; gives what is to be said: the refusal, or why it could
-/// not be recorded. The organisation is that of the principal's token; whoever holds the data directory speaks for any.
-pub(crate) async fn refused(
-    hub: &Hub,
-    principal: Option<&Principal>,
-    args: &QueryArgs,
-    refusal: Failure,
-) -> Failure {
-    let subjects = args.subject.iter().map(|code| enterprise(code));
-    let asked = RefusedRequest {
+/// What is known of a question that is refused before the gate is asked. The organisation is that of the principal's token;
+/// whoever holds the data directory speaks for any.
+pub(super) fn asked(hub: &Hub, principal: Option<&Principal>, args: &QueryArgs) -> RefusedRequest {
+    let subjects = args.subject.iter();
+    RefusedRequest {
         principal: hub.principal().to_owned(),
         org: match principal {
             Some(principal) => principal.org.clone(),
@@ -91,15 +86,8 @@ pub(crate) async fn refused(
         },
         purpose: Some(args.purpose.clone()),
         action: Some(args.action.into()),
-        subjects: subjects.collect::<Result<_, _>>().unwrap_or_default(),
-    };
-    let gate = match hub.gate() {
-        Ok(gate) => gate,
-        Err(failure) => return failure,
-    };
-    match gate.refused(&asked, refusal.code()).await {
-        Ok(_) => refusal,
-        Err(error) => error.into(),
+        // Whoever can be read hears of the refusal, whatever stands beside it.
+        subjects: subjects.filter_map(|code| enterprise(code).ok()).collect(),
     }
 }
 
@@ -216,7 +204,6 @@ fn noted(report: Report, summary: &Summary) -> Report {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -225,10 +212,7 @@ mod tests {
     use qihui_consent::ledger::{Organisation, OrganisationKind};
 
     use super::*;
-    use crate::config::Config;
-    use crate::hub::Opening;
-    use crate::layout::Layout;
-    use crate::{Surroundings, run};
+    use crate::testing::{PURPOSE, hub_with_bank};
 
     const NOON: i64 = 1_800_000_000_000;
 
@@ -239,19 +223,6 @@ mod tests {
         fn now_ms(&self) -> i64 {
             self.0.load(Ordering::SeqCst)
         }
-    }
-
-    fn done(clock: &Arc<TestClock>, dir: &Path, arguments: &[&str]) {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut surroundings = Surroundings {
-            stdout: &mut stdout,
-            stderr: &mut stderr,
-            clock: Arc::clone(clock) as Arc<dyn Clock>,
-            terminal: false,
-        };
-        let dir = ["qihui", "--data-dir", dir.to_str().unwrap()];
-        let code = run([&dir[..], arguments].concat(), &mut surroundings);
-        assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stderr));
     }
 
     /// A receiver that goes away before the first byte, while the clock is set back.
@@ -279,16 +250,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("hub");
         let clock = Arc::new(TestClock(AtomicI64::new(NOON)));
-        let purpose = "matching.supply_demand";
-        done(&clock, &dir, &["init"]);
-        let add = ["org", "add", "bank", "--name", "Bank", "--kind", "bank"];
-        done(&clock, &dir, &[&add[..], &["--purpose", purpose]].concat());
-        let opening = Opening {
-            layout: Layout::new(&dir),
-            config: Config::default(),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            shared: None,
-        };
+        let opening = hub_with_bank(&dir, &(Arc::clone(&clock) as Arc<dyn Clock>));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let hub = Box::pin(Hub::open(&opening)).await.unwrap();
@@ -301,7 +263,7 @@ mod tests {
             let request = AccessRequest {
                 principal: "local:test".to_owned(),
                 org: "bank".parse().unwrap(),
-                purpose: purpose.parse().unwrap(),
+                purpose: PURPOSE.parse().unwrap(),
                 action: Action::Store,
                 subjects: Vec::new(),
                 sql: "SELECT count(*) FROM admin_licence".to_owned(),

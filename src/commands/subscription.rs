@@ -1,11 +1,12 @@
 //! `subscription add | list | show | end | pull | deliver`.
 
-use qihui_catalog::{OrgId, PurposeCode, TopicName};
+use qihui_catalog::{Action, OrgId, PurposeCode, TopicName};
 use qihui_consent::ledger::{Delivery, Subscription};
 use qihui_pipelines::topics::error::TopicError;
 use qihui_pipelines::topics::kafka::{Until, topic_name};
 use qihui_pipelines::topics::page::PageLimits;
 use qihui_pipelines::topics::pull::PullRequest;
+use qihui_query::access::RefusedRequest;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -140,6 +141,16 @@ pub(crate) async fn end(hub: &Hub, id: &str) -> Result<Report, Failure> {
     Ok(Report::new(json!({ "subscription": ended }), text))
 }
 
+/// What is known of a pull before its subscription is looked for.
+pub(super) fn asked(hub: &Hub, principal: Option<&Principal>) -> RefusedRequest {
+    RefusedRequest {
+        principal: hub.principal().to_owned(),
+        org: principal.and_then(|principal| principal.org.clone()),
+        action: Some(Action::Stream),
+        ..RefusedRequest::default()
+    }
+}
+
 async fn pull(args: PullArgs, context: &mut Context<'_>) -> Result<Report, Failure> {
     let stdout = &mut *context.stdout;
     with_hub(&context.opening, async |hub| {
@@ -153,7 +164,11 @@ async fn pull(args: PullArgs, context: &mut Context<'_>) -> Result<Report, Failu
                 ..default
             },
         };
-        let pulled = hub.topics()?.pull(&request, stdout).await?;
+        let topics = match hub.topics() {
+            Ok(topics) => topics,
+            Err(failure) => return Err(hub.refused(asked(hub, None), failure).await),
+        };
+        let pulled = topics.pull(&request, stdout).await?;
         // The page is the document, and has left as one: what is to come is the end of its line.
         let mut report =
             Report::with_document(String::new(), "").note(format!("next: {}", pulled.next));

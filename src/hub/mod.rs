@@ -18,6 +18,7 @@ mod lock;
 mod models;
 pub mod progress;
 mod recover;
+mod refusals;
 mod runs;
 
 pub(crate) use runs::{FEEDS, FILES_FAILED, outcome};
@@ -152,6 +153,8 @@ struct Shared {
     unfinished: Arc<Unfinished>,
     /// The gate over the catalogue in force, with its cache of file metadata.
     gate: Mutex<Option<(Arc<Catalog>, Arc<Gate>)>>,
+    /// What is refused, on its way into the log.
+    refusals: refusals::Room,
     /// The deliveries to subscribers, once somebody asked for them.
     topics: Mutex<Option<Topics>>,
     /// Whose turn it is to land rows in a dataset.
@@ -201,6 +204,7 @@ impl Hub {
             bounds: Arc::new(Bounds::new(opening.config.query.limits(), layout.spill())),
             unfinished: Arc::default(),
             gate: Mutex::default(),
+            refusals: refusals::Room::default(),
             topics: Mutex::default(),
             turns: Mutex::default(),
             known_before: known.clone(),

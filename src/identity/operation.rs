@@ -140,6 +140,17 @@ operations! {
     Metrics = "metrics",
 }
 
+impl Operation {
+    /// Whether rows of enterprises are read for it and told. Who is refused one of these is refused an access.
+    #[must_use]
+    pub const fn shows_rows(self) -> bool {
+        matches!(
+            self,
+            Self::Query | Self::SubscriptionPull | Self::ConsentPreview
+        )
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -3,6 +3,9 @@
 //! The table of operations comes from the OpenAPI document: the `operationId` of a route is the word of its
 //! [`Operation`]. A route whose id is no operation is open only if it is one of [`OPEN`]; anything else that matches
 //! nothing answers nobody.
+//!
+//! Whoever has no valid token is refused without an entry in the log: anybody could fill it. So is whoever comes while the
+//! service stops, before it is looked who it is. Of all others it is recorded that they were refused what shows rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,11 +15,13 @@ use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, header, request::Parts};
+use qihui_catalog::Action;
+use qihui_query::access::RefusedRequest;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation as Described;
 
 use super::problem::Problem;
-use super::{ServeError, Service, measure, refusals};
+use super::{ServeError, Service, measure};
 use crate::hub::Hub;
 use crate::identity::{About, IdentityError, Operation, Principal};
 
@@ -92,6 +97,26 @@ impl Caller {
     pub(crate) fn may_on(&self, about: &About<'_>) -> Result<(), IdentityError> {
         self.principal.may_on(self.operation, about)
     }
+
+    /// What is known of a request for rows before it is read.
+    pub(crate) fn unread(&self) -> RefusedRequest {
+        RefusedRequest {
+            principal: self.principal.name.clone(),
+            org: self.principal.org.clone(),
+            action: (self.operation == Operation::SubscriptionPull).then_some(Action::Stream),
+            ..RefusedRequest::default()
+        }
+    }
+
+    /// Records that a request for rows was refused; gives what the caller is to hear: the refusal, or why it could not be
+    /// recorded.
+    pub(crate) async fn refused(
+        &self,
+        asked: RefusedRequest,
+        refusal: impl Into<Problem>,
+    ) -> Problem {
+        Problem(self.hub.refused(asked, refusal.into().0).await)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -159,7 +184,7 @@ pub(crate) async fn guard(
 }
 
 async fn admit(
-    service: &Arc<Service>,
+    service: &Service,
     headers: &HeaderMap,
     operation: Operation,
 ) -> Result<Caller, Problem> {
@@ -175,9 +200,8 @@ async fn admit(
     };
     match caller.principal.may(operation) {
         Ok(()) => Ok(caller),
-        Err(refusal) if operation == Operation::Query => {
-            let asked = refusals::unread(&caller);
-            Err(refusals::record(service, &caller, asked, refusal).await)
+        Err(refusal) if operation.shows_rows() => {
+            Err(caller.refused(caller.unread(), refusal).await)
         }
         Err(refusal) => Err(refusal.into()),
     }

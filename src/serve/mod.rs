@@ -10,9 +10,9 @@
 //! - **A clean end.** SIGTERM or SIGINT: no new connection, what runs may end, what takes too long is broken off and
 //!   recorded as such, and the hub is closed.
 //!
-//! Where to read on: [`api`] has the routes, [`problem`] says how failures become answers, [`refusals`] how
-//! questions that are not even read are recorded, [`connection`] what a
-//! connection is, [`local`] how the command line gets in, [`deliveries`] what goes out by itself.
+//! Where to read on: [`api`] has the routes, [`problem`] says how failures become answers, [`authorise`] who is let through
+//! and how it is recorded who was not, [`connection`] what a connection is, [`local`] how the command line gets in,
+//! [`deliveries`] what goes out by itself.
 
 mod answer;
 pub mod api;
@@ -25,7 +25,6 @@ mod local;
 mod measure;
 mod pages;
 mod problem;
-mod refusals;
 mod wire;
 
 use std::collections::VecDeque;
@@ -78,7 +77,6 @@ pub(crate) struct Service {
     pages: PageTokens,
     answers: Answers,
     queries: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
     tasks: Arc<Semaphore>,
     /// What answers came to, newest last: it says a little more than the log.
     summaries: Mutex<VecDeque<Arc<Summary>>>,
@@ -236,8 +234,8 @@ async fn idle(service: &Service) -> bool {
     let queries = u32::try_from(service.limits.queries.max(1)).unwrap_or(u32::MAX);
     let all = async {
         let queries = service.queries.acquire_many(queries).await.is_ok();
-        let refusals = service.refusals.acquire_many(refusals::AT_ONCE).await;
-        queries && refusals.is_ok() && service.tasks.acquire_many(TASKS).await.is_ok()
+        let refusals = service.hub.refusals_are_recorded().await;
+        queries && refusals && service.tasks.acquire_many(TASKS).await.is_ok()
     };
     tokio::time::timeout(CLOSING, all).await.unwrap_or(false)
 }
@@ -287,7 +285,6 @@ async fn assemble(
         pages: PageTokens::load(&opening.layout.page_key())?,
         answers,
         queries: Arc::new(Semaphore::new(limits.queries.max(1))),
-        refusals: Arc::new(Semaphore::new(refusals::AT_ONCE as usize)),
         tasks: Arc::new(Semaphore::new(TASKS as usize)),
         summaries: Mutex::default(),
         limits,

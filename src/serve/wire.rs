@@ -263,21 +263,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Marked<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use async_trait::async_trait;
     use futures::poll;
-    use qihui_audit::SystemClock;
+    use qihui_audit::{Clock, SystemClock};
     use qihui_catalog::{Action, Catalog, Contract};
     use qihui_query::access::{AccessRequest, Outlet};
     use qihui_query::formats::Format;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
-    use crate::config::Config;
     use crate::hub::{Hub, Opening};
-    use crate::layout::Layout;
-    use crate::run::{Surroundings, run};
+    use crate::testing::{PURPOSE, hub_with_bank};
 
     /// How much the other end takes before somebody reads there.
     const FULL: usize = 64;
@@ -303,33 +299,13 @@ mod tests {
         }
     }
 
-    fn command(dir: &Path, words: &[&str]) {
-        let dir = dir.to_str().unwrap();
-        let line = [&["qihui", "--data-dir", dir], words].concat();
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut around = Surroundings {
-            stdout: &mut stdout,
-            stderr: &mut stderr,
-            clock: Arc::new(SystemClock),
-            terminal: false,
-        };
-        let code = run(line, &mut around);
-        assert_eq!(code, 0, "{}", String::from_utf8_lossy(&stderr));
-    }
-
     /// A hub, and what an answer of its gate rests on.
-    async fn permitted(dir: &Path) -> (Hub, ReleasePermit) {
-        let opening = Opening {
-            layout: Layout::new(dir),
-            config: Config::default(),
-            clock: Arc::new(SystemClock),
-            shared: None,
-        };
-        let hub = Hub::open(&opening).await.unwrap();
+    async fn permitted(opening: &Opening) -> (Hub, ReleasePermit) {
+        let hub = Hub::open(opening).await.unwrap();
         let request = AccessRequest {
             principal: "local:test".to_owned(),
             org: "bank".parse().unwrap(),
-            purpose: "matching.supply_demand".parse().unwrap(),
+            purpose: PURPOSE.parse().unwrap(),
             action: Action::Query,
             subjects: Vec::new(),
             sql: format!("SELECT uscc FROM {DATASET}"),
@@ -366,13 +342,11 @@ mod tests {
 
     fn test(body: impl AsyncFnOnce(Hub, ReleasePermit)) {
         let dir = tempfile::tempdir().unwrap();
-        command(dir.path(), &["init"]);
-        let org = ["org", "add", "bank", "--name", "Bank", "--kind", "bank"];
-        let purpose = ["--purpose", "matching.supply_demand"];
-        command(dir.path(), &[&org[..], &purpose].concat());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let opening = hub_with_bank(dir.path(), &clock);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let (hub, permit) = permitted(dir.path()).await;
+            let (hub, permit) = permitted(&opening).await;
             body(hub, permit).await;
         });
     }

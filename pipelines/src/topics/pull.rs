@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use qihui_catalog::{Action, Coded as _};
 use qihui_query::QueryError;
 use qihui_query::access::delivery::{Delivery, PageRecord, PageSink, Released};
-use qihui_query::access::{Outlet, ReleasePermit};
+use qihui_query::access::{Outlet, RefusedRequest, ReleasePermit};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 
@@ -115,12 +116,26 @@ impl PageSink for Out<'_> {
     }
 }
 
+/// Why nothing was brought.
+enum NotBrought {
+    /// Nothing was decided yet, so there is no entry of it.
+    Refused(TopicError),
+    /// After the page was recorded as decided: its end is recorded as well, unless the log failed.
+    Decided(TopicError),
+}
+
+impl<E: Into<TopicError>> From<E> for NotBrought {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
 impl Topics {
     /// Answers a subscriber that pulls, into `out`.
     ///
     /// # Errors
-    /// The cursor does not fit, the subscription is unknown, or gate, ledger, log or file system refuse. What was not
-    /// acknowledged is brought again.
+    /// The cursor does not fit, the subscription is unknown, or gate, ledger, log or file system refuse; it is recorded, unless
+    /// the log itself fails. What was not acknowledged is brought again.
     pub async fn pull(
         &self,
         request: &PullRequest,
@@ -143,6 +158,36 @@ impl Topics {
         request: &PullRequest,
         out: &mut dyn Outlet,
     ) -> Result<Pulled, TopicError> {
+        match self.brought(request, out).await {
+            Ok(pulled) => Ok(pulled),
+            Err(NotBrought::Decided(error)) => Err(error),
+            Err(NotBrought::Refused(error)) => {
+                self.record_refusal(&request.subscription, &error).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Records that a subscriber was refused before a page of it was decided about (AUD-3).
+    async fn record_refusal(&self, id: &str, error: &TopicError) -> Result<(), TopicError> {
+        let all = self.gate.subscriptions().await?;
+        let known = all.into_iter().find(|one| one.subscription_id == id);
+        let (org, purpose) = known.map(|one| (one.org, one.purpose)).unzip();
+        let asked = RefusedRequest {
+            principal: self.principal.clone(),
+            org,
+            purpose,
+            action: Some(Action::Stream),
+            subjects: Vec::new(),
+        };
+        Ok(self.gate.refused(&asked, error.code()).await?)
+    }
+
+    async fn brought(
+        &self,
+        request: &PullRequest,
+        out: &mut dyn Outlet,
+    ) -> Result<Pulled, NotBrought> {
         let desk = self.desk(&request.subscription, Delivery::Pull).await?;
         let mut turn = while_there(out.gone(), desk.lane.turn.lock()).await?;
         let mut progress = self.progress(&desk, &mut turn)?;
@@ -202,7 +247,7 @@ impl Topics {
         desk: &Desk,
         progress: &mut Progress,
         out: &mut dyn Outlet,
-    ) -> Result<Pulled, TopicError> {
+    ) -> Result<Pulled, NotBrought> {
         for _ in 0..ATTEMPTS {
             let present = self.gate.view(&desk.recipient).await?;
             let before = progress.clone();
@@ -223,7 +268,7 @@ impl Topics {
                     return Ok(self.nothing(request, progress, more));
                 }
                 Err(TopicError::Query(QueryError::ConsentChanged)) => None,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             if let Some(pulled) = sent {
                 return Ok(pulled);
@@ -244,7 +289,7 @@ impl Topics {
         (before, progress): (&Progress, &mut Progress),
         draft: &Draft,
         out: &mut dyn Outlet,
-    ) -> Result<Option<Pulled>, TopicError> {
+    ) -> Result<Option<Pulled>, NotBrought> {
         let page = draft.pending.page;
         let envelope = desk.envelope(self.gate.hub(), page, draft.pending.at);
         let mut bytes = body(&envelope, &draft.events);
@@ -282,14 +327,14 @@ impl Topics {
             .await;
         let (noting, handed_over, failure) = (sink.noting, sink.handed_over, sink.failure);
         if noting && !handed_over {
-            self.save(desk, before)?;
+            self.save(desk, before).map_err(NotBrought::Decided)?;
         }
         if let Some(failure) = failure {
-            return Err(failure);
+            return Err(NotBrought::Decided(failure));
         }
         let released = match released {
             Err(QueryError::ConsentChanged) if !handed_over => return Ok(None),
-            released => released?,
+            released => released.map_err(|error| NotBrought::Decided(error.into()))?,
         };
         *progress = noted;
         PageLeft {

@@ -3,7 +3,10 @@
 //! Whoever signs does so outside, with a key that the hub never sees: `…/texts` gives the exact text for an operation now
 //! (canonical JSON that names hub, operation and nonce), `…/operations` takes the signature over it.
 
+use std::sync::Arc;
+
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,8 +15,10 @@ use qihui_catalog::{ConsentId, OrgId, Uscc};
 use qihui_consent::document::{ConsentRequest, NarrowRequest};
 use qihui_consent::ledger::{ConsentFilter, ConsentOperation};
 use qihui_consent::signing::{Operation as Act, SIGNATURE_BYTES, SignedOperation};
+use qihui_query::access::RefusedRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -22,10 +27,10 @@ use super::{
 use crate::commands::{consent, preview};
 use crate::identity::command::on_consent;
 use crate::identity::{About, IdentityError};
-use crate::serve::ServeError;
 use crate::serve::authorise::Caller;
 use crate::serve::idempotency::Answer;
 use crate::serve::problem::Problem;
+use crate::serve::{ServeError, Service};
 
 /// The most consents of a page.
 const PAGE: u32 = 1000;
@@ -192,6 +197,21 @@ pub(crate) async fn show(caller: Caller, Path(id): Path<String>) -> Answered {
     Ok(report_of(consent::show(&caller.hub, &id).await?))
 }
 
+/// The consent that a preview is asked of, and a place for it. What was read of one that is refused is in `known`.
+async fn admitted(
+    service: &Service,
+    caller: &Caller,
+    id: Result<Path<String>, PathRejection>,
+    known: &mut RefusedRequest,
+) -> Result<(ConsentId, OwnedSemaphorePermit), Problem> {
+    let Path(id) = id.map_err(|_| ServeError::BadRequest("its path".to_owned()))?;
+    let id = id_of(&id)?;
+    *known = preview::asked(&caller.hub, Some(&caller.principal), &id).await?;
+    on_consent(&caller.principal, &caller.hub, (caller.operation, &id)).await?;
+    let room = Arc::clone(&service.queries).try_acquire_owned();
+    Ok((id, room.map_err(|_| ServeError::TooBusy)?))
+}
+
 /// Show the exact columns and cells that a consent would open. Looking is an access and recorded as one.
 #[utoipa::path(get, path = "/v1/consents/{consent_id}/preview", operation_id = "consent_preview", tag = "consents",
     params(("consent_id" = String, Path, description = "The consent.")),
@@ -199,11 +219,13 @@ pub(crate) async fn show(caller: Caller, Path(id): Path<String>) -> Answered {
 pub(crate) async fn preview(
     State(service): Shared,
     caller: Caller,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Answered {
-    let id = reached(&caller, &id).await?;
-    let room = std::sync::Arc::clone(&service.queries).try_acquire_owned();
-    let room = room.map_err(|_| ServeError::TooBusy)?;
+    let mut known = caller.unread();
+    let (id, room) = match admitted(&service, &caller, id, &mut known).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(caller.refused(known, refusal).await),
+    };
     let hub = caller.hub.clone();
     let looked = tokio::spawn(async move {
         let _room = room;

@@ -26,7 +26,6 @@ use crate::identity::{IdentityError, command};
 use crate::serve::answer::{BodyOutlet, answer, begun};
 use crate::serve::authorise::Caller;
 use crate::serve::problem::Problem;
-use crate::serve::refusals::{record, unread};
 use crate::serve::wire::Wire;
 use crate::serve::{ServeError, Service, measure};
 
@@ -87,7 +86,7 @@ pub(crate) async fn query(
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    let mut known = unread(&caller);
+    let mut known = caller.unread();
     let admitted = admitted(&service, &caller, &headers, body, &mut known).await;
     let Admitted {
         request,
@@ -95,7 +94,7 @@ pub(crate) async fn query(
         room,
     } = match admitted {
         Ok(admitted) => admitted,
-        Err(refusal) => return Err(record(&service, &caller, known, refusal).await),
+        Err(refusal) => return Err(caller.refused(known, refusal).await),
     };
     let gate = caller.hub.gate()?;
     let access_id = new_access_id()?;
@@ -199,14 +198,11 @@ fn asked(
     format: Format,
     known: &mut RefusedRequest,
 ) -> Result<AccessRequest, Failure> {
-    let subjects: Result<Vec<Uscc>, _> = question
-        .subjects
-        .iter()
-        .map(|code| Uscc::normalise(code))
-        .collect();
-    if let Ok(subjects) = &subjects {
-        known.subjects.clone_from(subjects);
-    }
+    let subjects = question.subjects.iter();
+    let subjects = subjects.map(|code| Uscc::normalise(code));
+    // Whoever can be read hears of the refusal, whatever stands beside it.
+    known.subjects = subjects.clone().filter_map(Result::ok).collect();
+    let subjects: Result<Vec<Uscc>, _> = subjects.collect();
     let operation = caller.operation;
     let own = caller.principal.org.clone();
     let org = question.org.or(own);

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use qihui_catalog::{OrgId, PurposeCode, TopicName};
-use qihui_consent::ledger::Delivery;
-use qihui_pipelines::topics::Topics;
+use qihui_consent::ledger::{Delivery, Subscription};
 use qihui_pipelines::topics::page::PageLimits;
 use qihui_pipelines::topics::pull::PullRequest;
+use qihui_pipelines::topics::{Moment, Topics};
 use qihui_query::QueryError;
-use qihui_query::access::Outlet;
+use qihui_query::access::{Outlet, RefusedRequest};
 use serde::Deserialize;
+use tokio::sync::SemaphorePermit;
 use utoipa::ToSchema;
 
 use super::{Answered, Shared, body_of, document_of, identifier, made, once, read, report_of};
@@ -27,6 +29,7 @@ use crate::identity::{IdentityError, command};
 use crate::serve::answer::{BodyOutlet, answer, begun};
 use crate::serve::authorise::Caller;
 use crate::serve::idempotency::Answer;
+use crate::serve::problem::Problem;
 use crate::serve::wire::Wire;
 use crate::serve::{ServeError, Service};
 
@@ -178,10 +181,9 @@ pub(crate) async fn end(
     .await
 }
 
-async fn reached(caller: &Caller, id: &str) -> Result<(), Failure> {
+async fn reached(caller: &Caller, id: &str) -> Result<Subscription, Failure> {
     let asked = (caller.operation, id);
-    command::on_subscription(&caller.principal, &caller.hub, asked).await?;
-    Ok(())
+    command::on_subscription(&caller.principal, &caller.hub, asked).await
 }
 
 /// Fetch the next page of a subscription. Asking with a page's `next` acknowledges that page; asking with the same cursor
@@ -201,25 +203,23 @@ pub(crate) async fn page(
     State(service): Shared,
     Extension(wire): Extension<Arc<Wire>>,
     caller: Caller,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    reached(&caller, &id).await?;
-    let body = body_of(&service, &headers, body).await?;
-    let wanted: Wanted = if body.is_empty() {
-        Wanted::default()
-    } else {
-        read(&body)?
+    let mut known = caller.unread();
+    let admitted = admitted(&service, &caller, (id, &headers, body), &mut known).await;
+    let (request, wait, topics) = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(caller.refused(known, refusal).await),
     };
-    let wait = Duration::from_secs(wanted.wait.min(LONGEST_WAIT));
-    let request = asked(id, wanted)?;
-    let topics = caller.hub.topics()?;
     let room = Arc::clone(&service.tasks).acquire_owned().await;
     let room = room.map_err(|_| ServeError::Stopping)?;
     let (outlet, body, started) = answer(&wire, service.stop.clone());
     let pull = Pull {
         service,
+        caller,
+        known,
         topics,
         request,
         wait,
@@ -236,6 +236,26 @@ pub(crate) async fn page(
     headers.insert(header::CONTENT_TYPE, kind);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Reads what is asked for, how long it may be waited for, and who brings it. What was read of a request that is refused is
+/// in `known`.
+async fn admitted(
+    service: &Service,
+    caller: &Caller,
+    (id, headers, body): (Result<Path<String>, PathRejection>, &HeaderMap, Body),
+    known: &mut RefusedRequest,
+) -> Result<(PullRequest, Duration, Topics), Problem> {
+    let Path(id) = id.map_err(|_| ServeError::BadRequest("its path".to_owned()))?;
+    known.purpose = Some(reached(caller, &id).await?.purpose);
+    let body = body_of(service, headers, body).await?;
+    let wanted: Wanted = if body.is_empty() {
+        Wanted::default()
+    } else {
+        read(&body)?
+    };
+    let wait = Duration::from_secs(wanted.wait.min(LONGEST_WAIT));
+    Ok((asked(id, wanted)?, wait, caller.hub.topics()?))
 }
 
 fn asked(subscription: String, wanted: Wanted) -> Result<PullRequest, ServeError> {
@@ -264,6 +284,9 @@ fn asked(subscription: String, wanted: Wanted) -> Result<PullRequest, ServeError
 /// A page on its way.
 struct Pull {
     service: Arc<Service>,
+    caller: Caller,
+    /// What the log hears of it if it is refused.
+    known: RefusedRequest,
     topics: Topics,
     request: PullRequest,
     wait: Duration,
@@ -274,10 +297,11 @@ impl Pull {
         let until = Instant::now() + self.wait;
         let mut draining = self.service.draining.clone();
         loop {
-            // Before it is looked: no change falls between.
-            let seen = self.topics.moment(&self.request.subscription).await?;
-            let room = tokio::time::timeout(TURN, self.service.queries.acquire()).await;
-            let room = room.map_err(|_| ServeError::TooBusy)?;
+            let (seen, room) = match self.turn().await {
+                Ok(turn) => turn,
+                Err(refusal) => return Err(self.refused(refusal).await),
+            };
+            // What is refused from here on is recorded where it is refused.
             let pulled = self.topics.bring(&self.request, &mut outlet).await?;
             drop(room);
             if pulled.page.is_some() {
@@ -291,14 +315,33 @@ impl Pull {
             // What was acknowledged stays so, and nobody begins again twice.
             self.request.cursor = Some(pulled.next);
             self.request.restart = false;
-            tokio::select! {
-                changed = self.topics.changed(&self.request.subscription, seen, left) => changed?,
-                _ = draining.wait_for(|draining| *draining) => {}
+            let changed = tokio::select! {
+                changed = self.topics.changed(&self.request.subscription, seen, left) => changed,
+                _ = draining.wait_for(|draining| *draining) => Ok(()),
                 () = outlet.gone() => return Ok(()),
+            };
+            if let Err(error) = changed {
+                return Err(self.refused(error.into()).await);
             }
         }
         outlet.end(None);
         Ok(())
+    }
+
+    /// Waits for its turn among all that is read at the same time. What changes from the given moment on is not missed: it
+    /// was before anything is looked at.
+    async fn turn(&self) -> Result<(Moment, SemaphorePermit<'_>), Failure> {
+        let seen = self.topics.moment(&self.request.subscription).await?;
+        let room = tokio::time::timeout(TURN, self.service.queries.acquire()).await;
+        match room {
+            Ok(Ok(room)) => Ok((seen, room)),
+            _ => Err(ServeError::TooBusy.into()),
+        }
+    }
+
+    async fn refused(&self, refusal: Failure) -> Failure {
+        let known = self.known.clone();
+        self.caller.refused(known, refusal).await.0
     }
 }
 

@@ -18,6 +18,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
+use super::refused::denied;
 use super::shared::Service;
 use crate::support::Lab;
 
@@ -438,6 +439,8 @@ fn in_the_service_profile_every_command_needs_a_token() {
     let config = format!(
         "[identity]\nprofile = \"service\"\nissuer = \"https://id.example\"\nkeys = \"{set}\"\n"
     );
+    let consent = lab.granted("uscc, xse");
+    let denied_before = denied(&lab).len();
     fs::write(lab.hub().join("qihui.toml"), config).unwrap();
     let commands = |lab: &Lab| {
         lab.json(&["org", "list"])
@@ -471,6 +474,14 @@ fn in_the_service_profile_every_command_needs_a_token() {
         };
         query("city_bank", "policy.matching").fails(3, "OutOfReach", &[]);
         query("tax_bureau", "policy.matching").fails(3, "OutOfReach", &[]);
+        let preview = [
+            "consent",
+            "preview",
+            &consent,
+            "--token-file",
+            &analyst_file,
+        ];
+        lab.json(&preview).fails(3, "OperationNotAllowed", &[]);
         let counted = query("tax_bureau", "supervision.tax").done().json();
         assert!(counted["rows"][0]["n"].as_i64().unwrap() > 0);
     };
@@ -542,6 +553,21 @@ fn in_the_service_profile_every_command_needs_a_token() {
         .send()
         .is(200);
     service.stop();
+    // Whoever was refused rows is in the log for each, whichever way it asked.
+    let entries = denied(&lab);
+    let entries = entries[denied_before..].iter();
+    let entries = entries.map(|entry| {
+        ["org", "purpose", "action", "code"].map(|key| entry[key].as_str().unwrap_or("-"))
+    });
+    let (tax, read) = ("tax_bureau", "policy.matching");
+    let once = [
+        [tax, read, "QUERY", "OutOfReach"],
+        [tax, read, "QUERY", "OutOfReach"],
+        [tax, read, "-", "OperationNotAllowed"],
+        [tax, "-", "STREAM", "OutOfReach"],
+        ["-", "-", "STREAM", "OperationNotAllowed"],
+    ];
+    assert_eq!(entries.collect::<Vec<_>>(), [once, once].concat());
     // Beyond this machine only encrypted, and no key that others may read.
     let open = lab.json(&["serve", "--listen", "0.0.0.0:0"]);
     open.fails(2, "BadConfiguration", &["tls_certificate"]);

@@ -1,12 +1,14 @@
 //! Questions that are refused before the gate is asked: whoever asks them is known, so each is an access denied (AUD-3).
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::{Value, json};
 
 use super::shared::{ENDLESS, Reply, Service, access_id, ask_bank, ask_tax, bare};
 use super::story::proven;
+use super::subscriptions::{subscribe, topic};
 use crate::owner;
 use crate::support::{Answer, Lab, query};
 
@@ -14,7 +16,7 @@ use crate::support::{Answer, Lab, query};
 const CANARY: &str = "CANARY-OF-THE-REQUEST";
 
 /// What the log of a hub that nobody has open says of accesses that were denied, in order.
-fn denied(lab: &Lab) -> Vec<Value> {
+pub fn denied(lab: &Lab) -> Vec<Value> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let hub = owner::open(&lab.hub()).await.unwrap();
@@ -46,6 +48,22 @@ fn of(who: (&str, Option<&str>), read: (Option<&str>, Option<&str>), code: &str)
     })
 }
 
+/// Who typed what was refused last: whoever holds the data directory.
+#[track_caller]
+fn holder(entries: &[Value]) -> &str {
+    let name = entries.last().and_then(|last| last["principal"].as_str());
+    name.filter(|name| name.starts_with("local:")).unwrap()
+}
+
+/// Whose denial an enterprise is shown, and for what.
+#[track_caller]
+fn denial_of(access: &Value) -> (&str, &str) {
+    assert_eq!(access["decision"], "denied", "{access}");
+    assert_eq!(access["rows"], 0, "{access}");
+    let text = |key: &str| access[key].as_str().unwrap();
+    (text("org"), text("purpose"))
+}
+
 #[test]
 fn aud_3_a_question_that_is_refused_before_the_gate_is_an_entry() {
     let lab = Lab::world();
@@ -67,7 +85,7 @@ fn aud_3_a_question_that_is_refused_before_the_gate_is_an_entry() {
     ask(&analyst, &other_purpose).fails(403, "OutOfReach");
     ask(
         &analyst,
-        &json!({ "purpose": "policy.matching", "sql": sql, "subjects": [CANARY] }),
+        &json!({ "purpose": "policy.matching", "sql": sql, "subjects": [CANARY, subject] }),
     )
     .fails(400, "UsccLength");
     ask(&analyst, &json!({ "purpose": CANARY, "sql": sql })).fails(400, "BadRequest");
@@ -93,17 +111,15 @@ fn aud_3_a_question_that_is_refused_before_the_gate_is_an_entry() {
     let call = service.post("/v1/queries", ask_bank(&sql));
     call.send().fails(401, "TokenMissing");
     ask("nonsense", &json!({})).fails(401, "TokenInvalid");
-    // The enterprise that was named hears of it, with the proof, and under the name of who it was.
+    // The enterprise that was named hears of it, with the proof, and under the name of who it was; also where what was named
+    // beside it is no enterprise.
     let listed = proven(&service, &owner, &subject);
-    let last = listed.last().unwrap();
-    assert_eq!(
-        (&last["org"], &last["decision"]),
-        (&json!("city_bank"), &json!("denied"))
-    );
-    assert_eq!(
-        (&last["purpose"], &last["rows"]),
-        (&json!("supervision.tax"), &json!(0))
-    );
+    let [.., foreign, mistyped] = &listed[..] else {
+        panic!("{listed:?}");
+    };
+    for (access, purpose) in [(foreign, "supervision.tax"), (mistyped, "policy.matching")] {
+        assert_eq!(denial_of(access), ("city_bank", purpose), "{access}");
+    }
     drop(endless);
     service.stop();
     lab.run(&["audit", "verify"]).done();
@@ -127,6 +143,7 @@ fn aud_3_a_question_that_is_refused_before_the_gate_is_an_entry() {
 #[test]
 fn aud_3_a_question_that_the_command_line_refuses_is_an_entry() {
     let lab = Lab::world();
+    let subject = lab.subject();
     let before = denied(&lab).len();
     let words = query("city_bank", "policy.matching", &[]);
     let mut command = lab.command(&words);
@@ -136,7 +153,7 @@ fn aud_3_a_question_that_the_command_line_refuses_is_an_entry() {
     let file = lab.file("answer");
     for (more, code) in [
         (["--action", "view", "--output", &file], "NotForViewing"),
-        (["--subject", CANARY, "--format", "csv"], "UsccLength"),
+        (["--subject", CANARY, "--subject", &subject], "UsccLength"),
     ] {
         let more = [&more[..], &["SELECT 1"]].concat();
         lab.run(&query("city_bank", "policy.matching", &more))
@@ -152,7 +169,152 @@ fn aud_3_a_question_that_the_command_line_refuses_is_an_entry() {
         .collect();
     assert_eq!(codes, ["BadUsage", "NotForViewing", "UsccLength"]);
     assert_eq!(entries[before]["org"], "city_bank");
+    let accesses = lab.json(&["audit", "accesses", &subject]).done().json();
+    let last = accesses["accesses"].as_array().unwrap().last().unwrap();
+    assert_eq!(denial_of(last), ("city_bank", "policy.matching"));
     assert_eq!(entries[before]["statement"], Value::Null);
+    lab.run(&["audit", "verify"]).done();
+}
+
+#[test]
+fn aud_3_a_pull_that_is_refused_is_an_entry() {
+    let lab = Lab::world();
+    let file = lab.write("filings.yaml", topic("filings", "uscc, pzxh, xse"));
+    lab.run(&["topic", "add", &file]).done();
+    let bank = lab.subscriber();
+    let tax = lab.subscriber_of("tax_bureau", "supervision.tax");
+    let steward = lab.token(&["--role", "steward", "--subject", "ma"]);
+    let before = denied(&lab).len();
+    let service = Service::start(&lab);
+    let path = subscribe(&service, &bank, "filings", "policy.matching");
+    let pages = format!("{path}/pages");
+    let pull = |token: &str, body: &str| {
+        let call = service.post(&pages, body.to_owned());
+        call.with_bearer(token).send()
+    };
+    pull(&tax, "").fails(403, "OutOfReach");
+    pull(&steward, "").fails(403, "OperationNotAllowed");
+    pull(&bank, "{").fails(400, "BadRequest");
+    let cursor = json!({ "cursor": CANARY }).to_string();
+    pull(&bank, &cursor).fails(400, "CursorInvalid");
+    let unreadable = service.post("/v1/subscriptions/%ff/pages", "");
+    let unreadable = unreadable.with_bearer(&bank).send();
+    unreadable.fails(400, "BadRequest");
+    // Nobody's, and one that brings nothing: neither is refused anything.
+    service.post(&pages, "").send().fails(401, "TokenMissing");
+    pull(&bank, "").is(200);
+    let end = service.call("DELETE", &path).with_bearer(&bank);
+    end.send().is(200);
+    pull(&bank, "").fails(404, "UnknownSubscription");
+    service.stop();
+    let id = path.rsplit('/').next().unwrap();
+    for id in [id, CANARY] {
+        let pulled = lab.run(&["subscription", "pull", id]);
+        pulled.fails(1, "UnknownSubscription", &[]);
+    }
+
+    let who = ("token:sub", Some("city_bank"));
+    let (stream, read) = (Some("STREAM"), Some("policy.matching"));
+    let ma = ("token:ma", None);
+    let entries: Vec<Value> = denied(&lab)[before..].iter().map(told).collect();
+    let local = holder(&entries);
+    let expected = [
+        of(
+            ("token:sub", Some("tax_bureau")),
+            (None, stream),
+            "OutOfReach",
+        ),
+        of(ma, (None, stream), "OperationNotAllowed"),
+        of(who, (read, stream), "BadRequest"),
+        of(who, (read, stream), "CursorInvalid"),
+        of(who, (None, stream), "BadRequest"),
+        of(who, (read, stream), "UnknownSubscription"),
+        of((local, who.1), (read, stream), "UnknownSubscription"),
+        of((local, None), (None, stream), "UnknownSubscription"),
+    ];
+    assert_eq!(entries, expected);
+    lab.run(&["audit", "verify"]).done();
+}
+
+#[test]
+fn aud_3_a_preview_that_is_refused_is_an_entry() {
+    let lab = Lab::world();
+    let subject = lab.subject();
+    let id = lab.granted("uscc, xse");
+    let (owner, analyst) = (lab.enterprise(), lab.analyst());
+    let rival = ["--role", "enterprise", "--subject", "rival", "--uscc"];
+    let other = lab.tax("SELECT max(uscc) AS uscc FROM vat_declaration");
+    let other = other.done().json()["rows"][0]["uscc"].clone();
+    let rival = lab.token(&[&rival[..], &[other.as_str().unwrap()]].concat());
+    let before = denied(&lab).len();
+    let service = Service::start_with(&lab, &[("SERVE__QUERIES", "1")]);
+    let look = |token: &str, id: &str| {
+        let path = format!("/v1/consents/{id}/preview");
+        service.get(&path).with_bearer(token).send()
+    };
+    look(&rival, &id).fails(403, "OutOfReach");
+    look(&analyst, &id).fails(403, "OperationNotAllowed");
+    look(&owner, "c-0").fails(403, "OutOfReach");
+    look(&owner, "CANARY-OF-THE-REQUEST%20").fails(400, "BadRequest");
+    look(&owner, "%ff").fails(400, "BadRequest");
+    let mut endless = bare(&service, &lab.inspector(), &ask_tax(ENDLESS));
+    access_id(&mut endless);
+    look(&owner, &id).fails(503, "TooBusy");
+    drop(endless);
+    service.stop();
+    let preview = || lab.run(&["consent", "preview", &id]);
+    // Before the gate: what is in force is not what the files say.
+    let contract = lab.hub().join("catalog/contracts/vat_declaration.yaml");
+    let text = fs::read_to_string(&contract).unwrap();
+    let changed = text.replacen("version: ", "version: 9", 1);
+    assert_ne!(changed, text);
+    fs::write(&contract, changed).unwrap();
+    preview().fails(3, "ContractNotRecorded", &[]);
+    fs::write(&contract, text).unwrap();
+    preview().done();
+    // By the gate: what its table is made of cannot be read.
+    let table = lab.hub().join("warehouse/vat_declaration");
+    let away = lab.path().join("away");
+    fs::create_dir(&away).unwrap();
+    let parts: Vec<_> = fs::read_dir(&table).unwrap().map(Result::unwrap).collect();
+    let parts = parts.iter().filter(|part| part.file_name() != "_delta_log");
+    for part in parts.clone() {
+        fs::rename(part.path(), away.join(part.file_name())).unwrap();
+    }
+    preview().fails(1, "WarehouseUnreadable", &[]);
+    for part in parts {
+        fs::rename(away.join(part.file_name()), part.path()).unwrap();
+    }
+
+    let entries: Vec<Value> = denied(&lab)[before..].iter().map(told).collect();
+    let (looker, purpose) = (Some("consent_preview"), Some("policy.matching"));
+    let bank = ("token:an.lee", Some("city_bank"));
+    let (local, owner) = (holder(&entries), "token:owner");
+    let mut by_the_gate = of(
+        (local, looker),
+        (purpose, Some("QUERY")),
+        "WarehouseUnreadable",
+    );
+    by_the_gate["statement"] = json!("SELECT * FROM vat_declaration");
+    let expected = [
+        of(("token:rival", looker), (purpose, None), "OutOfReach"),
+        of(bank, (None, None), "OperationNotAllowed"),
+        of((owner, looker), (None, None), "OutOfReach"),
+        of((owner, None), (None, None), "BadRequest"),
+        of((owner, None), (None, None), "BadRequest"),
+        of((owner, looker), (purpose, None), "TooBusy"),
+        of((local, looker), (purpose, None), "ContractNotRecorded"),
+        by_the_gate,
+    ];
+    assert_eq!(entries, expected);
+    // The enterprise whose consent it is hears of each that named it.
+    let accesses = lab.json(&["audit", "accesses", &subject]).done().json();
+    let looked = accesses["accesses"].as_array().unwrap().iter();
+    let looked = looked.filter(|one| one["org"] == "consent_preview");
+    let looked: Vec<&str> = looked
+        .map(|one| one["decision"].as_str().unwrap())
+        .collect();
+    assert_eq!(looked, ["denied", "denied", "denied", "allowed", "denied"]);
     lab.run(&["audit", "verify"]).done();
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::refused::denied;
 use super::shared::{Reply, SOON, Service, forwarded, narrow};
 use crate::support::{Lab, request};
 
@@ -105,7 +106,7 @@ impl Lab {
 }
 
 /// Subscribes; the subscription's path.
-fn subscribe(service: &Service, token: &str, topic: &str, purpose: &str) -> String {
+pub fn subscribe(service: &Service, token: &str, topic: &str, purpose: &str) -> String {
     let wish = json!({ "topic": topic, "purpose": purpose }).to_string();
     let made = service.post("/v1/subscriptions", wish).with_bearer(token);
     let made = made.send().is(201).json();
@@ -489,6 +490,7 @@ fn gate_4_a_page_that_is_on_its_way_stops_at_a_withdrawal() {
         }),
     );
     let consent = lab.granted_stream("uscc, pzxh, xse");
+    let denied_before = denied(&lab).len();
     let service = Service::start(&lab);
     let path = subscribe(&service, &token, "filings", "policy.matching");
     let mut stream = narrow(service.address);
@@ -525,5 +527,7 @@ fn gate_4_a_page_that_is_on_its_way_stops_at_a_withdrawal() {
     copy.follow();
     assert_eq!(copy.rows.len(), 0);
     service.stop();
+    // What breaks off after its decision has an end, and is no refusal besides.
+    assert_eq!(denied(&lab).len(), denied_before);
     lab.run(&["audit", "verify"]).done();
 }
