@@ -750,6 +750,10 @@ impl Gate {
         if let Err(error) = in_time(time_left(), sink.ready()).await {
             return (Err(error), false);
         }
+        // As in `Release::bytes`: what was lost is worked through before the lock.
+        if let Err(error) = epochs.check() {
+            return (Err(error), false);
+        }
         let sent = {
             let lock = epochs.lock();
             let _reading = lock.read().await;

@@ -194,7 +194,7 @@ pub(super) fn printable(sql: &str) -> String {
         .collect()
 }
 
-fn unavailable(error: LogError) -> QueryError {
+fn unavailable(error: &LogError) -> QueryError {
     QueryError::LogUnavailable {
         message: error.to_string(),
         code: error.code(),
@@ -203,7 +203,7 @@ fn unavailable(error: LogError) -> QueryError {
 
 /// The index of an entry that was handed to the log, once it is durable.
 async fn durable(submitted: Pending) -> Result<u64, QueryError> {
-    let receipts = submitted.await.map_err(unavailable)?;
+    let receipts = submitted.await.map_err(|error| unavailable(&error))?;
     let receipt = receipts.first().ok_or(QueryError::Internal {
         what: "the receipt of a log entry",
     })?;
@@ -255,7 +255,8 @@ impl Gate {
             body: &body,
             subjects: Subjects::from(record.subjects.clone()),
         };
-        self.parts.log.submit(&[entry]).map_err(unavailable)
+        let submitted = self.parts.log.submit(&[entry]);
+        submitted.map_err(|error| unavailable(&error))
     }
 
     /// Closes the decisions in `log[from..]` that have no finish: their outcome is `interrupted`, and they touch
@@ -266,7 +267,7 @@ impl Gate {
     pub async fn close_interrupted(&self, from: u64) -> Result<u64, QueryError> {
         let mut open: BTreeMap<u64, Value> = BTreeMap::new();
         for entry in self.parts.log.scan(from..self.parts.log.size()) {
-            let entry = entry.map_err(unavailable)?;
+            let entry = entry.map_err(|error| unavailable(&error))?;
             match entry.leaf.kind.as_str() {
                 DECIDED => {
                     open.insert(
