@@ -271,6 +271,40 @@ async fn gate_1_what_cannot_be_planned_in_parallel_is_planned_in_sequence() {
     assert!(planned > 5, "{planned} worlds say little");
 }
 
+/// Windows over the rows of each value of each column: an engine that were told of an order below would look for them among
+/// neighbours. How many columns had more than one row.
+pub async fn check_windows(seed: u64) -> usize {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::draw(&mut rng);
+    let gated = Gated::new(&world, &mut rng).await;
+    let views = views(&world);
+    let mut several = 0;
+    for (table, view) in &views {
+        for (_, column, _) in &view.columns {
+            let sql = format!(
+                "SELECT {column} AS o0, count(*) OVER (PARTITION BY {column}) AS g FROM {table}"
+            );
+            let wanted = sorted(run_physical(&views, &gated, &sql).await.unwrap());
+            several += usize::from(wanted.len() > 1);
+            for (partitions, strict) in [(1, false), (2, false), (1, true)] {
+                let seen = gated.run(&sql, partitions, strict).await.unwrap();
+                let of = format!("seed {seed}, {partitions}, {strict}: {sql}");
+                assert_eq!(sorted(seen.rows), wanted, "{of}");
+            }
+        }
+    }
+    several
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_1_a_window_has_every_row_of_its_value() {
+    let mut several = 0;
+    for seed in 0..20 {
+        several += check_windows(seed).await;
+    }
+    assert!(several > 60, "{several} columns say little");
+}
+
 /// What is constant in each branch of a union is not constant in it.
 pub async fn check_union(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
