@@ -889,10 +889,9 @@ fn summary(
             let mut withheld: BTreeMap<String, u64> =
                 columns.into_iter().map(|column| (column, 0)).collect();
             withheld.extend(passed.withheld);
-            let of_all = figures.is_some() || every_cell(scope);
             let table = prepared.tables.get(dataset);
             let summary = DatasetSummary {
-                table_version: of_all.then(|| table.map_or(-1, |table| table.version)),
+                table_version: every_cell(scope).then(|| table.map_or(-1, |table| table.version)),
                 enterprises: (!scope.all_rows && figures.is_none()).then(|| scope.enterprises()),
                 rows: passed.rows,
                 withheld,
