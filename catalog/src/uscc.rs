@@ -329,36 +329,6 @@ mod tests {
         assert!(!error.to_string().contains("91330000142911651M"));
     }
 
-    /// Counts what validates among real registrations. `QIHUI_REAL_DATA` names the folder that holds them.
-    #[test]
-    #[ignore = "real enterprises may not be copied into a repository: scripts/test runs this where QIHUI_REAL_DATA names their folder"]
-    #[expect(clippy::print_stdout, reason = "a count for whoever runs the test")]
-    fn real_codes_validate() {
-        let dir = std::env::var_os("QIHUI_REAL_DATA").expect("QIHUI_REAL_DATA names the folder");
-        let path = std::path::Path::new(&dir).join("enterprises_zhejiang.csv");
-        let text = std::fs::read_to_string(path).unwrap();
-        // The code is the first field and is never quoted; a quoted line break inside a row would start no such field.
-        let codes: Vec<&str> = text
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split(',').next())
-            .collect();
-        let mut refused = std::collections::BTreeMap::<&str, usize>::new();
-        let strict = codes
-            .iter()
-            .filter(|code| code.parse::<Uscc>().is_ok())
-            .count();
-        for error in codes.iter().filter_map(|code| Uscc::normalise(code).err()) {
-            *refused.entry(error.code()).or_default() += 1;
-        }
-        let valid = codes.len() - refused.values().sum::<usize>();
-        println!(
-            "{} codes: {strict} valid as written, {valid} after normalising, refused {refused:?}",
-            codes.len()
-        );
-        assert!(codes.len() > 40_000 && valid * 1000 >= codes.len() * 999);
-    }
-
     fn division() -> impl Strategy<Value = &'static str> {
         let known: Vec<&str> = divisions::all().iter().map(|(code, _)| *code).collect();
         prop::sample::select(known)

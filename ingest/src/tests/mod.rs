@@ -9,7 +9,7 @@ mod limits;
 mod messages;
 mod outcomes;
 mod promises;
-mod real;
+mod shipped;
 mod topics;
 mod warehouse;
 mod workbooks;
